@@ -1,0 +1,194 @@
+"""The attributes of `/sys/bus/ap`, and the parameters of the module below `/sys/module/ap`."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from apfs.ap.qinfo import FACILITIES
+from apfs.kernel.bitmap import Mask, ap_parse_bitmap_str
+from apfs.kernel.device import BUS_ATTRIBUTES as DRIVER_CORE_ATTRIBUTES
+from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import Attribute
+from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i
+
+if TYPE_CHECKING:
+    from apfs.ap.bus import ApBus
+
+CONFIG_TIME_MIN, CONFIG_TIME_MAX = 5, 120
+POLL_TIMEOUT_MAX_NS = 120_000_000_000
+
+
+def ap_domain_show(bus: ApBus) -> str:
+    """Default domain of requests that name none, -1 while none is chosen."""
+    return f"{bus.default_domain}\n"
+
+
+def ap_domain_store(bus: ApBus, text: str) -> None:
+    """Choose the default domain. EINVAL outside 0..ap_max_domain_id and for what `aqmask` has given away."""
+    domain = scan_i(text)
+    if not 0 <= domain <= bus.max_domain:
+        raise KernelError(errno.EINVAL, f"domain {domain} is not in 0..{bus.max_domain}")
+    if domain not in bus.aqmask:
+        raise KernelError(errno.EINVAL, f"aqmask does not reserve domain {domain} for the host")
+    bus.default_domain = domain
+
+
+def _qci_mask(bus: ApBus, mask: Mask) -> str:
+    return f"{mask.hex256()}\n" if bus.machine.configuration.supported else "not supported\n"
+
+
+def ap_control_domain_mask_show(bus: ApBus) -> str:
+    """Control domains of the host as of the last scan."""
+    return _qci_mask(bus, bus.qci.control_domains)
+
+
+def ap_usage_domain_mask_show(bus: ApBus) -> str:
+    """Usage domains of the host as of the last scan."""
+    return _qci_mask(bus, bus.qci.domains)
+
+
+def ap_adapter_mask_show(bus: ApBus) -> str:
+    """Adapters of the host as of the last scan."""
+    return _qci_mask(bus, bus.qci.adapters)
+
+
+def ap_interrupts_show(bus: ApBus) -> str:
+    """Whether AP interrupts are in use."""
+    return f"{int(bus.machine.interrupts)}\n"
+
+
+def config_time_show(bus: ApBus) -> str:
+    """Seconds between scans."""
+    return f"{bus.config_time}\n"
+
+
+def config_time_store(bus: ApBus, text: str) -> None:
+    """Change the scan period and restart the timer. EINVAL outside 5..120 seconds."""
+    seconds = scan_d(text)
+    if not CONFIG_TIME_MIN <= seconds <= CONFIG_TIME_MAX:
+        raise KernelError(errno.EINVAL, f"{seconds} s is not in {CONFIG_TIME_MIN}..{CONFIG_TIME_MAX}")
+    bus.set_config_time(seconds)
+
+
+def poll_thread_show(bus: ApBus) -> str:
+    """Whether the poll thread runs."""
+    return f"{int(bus.poll_thread)}\n"
+
+
+def poll_thread_store(bus: ApBus, text: str) -> None:
+    """Start or stop the poll thread; starting it has no effect where interrupts are in use."""
+    bus.poll_thread = kstrtobool(text) and not bus.machine.interrupts
+
+
+def poll_timeout_show(bus: ApBus) -> str:
+    """Period of the poll timer in nanoseconds."""
+    return f"{bus.poll_timeout}\n"
+
+
+def poll_timeout_store(bus: ApBus, text: str) -> None:
+    """Change the period of the poll timer. EINVAL above 120 s."""
+    nanoseconds = kstrtoul(text)
+    if nanoseconds > POLL_TIMEOUT_MAX_NS:
+        raise KernelError(errno.EINVAL, f"{nanoseconds} ns is more than {POLL_TIMEOUT_MAX_NS}")
+    bus.poll_timeout = nanoseconds
+
+
+def ap_max_domain_id_show(bus: ApBus) -> str:
+    """Highest domain number of this machine."""
+    return f"{bus.max_domain}\n"
+
+
+def ap_max_adapter_id_show(bus: ApBus) -> str:
+    """Highest adapter number of this machine."""
+    return f"{bus.max_adapter}\n"
+
+
+def _new_mask(bus: ApBus, text: str, current: Mask) -> Mask:
+    if bus.override_count:
+        raise KernelError(errno.EINVAL, "a queue has a driver_override: clear all overrides before changing masks")
+    return ap_parse_bitmap_str(text, current)
+
+
+def apmask_show(bus: ApBus) -> str:
+    """Adapters whose queues are reserved for the host's drivers."""
+    return f"{bus.apmask.hex256()}\n"
+
+
+def apmask_store(bus: ApBus, text: str) -> None:
+    """Change the mask and rebind. EINVAL for bad text or while overrides exist, EBUSY if vfio_ap uses a queue."""
+    mask = _new_mask(bus, text, bus.apmask)
+    if mask != bus.apmask:
+        bus.change_masks(apmask=mask)
+
+
+def aqmask_show(bus: ApBus) -> str:
+    """Domains whose queues are reserved for the host's drivers."""
+    return f"{bus.aqmask.hex256()}\n"
+
+
+def aqmask_store(bus: ApBus, text: str) -> None:
+    """Change the mask and rebind, as `apmask_store` does."""
+    mask = _new_mask(bus, text, bus.aqmask)
+    if mask != bus.aqmask:
+        bus.change_masks(aqmask=mask)
+
+
+def scans_show(bus: ApBus) -> str:
+    """Bus scans so far."""
+    return f"{bus.scans}\n"
+
+
+def scans_store(bus: ApBus, _text: str) -> None:
+    """Scan the bus before the write returns, whatever is written."""
+    bus.scan()
+
+
+def bindings_show(bus: ApBus) -> str:
+    """Queues with a driver, all queues, and whether that is all."""
+    bound, total, complete = bus.bindings()
+    return f"{bound}/{total} (complete)\n" if complete else f"{bound}/{total}\n"
+
+
+def bindings_complete_count_show(bus: ApBus) -> str:
+    """BINDINGS=complete events so far."""
+    return f"{bus.bindings_complete_count}\n"
+
+
+def features_show(bus: ApBus) -> str:
+    """Return the facilities that QCI reports; `-` without QCI, and no byte at all if QCI reports none."""
+    if not bus.machine.configuration.supported:
+        return "-\n"
+    names = [name for name in FACILITIES if name in bus.qci.facilities]
+    return " ".join(names) + "\n" if names else ""
+
+
+BUS_ATTRIBUTES = (
+    *DRIVER_CORE_ATTRIBUTES,
+    Attribute("ap_domain", 0o644, ap_domain_show, ap_domain_store),
+    Attribute("ap_control_domain_mask", 0o444, ap_control_domain_mask_show),
+    Attribute("ap_usage_domain_mask", 0o444, ap_usage_domain_mask_show),
+    Attribute("ap_adapter_mask", 0o444, ap_adapter_mask_show),
+    Attribute("ap_interrupts", 0o444, ap_interrupts_show),
+    Attribute("config_time", 0o644, config_time_show, config_time_store),
+    Attribute("poll_thread", 0o644, poll_thread_show, poll_thread_store),
+    Attribute("poll_timeout", 0o644, poll_timeout_show, poll_timeout_store),
+    Attribute("ap_max_domain_id", 0o444, ap_max_domain_id_show),
+    Attribute("ap_max_adapter_id", 0o444, ap_max_adapter_id_show),
+    Attribute("apmask", 0o644, apmask_show, apmask_store),
+    Attribute("aqmask", 0o644, aqmask_show, aqmask_store),
+    Attribute("scans", 0o644, scans_show, scans_store),
+    Attribute("bindings", 0o444, bindings_show),
+    Attribute("bindings_complete_count", 0o444, bindings_complete_count_show),
+    Attribute("features", 0o444, features_show),
+)
+
+MODULE_PARAMETERS = (
+    Attribute("domain", 0o444, ap_domain_show),
+    # What the parameters were at boot: unset.
+    Attribute("poll_thread", 0o444, lambda _bus: "0\n"),
+    Attribute("useirq", 0o444, lambda _bus: "1\n"),
+    Attribute("msgpool_min_items", 0o400, lambda _bus: "8\n"),
+    Attribute("apmask", 0o444, lambda _bus: "(null)\n"),
+    Attribute("aqmask", 0o444, lambda _bus: "(null)\n"),
+)

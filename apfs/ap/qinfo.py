@@ -1,0 +1,171 @@
+"""TAPQ and QCI: what the hardware tells of a queue and of the host's AP configuration.
+
+Bit numbers are IBM's: bit 0 is the most significant one. Sources: arch/s390/include/asm/ap.h (ap_tapq_hwinfo,
+ap_queue_status, ap_config_info).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from apfs.kernel.bitmap import NONE, Mask
+
+
+class Response(IntEnum):
+    """Response codes of PQAP instructions (AP_RESPONSE_*)."""
+
+    NORMAL = 0x00
+    Q_NOT_AVAIL = 0x01
+    RESET_IN_PROGRESS = 0x02
+    DECONFIGURED = 0x03
+    CHECKSTOPPED = 0x04
+    BUSY = 0x05
+    OTHERWISE_CHANGED = 0x07
+
+
+TAPQ_VALID = frozenset((Response.NORMAL, Response.RESET_IN_PROGRESS, Response.DECONFIGURED, Response.CHECKSTOPPED, Response.BUSY))
+"""Responses that come with queue information; any other one means that there is no such queue."""
+
+
+class Field(NamedTuple):
+    """A bit field of the TAPQ information word (GR2, 64 bits)."""
+
+    shift: int
+    width: int
+
+    def get(self, word: int) -> int:
+        """Return the field's value."""
+        return word >> self.shift & ((1 << self.width) - 1)
+
+    def set(self, word: int, value: int) -> int:
+        """Return the word with the field replaced; `ValueError` if the value is too big for it."""
+        if not 0 <= value < 1 << self.width:
+            msg = f"{value:#x} does not fit into {self.width} bits"
+            raise ValueError(msg)
+        return word & ~(((1 << self.width) - 1) << self.shift) | value << self.shift
+
+
+FIELDS = {
+    "apsc": Field(63, 1),  # special-command facility
+    "mex4k": Field(62, 1),  # 4096-bit modulus-exponent
+    "crt4k": Field(61, 1),  # 4096-bit CRT
+    "cca": Field(60, 1),
+    "accel": Field(59, 1),
+    "ep11": Field(58, 1),
+    "apxa": Field(57, 1),  # extended addressing
+    "slcf": Field(56, 1),  # stateless-command filtering
+    "class": Field(48, 8),  # 0x80 full native function, 0x40 stateless functions only
+    "bs": Field(46, 2),  # secure execution bind state
+    "at": Field(24, 8),  # AP type: 10 is CEX4, 14 is CEX8
+    "nd": Field(16, 8),  # domain limit
+    "ml": Field(8, 4),  # message limit in units of 4096 bytes, 0 for the default of 12288
+    "qd": Field(0, 4),  # queue depth minus one
+}
+"""Fields by the name that scenarios and the console give them."""
+FAC = Field(32, 32)
+"""All of the upper word, the facility bits."""
+
+CARD_HWINFO_MASK = 0xFFFF0000FFFF0F0F
+"""What the bus keeps of a queue's word as the record of the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
+
+MODES = {"A": "accel", "C": "cca", "P": "ep11"}
+GENERATIONS = {f"CEX{generation}": generation + 6 for generation in range(4, 9)}
+OLDEST, NEWEST = 10, 14
+"""AP types that Linux knows: CEX4 and CEX8."""
+_FACILITIES = {"A": 0x6A800000, "C": 0x92800000, "P": 0x06800000}
+_DOMAIN_LIMIT, _MESSAGE_LIMIT, _QUEUE_DEPTH = 0x54, 3, 7
+
+
+def hwinfo_of(card: str) -> int:
+    """Return the usual TAPQ word of a card such as `CEX8C`; `ValueError` for an unknown type."""
+    generation, mode = card[:-1], card[-1:]
+    if generation not in GENERATIONS or mode not in _FACILITIES:
+        msg = f"unknown card type {card!r}: expected CEX4 to CEX8 and A (accelerator), C (CCA) or P (EP11)"
+        raise ValueError(msg)
+    return (
+        _FACILITIES[mode] << FAC.shift
+        | GENERATIONS[generation] << FIELDS["at"].shift
+        | _DOMAIN_LIMIT << FIELDS["nd"].shift
+        | _MESSAGE_LIMIT << FIELDS["ml"].shift
+        | _QUEUE_DEPTH << FIELDS["qd"].shift
+    )
+
+
+def mode_of(hwinfo: int) -> str | None:
+    """Mode of operation, `accel`, `cca` or `ep11` in that order of priority; None if no mode bit is set."""
+    for name in ("accel", "cca", "ep11"):
+        if FIELDS[name].get(hwinfo):
+            return name
+    return None
+
+
+def card_name(hwtype: int, hwinfo: int) -> str:
+    """Return the name zcrypt gives a card, such as `CEX8C`."""
+    letter = {mode: letter for letter, mode in MODES.items()}[mode_of(hwinfo) or "cca"]
+    return f"CEX{hwtype - 6}{letter}"
+
+
+class Apqn(NamedTuple):
+    """An AP queue number: the pair of an adapter and a domain, each 0..255."""
+
+    apid: int
+    apqi: int
+
+    def __str__(self) -> str:
+        return f"{self.apid:02x}.{self.apqi:04x}"
+
+    @property
+    def key(self) -> int:
+        """The pair as one number, ordered as the pairs are."""
+        return self.apid << 16 | self.apqi
+
+    @classmethod
+    def of_key(cls, key: int) -> Apqn:
+        """Undo `key`."""
+        return cls(key >> 16, key & 0xFFFF)
+
+    @classmethod
+    def parse(cls, text: str) -> Apqn | None:
+        """Return the queue of a device name such as `05.00ab`, None if the text is not exactly one."""
+        if len(text) == 7 and text[2] == ".":  # noqa: PLR2004 -- the length of 05.00ab
+            try:
+                apqn = cls(int(text[:2], 16), int(text[3:], 16))
+            except ValueError:
+                return None
+            if apqn.apqi < 256 and str(apqn) == text:  # noqa: PLR2004 -- number of domains
+                return apqn
+        return None
+
+
+FACILITIES = ("APSC", "APXA", "QACT", "RC8A", "APSB")
+"""Facilities of QCI in the order in which the bus attribute `features` names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Qci:
+    """The host's AP configuration (PQAP(QCI), struct ap_config_info).
+
+    `facilities` empty together with `supported` False is a machine without the instruction: then every mask is empty
+    and the limits are 63 adapters and 15 domains.
+    """
+
+    adapters: Mask = NONE
+    domains: Mask = NONE
+    control_domains: Mask = NONE
+    max_adapter: int = 255
+    max_domain: int = 255
+    facilities: frozenset[str] = field(default_factory=lambda: frozenset(("APSC", "APXA", "QACT", "RC8A")))
+    supported: bool = True
+
+    @property
+    def apxa(self) -> bool:
+        """Whether extended addressing is installed, which the two maxima need."""
+        return "APXA" in self.facilities
+
+    def limits(self) -> tuple[int, int]:
+        """Return the highest adapter and domain numbers in force (ap_init_qci_info)."""
+        adapter = self.max_adapter if self.apxa and self.max_adapter else 63
+        domain = self.max_domain if self.apxa and self.max_domain else 15
+        return adapter, domain

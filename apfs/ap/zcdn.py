@@ -1,0 +1,101 @@
+"""Additional zcrypt device nodes: `/sys/class/zcrypt/create` and `destroy` (the zcdn part of zcrypt_api.c)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from apfs.kernel.bitmap import NONE, Mask, ap_parse_bitmap_str
+from apfs.kernel.device import SYS, UEVENT, emit
+from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import Attribute, Link, Registry
+
+if TYPE_CHECKING:
+    from apfs.kernel.journal import Journal, Keys
+    from apfs.kernel.kobject import Tree
+
+MAJOR = 240
+_NODES = 256
+_NAME_MAX = 31
+
+
+class ZcdnNode:
+    """A node with restrictions of its own, `/sys/devices/virtual/zcrypt/<name>` (struct zcdn_device)."""
+
+    subsystem = "zcrypt"
+
+    def __init__(self, journal: Journal, name: str, minor: int) -> None:
+        self.journal = journal
+        self.name = name
+        self.minor = minor
+        self.masks = dict.fromkeys(("ioctlmask", "apmask", "aqmask", "admask"), NONE)
+
+    @property
+    def path(self) -> str:
+        """Directory in sysfs."""
+        return f"{SYS}/devices/virtual/zcrypt/{self.name}"
+
+    def uevent_keys(self) -> Keys:
+        """Return device number and name."""
+        return (("MAJOR", str(MAJOR)), ("MINOR", str(self.minor)), ("DEVNAME", self.name))
+
+
+class ZcdnClass:
+    """The class `zcrypt` with its nodes."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.nodes: Registry[ZcdnNode] = Registry()
+
+    def create(self, name: str) -> None:
+        """Make a node; an empty name becomes `zcrypt_<minor>`. ENOSPC after 256, EEXIST if the name is taken."""
+        used = {node.minor for node in self.nodes}
+        minor = next((minor for minor in range(_NODES) if minor not in used), None)
+        if minor is None:
+            raise KernelError(errno.ENOSPC, f"there are {_NODES} nodes already")
+        name = name or f"zcrypt_{minor}"
+        if self.nodes.get(name):
+            raise KernelError(errno.EEXIST, f"there is a node {name} already")
+        if "/" in name or name in (".", ".."):
+            raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a directory")
+        node = ZcdnNode(self._tree.journal, name, minor)
+        self.nodes.add(name, node)
+        emit(node, "add")
+
+    def destroy(self, name: str) -> None:
+        """Remove a node. ENOENT if there is none of that name."""
+        node = self.nodes.get(name)
+        if node is None:
+            raise KernelError(errno.ENOENT, f"there is no node {name!r}")
+        self.nodes.discard(name)
+        self._tree.deactivate()
+        emit(node, "remove")
+
+
+def _stripped(text: str) -> str:
+    return text.strip()[:_NAME_MAX]
+
+
+CLASS_ATTRIBUTES = (
+    Attribute("create", 0o600, None, lambda nodes, text: nodes.create(_stripped(text))),
+    Attribute("destroy", 0o600, None, lambda nodes, text: nodes.destroy(_stripped(text))),
+)
+
+
+def _mask_attribute(name: str) -> Attribute:
+    def show(node: ZcdnNode) -> str:
+        mask: Mask = node.masks[name]
+        return f"{mask.hex256()}\n"
+
+    def store(node: ZcdnNode, text: str) -> None:
+        node.masks[name] = ap_parse_bitmap_str(text, node.masks[name])
+
+    return Attribute(name, 0o644, show, store)
+
+
+NODE_ATTRIBUTES = (
+    UEVENT,
+    Link("subsystem", lambda _node: f"{SYS}/class/zcrypt"),
+    Attribute("dev", 0o444, lambda node: f"{MAJOR}:{node.minor}\n"),
+    *map(_mask_attribute, ("ioctlmask", "apmask", "aqmask", "admask")),
+)

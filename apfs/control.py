@@ -1,0 +1,282 @@
+"""`/ctl`: what a hardware console, a hypervisor or a fault would do, and what happened, as files.
+
+A verb is written to `console`, one per write; the table `VERBS` is the whole language.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apfs.ap.qinfo import Apqn, Response
+from apfs.kernel.errors import KernelError
+from apfs.kernel.journal import LogLine, Refusal, Uevent, Verb
+from apfs.kernel.kobject import Special
+from apfs.kernel.kstrtox import kstrtoul
+from apfs.kernel.openfile import PAGE_SIZE, READY, TextFile
+from apfs.vfio_ap.attributes import matrix_mdev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.host import Host
+    from apfs.vfio_ap.matrix import Matrix
+
+CONSOLE = "/ctl/console"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleVerb:
+    """A verb: its arguments as a user writes them, what it does, and the function that does it."""
+
+    usage: str
+    summary: str
+    run: Callable[[Host, list[str]], None]
+    least: int
+    most: int | None = None
+    """Number of arguments; no upper limit if None."""
+
+
+def _adapter(word: str) -> int:
+    """Return the adapter of `5`, `0x05` or `card05`."""
+    if word.startswith("card"):
+        word = "0x" + word.removeprefix("card")
+    return kstrtoul(word)
+
+
+def _apqn(word: str) -> Apqn:
+    apqn = Apqn.parse(word)
+    if apqn is None:
+        raise KernelError(errno.EINVAL, f"not a queue such as 05.00ab: {word!r}")
+    return apqn
+
+
+def _on(word: str) -> bool:
+    if word not in ("on", "off"):
+        raise KernelError(errno.EINVAL, f"expected on or off, not {word!r}")
+    return word == "on"
+
+
+def _fields(words: list[str]) -> dict[str, int]:
+    fields = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise KernelError(errno.EINVAL, f"expected FIELD=VALUE, not {word!r}")
+        fields[name] = kstrtoul(value)
+    return fields
+
+
+def _errno(word: str) -> int:
+    number = getattr(errno, word, None) if word.isidentifier() else None
+    if not isinstance(number, int):
+        raise KernelError(errno.EINVAL, f"not the name of an error such as EIO: {word!r}")
+    return number
+
+
+def _help(host: Host, _words: list[str]) -> None:
+    for name, verb in VERBS.items():
+        host.journal.log("info", f"console: {f'{name} {verb.usage}'.strip()}: {verb.summary}")
+
+
+def _plug(host: Host, words: list[str]) -> None:
+    host.plug(_adapter(words[0]), words[1], _fields(words[2:]))
+
+
+def _tapq(host: Host, words: list[str]) -> None:
+    fields = _fields(words[1:])
+    if "." in words[0]:
+        host.set_tapq(_apqn(words[0]).apid, fields, _apqn(words[0]).apqi)
+    else:
+        host.set_tapq(_adapter(words[0]), fields)
+
+
+def _fail_reset(host: Host, words: list[str]) -> None:
+    response = kstrtoul(words[1]) if len(words) > 1 else int(Response.OTHERWISE_CHANGED)
+    if not 0 < response <= 0xFF:  # noqa: PLR2004 -- response codes have a byte
+        raise KernelError(errno.EINVAL, f"{response} is not a response code of a failed reset")
+    host.fail_reset(_apqn(words[0]), response)
+
+
+def _fault(host: Host, words: list[str]) -> None:
+    accesses = kstrtoul(words[2]) if len(words) > 2 else 1  # noqa: PLR2004 -- the third word is optional
+    if not words[0].startswith("/") or not accesses:
+        raise KernelError(errno.EINVAL, "expected an absolute path as seen in the mount, and at least one access")
+    host.inject(words[0], _errno(words[1]), accesses)
+
+
+VERBS: dict[str, ConsoleVerb] = {
+    "help": ConsoleVerb("", "list the verbs in ctl/kmsg", _help, 0, 0),
+    "plug": ConsoleVerb("ADAPTER TYPE [FIELD=VALUE]...", "insert a card, such as CEX8C", _plug, 2),
+    "unplug": ConsoleVerb("ADAPTER", "take a card out", lambda host, words: host.unplug(_adapter(words[0])), 1, 1),
+    "add-domain": ConsoleVerb(
+        "N...", "give usage domains to the host", lambda host, words: host.change_domains(add=map(kstrtoul, words)), 1
+    ),
+    "remove-domain": ConsoleVerb(
+        "N...", "take usage domains away", lambda host, words: host.change_domains(remove=map(kstrtoul, words)), 1
+    ),
+    "add-control-domain": ConsoleVerb(
+        "N...",
+        "give control domains to the host",
+        lambda host, words: host.change_domains(add=map(kstrtoul, words), control=True),
+        1,
+    ),
+    "remove-control-domain": ConsoleVerb(
+        "N...",
+        "take control domains away",
+        lambda host, words: host.change_domains(remove=map(kstrtoul, words), control=True),
+        1,
+    ),
+    "configure": ConsoleVerb(
+        "ADAPTER on|off",
+        "configure or deconfigure a card from outside",
+        lambda host, words: host.configure(_adapter(words[0]), on=_on(words[1])),
+        2,
+        2,
+    ),
+    "checkstop": ConsoleVerb(
+        "ADAPTER on|off",
+        "check-stop a card, or repair it",
+        lambda host, words: host.checkstop(_adapter(words[0]), on=_on(words[1])),
+        2,
+        2,
+    ),
+    "tapq": ConsoleVerb("ADAPTER|APQN FIELD=VALUE...", "change fields of the TAPQ word of a card or queue", _tapq, 2),
+    "scan": ConsoleVerb("", "make the AP bus scan now", lambda host, _words: host.scan(), 0, 0),
+    "tick": ConsoleVerb("SECONDS", "let time pass", lambda host, words: host.tick(_seconds(words[0])), 1, 1),
+    "fail-reset": ConsoleVerb(
+        "APQN [CODE]", "make the next reset of a queue end with a response code (7)", _fail_reset, 1, 2
+    ),
+    "fault": ConsoleVerb("PATH ERRNO [N]", "make the next N accesses of an attribute fail (1)", _fault, 2, 3),
+    "clear-faults": ConsoleVerb(
+        "", "take back fault and fail-reset", lambda host, _words: host.clear_faults(), 0, 0
+    ),
+    "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda host, words: host.modprobe(words[0]), 1, 1),
+    "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda host, words: host.rmmod(words[0]), 1, 1),
+}
+
+_DAY = 86400
+
+
+def _seconds(word: str) -> int:
+    seconds = kstrtoul(word)
+    if seconds > _DAY:
+        raise KernelError(errno.EINVAL, f"{seconds} s is more than a day")
+    return seconds
+
+
+def run_verb(host: Host, text: str) -> None:
+    """Carry out one verb; EINVAL for what is none, else what the verb refuses."""
+    name, *words = text.split() or [""]
+    verb = VERBS.get(name)
+    if verb is None:
+        raise KernelError(errno.EINVAL, f"no verb {name!r}: write help and read ctl/kmsg")
+    if len(words) < verb.least or (verb.most is not None and len(words) > verb.most):
+        raise KernelError(errno.EINVAL, f"usage: {name} {verb.usage}")
+    host.journal.add(Verb(text.strip()))
+    verb.run(host, words)
+
+
+class ConsoleFile:
+    """The open console."""
+
+    seekable = True
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def read(self, _offset: int, _size: int) -> bytes:
+        """Refuse with EIO: nothing can be read from the console."""
+        raise KernelError(errno.EIO, "the console is write-only")
+
+    def write(self, data: bytes) -> int:
+        """Carry out one verb, which a newline may end."""
+        text = data[:PAGE_SIZE].decode("latin-1")
+        try:
+            run_verb(self._host, text)
+        except KernelError as error:
+            self._host.journal.add(Refusal("console", CONSOLE, text, error.name, error.why))
+            raise
+        return len(data)
+
+    def poll(self) -> int:
+        """Report readiness, always."""
+        return READY
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def kmsg(host: Host) -> str:
+    """Return the kernel log, one line per line."""
+    return "".join(f"{record.text}\n" for _, record in host.journal if isinstance(record, LogLine))
+
+
+def uevents(host: Host) -> str:
+    """Return the events, each as the `action@devpath` line and the keys that the kernel sends, and an empty line."""
+    blocks = []
+    for sequence, record in host.journal:
+        if isinstance(record, Uevent):
+            keys = (*record.environment(), ("SEQNUM", str(sequence)))
+            lines = "".join(f"{key}={value.removesuffix(chr(10))}\n" for key, value in keys)
+            blocks.append(f"{record.action}@{record.devpath}\n{lines}\n")
+    return "".join(blocks)
+
+
+def journal(host: Host) -> str:
+    """Return everything that happened, one JSON object per line."""
+    return "".join(f"{json.dumps({'seq': sequence} | record.as_dict())}\n" for sequence, record in host.journal)
+
+
+def _matrix(matrix: Matrix) -> dict[str, list[int]]:
+    return {"adapters": list(matrix.apm), "domains": list(matrix.aqm), "control_domains": list(matrix.adm)}
+
+
+def status(host: Host) -> str:
+    """Return the state of the host as one JSON object: what sysfs shows of masks, cards and mediated devices, whole."""
+    bus = host.ap_bus
+    cards = {
+        f"{apid:02x}": {
+            "hwinfo": f"{card.hwinfo:016x}",
+            "config": card.config,
+            "chkstop": card.chkstop,
+            "drivers": {driver.name: list(domains) for driver, domains in card.bound.items() if domains},
+            "unbound": list(card.queues - card.all_bound()),
+        }
+        for apid, card in sorted(bus.cards.items())
+    }
+    mdevs = {}
+    for mdev in host.mdev_bus.mdevs:
+        data = matrix_mdev(mdev)
+        if data:
+            mdevs[mdev.uuid] = {
+                "matrix": _matrix(data.matrix),
+                "guest_matrix": _matrix(data.shadow),
+                "guest": data.vm is not None,
+                "migration_state": data.state.name,
+            }
+    document = {
+        "scenario": host.scenario.name,
+        "driver": host.scenario.driver,
+        "secure_execution": host.machine.secure_execution,
+        "apmask": bus.apmask.hex256(),
+        "aqmask": bus.aqmask.hex256(),
+        "cards": cards,
+        "mdevs": mdevs,
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _text(make: Callable[[Host], str]) -> Callable[[Host, bool, bool], TextFile]:
+    return lambda host, _read, _write: TextFile(lambda: make(host))
+
+
+CTL_ENTRIES = (
+    Special("console", 0o200, lambda host, _read, _write: ConsoleFile(host)),
+    Special("kmsg", 0o444, _text(kmsg)),
+    Special("uevents", 0o444, _text(uevents)),
+    Special("journal", 0o444, _text(journal)),
+    Special("status", 0o444, _text(status)),
+)

@@ -1,0 +1,230 @@
+"""The driver core: buses, drivers and devices, what binds them together, and uevents (drivers/base in Linux)."""
+
+from __future__ import annotations
+
+import errno
+import re
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol
+
+from apfs.kernel.errors import KernelError
+from apfs.kernel.journal import Uevent
+from apfs.kernel.kobject import Attribute, Link
+
+if TYPE_CHECKING:
+    from apfs.kernel.journal import Journal, Keys
+
+SYS = "/sys"
+
+_ACTIONS = frozenset(("add", "remove", "change", "move", "online", "offline", "bind", "unbind"))
+_SYNTHETIC = re.compile(
+    r"(?P<action>[a-z]+)"
+    r"(?: (?P<uuid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?P<arguments>(?: [0-9a-zA-Z]+=[0-9a-zA-Z]+)*))?"
+)
+
+
+class EventSource(Protocol):
+    """Anything with a place in sysfs that sends uevents."""
+
+    @property
+    def path(self) -> str:
+        """Absolute path of its directory."""
+
+    @property
+    def subsystem(self) -> str | None:
+        """Value of SUBSYSTEM; None for what belongs to no bus and no class, which never sends anything."""
+
+    @property
+    def journal(self) -> Journal:
+        """Where its events go."""
+
+    def uevent_keys(self) -> Keys:
+        """Return the lines of its uevent file, which every event carries too."""
+
+
+class Device(EventSource, Protocol):
+    """A device on a bus."""
+
+    @property
+    def driver(self) -> Driver | None:
+        """The driver it is bound to."""
+
+
+class Driver:
+    """A driver registered on a bus (struct device_driver)."""
+
+    def __init__(self, bus: Bus, name: str, module: str | None) -> None:
+        self.bus = bus
+        self.name = name
+        self.module = module
+        self.journal = bus.journal
+        self.path = f"{bus.path}/drivers/{name}"
+        self.subsystem = "drivers"
+
+    def uevent_keys(self) -> Keys:
+        """Return nothing: driver objects have no keys of their own."""
+        return ()
+
+
+class Bus(ABC):
+    """A bus type: its drivers in registration order, and the rules by which they get devices."""
+
+    def __init__(self, name: str, journal: Journal) -> None:
+        self.name = name
+        self.journal = journal
+        self.path = f"{SYS}/bus/{name}"
+        self.subsystem = "bus"
+        self.autoprobe = True
+        self.drivers: list[Driver] = []
+
+    def uevent_keys(self) -> Keys:
+        """Return nothing: bus objects have no keys of their own."""
+        return ()
+
+    @abstractmethod
+    def device(self, name: str) -> Device | None:
+        """Return the device of that name."""
+
+    @abstractmethod
+    def match(self, device: Device, driver: Driver) -> bool:
+        """Whether the driver is made for that kind of device."""
+
+    @abstractmethod
+    def probe(self, device: Device, driver: Driver) -> None:
+        """Bind a device that has no driver, or raise what the bus's or the driver's probe function returns."""
+
+    @abstractmethod
+    def release(self, device: Device) -> None:
+        """Take its driver away from a bound device."""
+
+    def attach(self, device: Device) -> None:
+        """Offer an unbound device to all drivers, in order of registration, until one takes it (device_attach)."""
+        for driver in self.drivers:
+            if self.match(device, driver):
+                try:
+                    self.probe(device, driver)
+                except KernelError:
+                    continue  # a driver that declines is not an error: the next one is asked
+                return
+
+
+def emit(source: EventSource, action: str, *extra: tuple[str, str]) -> None:
+    """Send a uevent: the specific keys first, then those of the device (kobject_uevent_env)."""
+    if source.subsystem is not None and not source.journal.muted:
+        devpath = source.path.removeprefix(SYS)
+        source.journal.add(Uevent(action, devpath, source.subsystem, extra + source.uevent_keys()))
+
+
+class MiscDevice:
+    """A device of the class `misc` (struct miscdevice)."""
+
+    subsystem = "misc"
+    major = 10
+
+    def __init__(self, journal: Journal, name: str, minor: int, devname: str, mode: int | None = None) -> None:
+        self.journal = journal
+        self.minor = minor
+        self.path = f"{SYS}/devices/virtual/misc/{name}"
+        self._keys = [("MAJOR", str(self.major)), ("MINOR", str(minor)), ("DEVNAME", devname)]
+        if mode is not None:
+            self._keys.append(("DEVMODE", f"0{mode:o}"))
+
+    def uevent_keys(self) -> Keys:
+        """Return device number, name and mode."""
+        return tuple(self._keys)
+
+
+# -- uevent files ----------------------------------------------------------------------------------------------------
+
+
+def uevent_show(source: EventSource) -> str:
+    """Return one KEY=value line per key; nothing at all for a device without any."""
+    return "".join(f"{key}={value}\n" for key, value in source.uevent_keys())
+
+
+def uevent_store(source: EventSource, text: str) -> None:
+    """Send a synthetic event: `ACTION [UUID [KEY=value]...]` (kobject_synth_uevent). EINVAL for anything else."""
+    found = _SYNTHETIC.fullmatch(text.removesuffix("\n"))
+    if not found or found["action"] not in _ACTIONS:
+        raise KernelError(errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then perhaps UUID and KEY=value")
+    arguments = [item.split("=") for item in (found["arguments"] or "").split()]
+    extra = [("SYNTH_UUID", found["uuid"] or "0"), *((f"SYNTH_ARG_{key}", value) for key, value in arguments)]
+    emit(source, found["action"], *extra)
+
+
+UEVENT = Attribute("uevent", 0o644, uevent_show, uevent_store)
+# Buses, drivers and modules take synthetic events but have nothing to show.
+UEVENT_WRITE_ONLY = Attribute("uevent", 0o200, None, uevent_store)
+MISC_ATTRIBUTES = (
+    UEVENT,
+    Attribute("dev", 0o444, lambda device: f"{device.major}:{device.minor}\n"),
+    Link("subsystem", lambda _device: f"{SYS}/class/misc"),
+)
+
+
+# -- files of buses and drivers --------------------------------------------------------------------------------------
+
+
+def drivers_autoprobe_show(bus: Bus) -> str:
+    """Whether new devices are offered to drivers."""
+    return f"{int(bus.autoprobe)}\n"
+
+
+def drivers_autoprobe_store(bus: Bus, text: str) -> None:
+    """Only a first character `0` turns it off."""
+    bus.autoprobe = not text.startswith("0")
+
+
+def drivers_probe_store(bus: Bus, text: str) -> None:
+    """Offer a device to the drivers of its bus. ENODEV if it is unknown; success even if no driver took it."""
+    device = _named(bus, text)
+    if device.driver is None:
+        bus.attach(device)
+
+
+def bind_store(driver: Driver, text: str) -> None:
+    """Bind a device to this driver: ENODEV unknown or not matching, EBUSY if bound already, then the probe's errno."""
+    device = _named(driver.bus, text)
+    if not driver.bus.match(device, driver):
+        raise KernelError(errno.ENODEV, f"{driver.name} is not made for {_name(text)}")
+    if device.driver is not None:
+        raise KernelError(errno.EBUSY, f"{_name(text)} is bound to {device.driver.name} already")
+    driver.bus.probe(device, driver)
+
+
+def unbind_store(driver: Driver, text: str) -> None:
+    """Take a device from this driver; nobody is offered it afterwards. ENODEV if this driver does not have it."""
+    device = _named(driver.bus, text)
+    if device.driver is not driver:
+        raise KernelError(errno.ENODEV, f"{_name(text)} is not bound to {driver.name}")
+    driver.bus.release(device)
+
+
+def _name(text: str) -> str:
+    # sysfs_streq() forgives one trailing newline.
+    return text.removesuffix("\n")
+
+
+def _named(bus: Bus, text: str) -> Device:
+    device = bus.device(_name(text))
+    if device is None:
+        raise KernelError(errno.ENODEV, f"no device {_name(text)!r} on the {bus.name} bus")
+    return device
+
+
+BUS_ATTRIBUTES = (
+    UEVENT_WRITE_ONLY,
+    Attribute("drivers_probe", 0o200, None, drivers_probe_store),
+    Attribute("drivers_autoprobe", 0o644, drivers_autoprobe_show, drivers_autoprobe_store),
+)
+DRIVER_ATTRIBUTES = (
+    UEVENT_WRITE_ONLY,
+    Attribute("bind", 0o200, None, bind_store),
+    Attribute("unbind", 0o200, None, unbind_store),
+)
+MODULE_LINK = Link("module", lambda driver: f"{SYS}/module/{driver.module}" if driver.module else None)
+
+
+def driver_link(device: Device) -> str | None:
+    """Target of a device's `driver` link, which is absent while it is unbound."""
+    return device.driver.path if device.driver else None

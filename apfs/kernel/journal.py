@@ -1,0 +1,175 @@
+"""The one door out of the core: an ordered journal of what happened, as frozen records.
+
+Whoever wants to print, log, notify or assert reads the journal; nothing in the core calls back into a shell.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CAPACITY = 200_000
+"""Records kept: an `apmask` write that rebinds 65,536 queues makes 131,073. Older ones are dropped and counted."""
+
+Keys = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Base of all records."""
+
+    kind: ClassVar[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record's fields as JSON-able values, `type` first."""
+        return {"type": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Record):
+    """A write to an attribute that succeeded."""
+
+    kind = "store"
+    path: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Record):
+    """A request that was refused, with the errno that the caller got and the reason that sysfs cannot tell."""
+
+    kind = "refusal"
+    operation: str
+    path: str
+    data: str
+    errno: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uevent(Record):
+    """An event as the kernel multicasts it (kobject_uevent_env). `keys` exclude ACTION, DEVPATH and SUBSYSTEM."""
+
+    kind = "uevent"
+    action: str
+    devpath: str
+    subsystem: str
+    keys: Keys
+
+    def environment(self) -> Keys:
+        """Return all keys in wire order, without SEQNUM (the sequence number of the record)."""
+        head = (("ACTION", self.action), ("DEVPATH", self.devpath), ("SUBSYSTEM", self.subsystem))
+        return head + self.keys
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields with the keys as an object."""
+        return {
+            "type": self.kind,
+            "action": self.action,
+            "devpath": self.devpath,
+            "subsystem": self.subsystem,
+            "keys": dict(self.keys),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine(Record):
+    """A line of the kernel log. `level` is the printk level name (`err`, `warn`, `notice`, `info`, `debug`)."""
+
+    kind = "log"
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestUpdate(Record):
+    """The AP resources that a running guest sees were programmed anew (kvm_arch_crypto_set_masks); masks as hex."""
+
+    kind = "guest"
+    mdev: str
+    adapters: str
+    domains: str
+    control_domains: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt(Record):
+    """A VFIO interrupt (eventfd) of a mediated device was signalled: `request` or `config_changed`."""
+
+    kind = "interrupt"
+    mdev: str
+    irq: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuesReset(Record):
+    """Queues were zeroized by the vfio_ap driver; `failed` maps an APQN to a response code other than zero."""
+
+    kind = "reset"
+    count: int
+    failed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration(Record):
+    """A migration state arc of a mediated device was completed."""
+
+    kind = "migration"
+    mdev: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Record):
+    """A console verb was given; what it did, or why it was refused, follows."""
+
+    kind = "verb"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crash(Record):
+    """A defect of the emulation itself: an unexpected exception, answered with EIO."""
+
+    kind = "crash"
+    operation: str
+    traceback: str
+
+
+class Journal:
+    """Ordered records with sequence numbers that start at 1 and are never reused."""
+
+    def __init__(self) -> None:
+        self._records: deque[Record] = deque(maxlen=CAPACITY)
+        self.last = 0
+        """Sequence number of the newest record; 0 before the first."""
+        self.muted = False
+        """While set, records are thrown away: nobody could have listened while the machine booted."""
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        if not self.muted:
+            self._records.append(record)
+            self.last += 1
+
+    def log(self, level: str, text: str) -> None:
+        """Append a kernel log line."""
+        self.add(LogLine(level, text))
+
+    @property
+    def dropped(self) -> int:
+        """How many of the oldest records are gone."""
+        return self.last - len(self._records)
+
+    def __iter__(self) -> Iterator[tuple[int, Record]]:
+        """Yield (sequence number, record), oldest first."""
+        return enumerate(self._records, self.dropped + 1)
+
+    def since(self, sequence: int) -> list[tuple[int, Record]]:
+        """Return the records after that sequence number that are still kept."""
+        return [item for item in self if item[0] > sequence]

@@ -1,0 +1,72 @@
+"""Number grammars of sysfs stores (lib/kstrtox.c and lib/vsprintf.c in Linux).
+
+They differ from one another and from Python's `int()`, and scripts notice. All take the text of one write, already
+cut at its first NUL, and raise `KernelError`.
+"""
+
+import errno
+import re
+
+from apfs.kernel.errors import KernelError
+
+_U64 = 1 << 64
+# lib/ctype.c also counts the Latin-1 no-break space as white space.
+_SPACE = " \t\n\v\f\r\xa0"
+_UNSIGNED = re.compile(r"\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|0(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))")
+_SCAN_D = re.compile(r"-?[0-9]+", re.ASCII)
+_SCAN_I = re.compile(r"(?P<sign>-?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*))", re.ASCII)
+
+
+def kstrtoul(text: str) -> int:
+    """Unsigned 64-bit number, base by prefix: decimal, `0x` hex, leading-`0` octal (kstrtoul with base 0).
+
+    One leading `+` and one trailing newline are allowed. EINVAL for anything else, ERANGE above 64 bits (which the
+    kernel notices while it reads digits, hence before trailing junk).
+    """
+    found = _UNSIGNED.match(text)
+    if found:
+        digits = found["hex"] or found["oct"] or found["dec"]
+        value = int(digits, 16 if found["hex"] else 8 if found["oct"] else 10)
+        if value >= _U64:
+            raise KernelError(errno.ERANGE, f"{_shown(text)} does not fit into 64 bits")
+        if text[found.end() :] in ("", "\n"):
+            return value
+    raise KernelError(errno.EINVAL, f"{_shown(text)} is not a number (decimal, 0x hex or 0 octal, nothing around it)")
+
+
+def scan_d(text: str) -> int:
+    """Signed 32-bit decimal as `sscanf("%d")` reads it: leading white space and trailing text do not matter."""
+    found = _SCAN_D.match(text.lstrip(_SPACE))
+    if not found:
+        raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a decimal number")
+    return _to_int(int(found[0]))
+
+
+def scan_i(text: str) -> int:
+    """Signed 32-bit number as `sscanf("%i")` reads it: like `scan_d`, but the prefix chooses the base."""
+    found = _SCAN_I.match(text.lstrip(_SPACE))
+    if not found:
+        raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a number")
+    value = int(found["hex"], 16) if found["hex"] else int(found["oct"], 8) if found["oct"] else int(found["dec"])
+    return _to_int(-value if found["sign"] else value)
+
+
+def kstrtobool(text: str) -> bool:
+    """Truth value by its first character (`on` and `off` by their first two)."""
+    first, second = text[:1].lower(), text[1:2].lower()
+    if first in ("1", "y", "t", "e") or (first, second) == ("o", "n"):
+        return True
+    if first in ("0", "n", "f", "d") or (first, second) == ("o", "f"):
+        return False
+    raise KernelError(errno.EINVAL, f"{_shown(text)} is not a truth value (1, y, on, 0, n, off)")
+
+
+def _to_int(value: int) -> int:
+    """What is left when the kernel's 64-bit intermediate is stored into an int: the low 32 bits."""
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value & 0x80000000 else value
+
+
+def _shown(text: str) -> str:
+    """Text of a write as it should appear in a message: quoted, escapes visible, not endless."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")  # noqa: PLR2004 -- a line's worth

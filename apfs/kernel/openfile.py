@@ -1,0 +1,157 @@
+"""Open files: sysfs attributes as kernfs serves them, and texts of any length.
+
+An open file holds the buffer and the position of one open(2); the node it was opened from holds nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+from typing import TYPE_CHECKING, Protocol
+
+from apfs.kernel.errors import KernelError
+from apfs.kernel.journal import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.kernel.kobject import Attribute, Tree
+
+PAGE_SIZE = 4096
+# sysfs_emit() keeps the last byte of the page for the NUL.
+_SHOW_MAX = PAGE_SIZE - 1
+READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+
+
+class OpenFile(Protocol):
+    """What can be done with an open file. All raise `KernelError`."""
+
+    seekable: bool
+    """Whether lseek and pread are possible; if not, offsets mean nothing."""
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return up to `size` bytes, none at the end."""
+
+    def write(self, data: bytes) -> int:
+        """Take bytes and return how many were taken. Offsets of writes never matter here."""
+
+    def poll(self) -> int:
+        """Return the poll events that are ready."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class AttributeFile:
+    """An open sysfs attribute (kernfs_open_file)."""
+
+    __slots__ = ("_attribute", "_seen", "_subject", "_text", "_tree", "gone", "node")
+
+    seekable = True
+
+    def __init__(self, tree: Tree, node: int, subject: object, attribute: Attribute) -> None:
+        self._tree = tree
+        self.node = node
+        self._subject = subject
+        self._attribute = attribute
+        self._text: bytes | None = None
+        self._seen = False
+        self.gone = False
+        """Whether the node was removed since: nothing works any more, not even if it comes back."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a part of the text, which is made when reading starts at offset 0 and stable until it does again."""
+        if offset == 0 or self._text is None:
+            try:
+                self._check()
+                if self._attribute.show is None:
+                    raise KernelError(errno.EIO, "the attribute has no show function")
+                self._text = self._attribute.show(self._subject).encode("latin-1")[:_SHOW_MAX]
+            except KernelError as error:
+                self._tree.refused("read", self.node, "", error)
+                raise
+            self._seen = True
+        return self._text[offset : offset + size]
+
+    def write(self, data: bytes) -> int:
+        """Hand one complete text to the store function: at most a page, up to the first NUL.
+
+        Returns the bytes taken, of which there are none (and no store) in an empty write.
+        """
+        if not data:
+            return 0
+        taken = data[:PAGE_SIZE]
+        text = taken.decode("latin-1")
+        if not self._attribute.raw:
+            text = text.split("\0", 1)[0]
+        try:
+            self._check()
+            if self._attribute.store is None:
+                raise KernelError(errno.EIO, "the attribute has no store function")
+            self._attribute.store(self._subject, text)
+        except KernelError as error:
+            self._tree.refused("write", self.node, text, error)
+            raise
+        self._tree.journal.add(Store(self._tree.path(self.node), text))
+        return len(taken)
+
+    def _check(self) -> None:
+        if self.gone:
+            raise KernelError(errno.ENODEV, "removed while the file was open")
+        self._tree.take_fault(self.node)
+
+    def poll(self) -> int:
+        """Report an event until the first read, as kernfs_generic_poll does; no attribute here ever notifies."""
+        return READY if self._seen else READY | select.POLLERR | select.POLLPRI
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._tree.closed(self)
+
+
+class TextFile:
+    """A read-only text without the limits of sysfs, made anew whenever reading starts at offset 0."""
+
+    seekable = True
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make = make
+        self._text = b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a part of the text."""
+        if offset == 0:
+            self._text = self._make().encode()
+        return self._text[offset : offset + size]
+
+    def write(self, _data: bytes) -> int:
+        """Refuse with EBADF: the file's mode does not let anybody open it for writing."""
+        raise KernelError(errno.EBADF, "read-only")
+
+    def poll(self) -> int:
+        """Report readiness, always."""
+        return READY
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class DeviceFile:
+    """A VFIO device node: it can be opened, but all it does is ioctls (the core has neither read nor write)."""
+
+    seekable = False
+
+    def read(self, _offset: int, _size: int) -> bytes:
+        """Refuse with EINVAL, as a character device without a read operation does."""
+        raise KernelError(errno.EINVAL, "VFIO nodes have no read operation, only ioctls")
+
+    def write(self, _data: bytes) -> int:
+        """Refuse with EINVAL."""
+        raise KernelError(errno.EINVAL, "VFIO nodes have no write operation, only ioctls")
+
+    def poll(self) -> int:
+        """Report readiness, as a device without a poll operation does."""
+        return READY
+
+    def close(self) -> None:
+        """Let go of the file."""

@@ -1,0 +1,360 @@
+"""Where everything stands: the directories of the host, top down, with what is linked to what.
+
+The attributes themselves are declared beside the code that serves them; this is the only place that knows paths of
+more than one subsystem.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from apfs import control
+from apfs.ap import bus_attributes, card, queue, zcdn, zcrypt
+from apfs.ap.qinfo import Apqn
+from apfs.kernel.bitmap import NONE
+from apfs.kernel.device import (
+    BUS_ATTRIBUTES,
+    DRIVER_ATTRIBUTES,
+    MISC_ATTRIBUTES,
+    MODULE_LINK,
+    SYS,
+    UEVENT,
+    UEVENT_WRITE_ONLY,
+)
+from apfs.kernel.kobject import Link, Special
+from apfs.kernel.module import MODULE_ATTRIBUTES
+from apfs.kernel.openfile import DeviceFile
+from apfs.mdev import core as mdev_core
+from apfs.vfio import device as vfio
+from apfs.vfio_ap import attributes, client, driver
+from apfs.vfio_ap.attributes import matrix_mdev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from apfs.ap.bus import ApBus
+    from apfs.ap.card import ApCard
+    from apfs.ap.queue import ApQueue
+    from apfs.host import Host
+    from apfs.kernel.bitmap import Mask
+    from apfs.kernel.device import Bus, Driver
+    from apfs.kernel.kobject import Directory, Entry, Registry
+    from apfs.kernel.module import Module
+    from apfs.mdev.core import Mdev
+
+_T = TypeVar("_T")
+
+
+class _Cards:
+    """Card devices, keyed by `apid << 16`."""
+
+    def __init__(self, bus: ApBus) -> None:
+        self._bus = bus
+
+    def name(self, key: int) -> str:
+        return f"card{key >> 16:02x}"
+
+    def find(self, name: str) -> int | None:
+        digits = name.removeprefix("card")
+        try:
+            apid = int(digits, 16)
+        except ValueError:
+            return None
+        return apid << 16 if name == f"card{apid:02x}" else None
+
+    def subject(self, key: int) -> ApCard | None:
+        return self._bus.cards.get(key >> 16)
+
+    def parent(self, _key: int) -> int:
+        return 0
+
+    def keys(self, _parent: int, after: int) -> Iterator[int]:
+        return (apid << 16 for apid in sorted(self._bus.cards) if apid << 16 > after)
+
+    def count(self, _parent: int) -> int:
+        return len(self._bus.cards)
+
+    def has(self, key: int) -> bool:
+        return key >> 16 in self._bus.cards
+
+
+class _BoundCards(_Cards):
+    """Cards that a driver has."""
+
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        return (key for key in super().keys(parent, after) if self.has(key))
+
+    def has(self, key: int) -> bool:
+        device = self.subject(key)
+        return device is not None and device.driver is not None
+
+
+class _Queues:
+    """Queue devices, keyed by `apid << 16 | apqi`, in the directories of their cards."""
+
+    def __init__(self, bus: ApBus) -> None:
+        self._bus = bus
+
+    def name(self, key: int) -> str:
+        return f"{key >> 16:02x}.{key & 0xFFFF:04x}"
+
+    def find(self, name: str) -> int | None:
+        apqn = Apqn.parse(name)
+        return apqn.key if apqn else None
+
+    def subject(self, key: int) -> ApQueue | None:
+        return self._bus.queue(key >> 16, key & 0xFFFF)
+
+    def parent(self, key: int) -> int:
+        return key & ~0xFFFF
+
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        device = self._bus.cards.get(parent >> 16)
+        domains = device.queues.after(max(after - parent, -1)) if device else ()
+        return (parent | apqi for apqi in domains)
+
+    def count(self, parent: int) -> int:
+        device = self._bus.cards.get(parent >> 16)
+        return len(device.queues) if device else 0
+
+
+class _QueueLinks:
+    """All queues, or those whose domain `of(card)` contains, in one row."""
+
+    def __init__(self, bus: ApBus, of: Callable[[ApCard], Mask]) -> None:
+        self._bus = bus
+        self._of = of
+
+    def keys(self, _parent: int, after: int) -> Iterator[int]:
+        for apid in sorted(self._bus.cards):
+            base = apid << 16
+            if base | 0xFFFF > after:
+                for apqi in self._of(self._bus.cards[apid]).after(max(after - base, -1)):
+                    yield base | apqi
+
+    def has(self, key: int) -> bool:
+        device = self._bus.cards.get(key >> 16)
+        return device is not None and (key & 0xFFFF) in device.queues and (key & 0xFFFF) in self._of(device)
+
+
+class _Parts(Generic[_T]):
+    """Parts of mediated devices, such as their VFIO devices, keyed as the mediated devices are.
+
+    They stand together in one directory, or (`keyed`) each in the directory of its device. Without `name` they are
+    called by the UUID.
+    """
+
+    def __init__(
+        self,
+        mdevs: Registry[Mdev],
+        part: Callable[[Mdev], _T | None],
+        name: Callable[[_T], str] | None = None,
+        *,
+        keyed: bool = False,
+    ) -> None:
+        self._mdevs = mdevs
+        self._part = part
+        self._name = name
+        self._keyed = keyed
+
+    def name(self, key: int) -> str:
+        if self._name is None:
+            return self._mdevs.name(key)
+        part = self.subject(key)
+        return "(removed)" if part is None else self._name(part)
+
+    def find(self, name: str) -> int | None:
+        if self._name is None:
+            return self._mdevs.find(name)
+        return next((key for key in self._mdevs.keys(0) if self.has(key) and self.name(key) == name), None)
+
+    def subject(self, key: int) -> _T | None:
+        mdev = self._mdevs.subject(key)
+        return None if mdev is None else self._part(mdev)
+
+    def parent(self, key: int) -> int:
+        return key if self._keyed else 0
+
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        if self._keyed and parent:
+            return iter((parent,) if parent > after and self.has(parent) else ())
+        return (key for key in self._mdevs.keys(0, after) if self.has(key))
+
+    def count(self, parent: int) -> int:
+        return sum(1 for _ in self.keys(parent, -1))
+
+    def has(self, key: int) -> bool:
+        return self.subject(key) is not None
+
+
+def _group(mdev: Mdev) -> vfio.VfioGroup | None:
+    data = matrix_mdev(mdev)
+    return data.vdev.group if data else None
+
+
+def _vdev(mdev: Mdev) -> vfio.VfioDevice | None:
+    data = matrix_mdev(mdev)
+    return data.vdev if data else None
+
+
+def build(host: Host) -> None:
+    """Declare the whole tree of a host."""
+    sys = host.tree.root.fixed("sys")
+    buses, devices, classes, modules = (sys.fixed(name) for name in ("bus", "devices", "class", "module"))
+    virtual = devices.fixed("virtual")
+    dev = host.tree.root.fixed("dev")
+    _ap(host, buses, devices)
+    _zcrypt(host, virtual, classes)
+    mdevs = _matrix(host, buses, devices, classes)
+    _misc(host, virtual, classes)
+    _vfio(host, sys, mdevs, virtual, classes, dev)
+    _modules(host, modules)
+    dev.fixed("vfio-ap").dirs("0", _Parts(host.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
+    host.tree.root.fixed("ctl", control.CTL_ENTRIES, lambda _key: host)
+
+
+def _link(name: str, target: str, exists: Callable[[], object] = lambda: True) -> Link:
+    return Link(name, lambda _subject: target if exists() else None)
+
+
+def _registered(bus: Bus, name: str) -> Callable[[int], Driver | None]:
+    return lambda _key: next((driver for driver in bus.drivers if driver.name == name), None)
+
+
+def _bound_to(name: str) -> Callable[[ApCard], Mask]:
+    return lambda device: next((domains for driver, domains in device.bound.items() if driver.name == name), NONE)
+
+
+_DRIVER_ENTRIES = (*DRIVER_ATTRIBUTES, MODULE_LINK)
+
+
+def _ap(host: Host, buses: Directory, devices: Directory) -> None:
+    """Declare the AP bus with its cards, queues and drivers."""
+    bus = host.ap_bus
+    root = devices.fixed("ap", (UEVENT,), lambda _key: bus.root)
+    cards = root.dirs("card", _Cards(bus), (*card.CARD_ATTRIBUTES, *zcrypt.CARD_ATTRIBUTES))
+    queue_entries: tuple[Entry, ...] = (*queue.QUEUE_ATTRIBUTES, *zcrypt.QUEUE_ATTRIBUTES, *driver.QUEUE_ATTRIBUTES)
+    queues = cards.dirs("00", _Queues(bus), queue_entries)
+
+    directory = buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, lambda _key: bus)
+    links = directory.fixed("devices")
+    links.links("00", queues, _QueueLinks(bus, lambda device: device.queues))
+    links.links("card", cards, _Cards(bus))
+
+    drivers = directory.fixed("drivers")
+    drivers.fixed("cex4card", _DRIVER_ENTRIES, _registered(bus, "cex4card")).links("card", cards, _BoundCards(bus))
+    for name in ("cex4queue", "vfio_ap"):
+        child = drivers.fixed(name, _DRIVER_ENTRIES, _registered(bus, name))
+        child.links("00", queues, _QueueLinks(bus, _bound_to(name)))
+
+
+def _zcrypt(host: Host, virtual: Directory, classes: Directory) -> None:
+    """Declare the class of additional zcrypt nodes."""
+    nodes = virtual.fixed("zcrypt").dirs("0", host.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
+    classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, lambda _key: host.zcdn).links("0", nodes, host.zcdn.nodes)
+
+
+def _matrix(host: Host, buses: Directory, devices: Directory, classes: Directory) -> Directory:
+    """Declare the matrix device, the buses matrix and mdev, and the mediated devices, which are returned."""
+    path = driver.MatrixParent.path
+    mdevs = host.mdev_bus.mdevs
+
+    def loaded(part: Callable[[driver.VfioAp], object]) -> Callable[[int], object | None]:
+        return lambda _key: part(host.vfio_ap) if host.vfio_ap else None
+
+    def iommu_group(mdev: Mdev) -> str | None:
+        group = _group(mdev)
+        return f"{SYS}/kernel/iommu_groups/{group.number}" if group else None
+
+    root = devices.fixed("vfio_ap", driver.ROOT_ATTRIBUTES, loaded(lambda module: module.root))
+    matrix = root.fixed("matrix", driver.PARENT_ATTRIBUTES, loaded(lambda module: module.parent))
+    mdev_entries: tuple[Entry, ...] = (*mdev_core.MDEV_ATTRIBUTES, *attributes.MDEV_ATTRIBUTES, Link("iommu_group", iommu_group))
+    mdev_dirs = matrix.dirs("0", mdevs, mdev_entries)
+    types = matrix.fixed("mdev_supported_types")
+    kind = types.fixed("vfio_ap-passthrough", mdev_core.TYPE_ATTRIBUTES, loaded(lambda module: module.type))
+    kind.fixed("devices").links("0", mdev_dirs, mdevs)
+
+    matrix_bus = buses.fixed("matrix", BUS_ATTRIBUTES, loaded(lambda module: module.matrix_bus))
+    matrix_bus.fixed("devices", (_link("matrix", path),))
+    entries = (UEVENT_WRITE_ONLY, _link("matrix", path))
+    matrix_bus.fixed("drivers").fixed("vfio_ap", entries, loaded(lambda module: module.parent.driver))
+
+    mdev_bus = buses.fixed("mdev", BUS_ATTRIBUTES, lambda _key: host.mdev_bus if host.modules["mdev"].loaded else None)
+    mdev_bus.fixed("devices").links("0", mdev_dirs, mdevs)
+    mdev_driver = mdev_bus.fixed("drivers").fixed("vfio_ap_mdev", _DRIVER_ENTRIES, _registered(host.mdev_bus, "vfio_ap_mdev"))
+    mdev_driver.links("0", mdev_dirs, _Parts(mdevs, matrix_mdev))
+    parent = _link("matrix", path, lambda: host.vfio_ap)
+    classes.fixed("mdev_bus", (parent,), lambda _key: host if host.modules["mdev"].loaded else None)
+    return mdev_dirs
+
+
+def _misc(host: Host, virtual: Directory, classes: Directory) -> None:
+    """Declare the misc devices of zcrypt and VFIO."""
+    misc = virtual.fixed("misc")
+    z90crypt = f"{SYS}/devices/virtual/misc/z90crypt"
+    misc.fixed("z90crypt", MISC_ATTRIBUTES, lambda _key: host.z90crypt)
+    misc.fixed("vfio", MISC_ATTRIBUTES, lambda _key: host.vfio_misc if host.modules["vfio"].loaded else None)
+    container = _link("vfio", f"{SYS}/devices/virtual/misc/vfio", lambda: host.modules["vfio"].loaded)
+    classes.fixed("misc", (_link("z90crypt", z90crypt), container))
+
+
+def _vfio(
+    host: Host, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory
+) -> None:
+    """Declare VFIO groups and devices with their nodes, device numbers and IOMMU groups."""
+    registry = host.mdev_bus.mdevs
+    groups = _Parts(registry, _group, lambda group: str(group.number))
+    devices = _Parts(registry, _vdev, lambda device: f"vfio{device.index}")
+    keyed_devices = _Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
+
+    def loaded(_key: int) -> object | None:
+        return host if host.modules["vfio"].loaded else None
+
+    group_dirs = virtual.fixed("vfio", (), loaded).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
+    holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
+    device_dirs = holder.dirs("vfio", keyed_devices, vfio.DEVICE_ATTRIBUTES)
+    classes.fixed("vfio", (), loaded).links("0", group_dirs, groups)
+    classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
+
+    misc = (
+        _link(f"{host.z90crypt.major}:{host.z90crypt.minor}", host.z90crypt.path),
+        _link(f"{host.vfio_misc.major}:{host.vfio_misc.minor}", host.vfio_misc.path, lambda: host.modules["vfio"].loaded),
+    )
+    numbers = sys.fixed("dev").fixed("char", misc)
+    device_numbers = _Parts(registry, _vdev, lambda device: f"{vfio.DEVICE_MAJOR}:{device.index}")
+    numbers.links(f"{vfio.DEVICE_MAJOR}", device_dirs, devices, device_numbers)
+    group_numbers = _Parts(registry, _group, lambda group: f"{vfio.GROUP_MAJOR}:{group.minor}")
+    numbers.links(f"{vfio.GROUP_MAJOR}", group_dirs, groups, group_numbers)
+
+    iommu = sys.fixed("kernel").fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
+    iommu.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
+
+    def node(name: str, mode: int) -> Special:
+        return Special(name, mode, lambda _subject, _read, _write: DeviceFile())
+
+    nodes = dev.fixed("vfio", (node("vfio", 0o666),), loaded)
+    nodes.files("0", groups, node("group", 0o600))
+    nodes.fixed("devices").files("vfio", devices, node("device", 0o600))
+
+
+def _modules(host: Host, directory: Directory) -> None:
+    """Declare `/sys/module`; the AP bus is built in, and there for its parameters only."""
+    ap = directory.fixed("ap", (UEVENT_WRITE_ONLY,), lambda _key: host.ap_module)
+    ap.fixed("parameters", bus_attributes.MODULE_PARAMETERS, lambda _key: host.ap_bus)
+    drivers = {
+        "zcrypt_cex4": [("ap:cex4card", "ap/drivers/cex4card"), ("ap:cex4queue", "ap/drivers/cex4queue")],
+        "vfio_ap": [("ap:vfio_ap", "ap/drivers/vfio_ap"), ("mdev:vfio_ap_mdev", "mdev/drivers/vfio_ap_mdev")],
+    }
+    for module in host.modules.values():
+        child = directory.fixed(module.name, MODULE_ATTRIBUTES, _if_loaded(module))
+        child.fixed("holders", [_link(holder.name, holder.path, _loaded(holder)) for holder in module.holders])
+        if module.name in drivers:
+            child.fixed("drivers", [_link(name, f"{SYS}/bus/{path}") for name, path in drivers[module.name]])
+
+
+def _loaded(module: Module) -> Callable[[], bool]:
+    return lambda: module.loaded
+
+
+def _if_loaded(module: Module) -> Callable[[int], Module | None]:
+    return lambda _key: module if module.loaded else None

@@ -1,0 +1,446 @@
+"""Scenarios: a host described in TOML, and the gallery of scenarios that come with the package.
+
+The grammar is `_TABLES`; `docs/scenarios.md` explains it. A mistake is reported with its line.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from apfs.ap.machine import OP_MODES, CardHardware, Environment, MasterKeys
+from apfs.ap.qinfo import FACILITIES, FIELDS, Apqn, Qci, hwinfo_of
+from apfs.kernel.bitmap import ALL, Mask, ap_parse_bitmap_str
+from apfs.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REVISIONS = ("v2",)
+DEFAULT = "default"
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_RANGE = re.compile(r"(?P<first>0x[0-9a-fA-F]+|\d+)(?:-(?P<last>0x[0-9a-fA-F]+|\d+))?", re.ASCII)
+_SYNTAX = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column \d+|end of document)\)")
+_LAST = 255
+
+Where = tuple[str | int, ...]
+
+
+class ScenarioError(Exception):
+    """A mistake in a scenario: the source and the line (0 if there is none) where it stands, and what is wrong."""
+
+    def __init__(self, reason: str, source: str = "scenario", line: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.source = source
+        self.line = line
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}" if self.line else self.source
+        return f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The text a scenario was made from, so that errors found later can still name a line."""
+
+    name: str = "scenario"
+    text: str = ""
+
+    def error(self, reason: str, where: Where) -> ScenarioError:
+        """Return the error to raise for the value at a path of keys and indices."""
+        return ScenarioError(reason, self.name, _line(self.text, where))
+
+
+@dataclass(frozen=True, slots=True)
+class MdevSpec:
+    """A mediated device that exists from the start."""
+
+    uuid: str
+    adapters: Mask
+    domains: Mask
+    control_domains: Mask
+    guest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A host before it is switched on."""
+
+    name: str = "unnamed"
+    description: str = ""
+    driver: str = REVISIONS[0]
+    environment: Environment = "lpar"
+    secure_execution: bool = False
+    vfio_ap: bool = True
+    qci: Qci = field(default_factory=Qci)
+    cards: dict[int, CardHardware] = field(default_factory=dict)
+    apmask: Mask = ALL
+    aqmask: Mask = ALL
+    mdevs: tuple[MdevSpec, ...] = ()
+    source: Source = field(default_factory=Source, compare=False, repr=False)
+
+
+def gallery() -> dict[str, str]:
+    """Return the texts of the scenarios that come with the package, by name."""
+    files = (file for file in resources.files("apfs.scenarios").iterdir() if file.name.endswith(".toml"))
+    return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)}
+
+
+def load(name_or_file: str) -> Scenario:
+    """Return a scenario of the gallery, or one from a file; anything with a `/` or a `.` is a file name."""
+    if "/" in name_or_file or "." in name_or_file:
+        try:
+            return loads(Path(name_or_file).read_text("utf-8"), name_or_file)
+        except OSError as error:
+            raise ScenarioError(error.strerror or str(error), name_or_file) from None
+        except UnicodeDecodeError:
+            raise ScenarioError("not a text in UTF-8", name_or_file) from None
+    texts = gallery()
+    if name_or_file not in texts:
+        known = ", ".join(texts)
+        raise ScenarioError(f"no scenario of that name: there are {known}; a file name has a / or a . in it", name_or_file)
+    return loads(texts[name_or_file], f"{name_or_file}.toml")
+
+
+def loads(text: str, source: str = "scenario") -> Scenario:
+    """Return the scenario that a text describes; `ScenarioError` for what is not TOML, not known, or not possible."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = _SYNTAX.fullmatch(str(error))
+        line = int(found["line"]) if found and found["line"] else text.count("\n") + 1
+        raise ScenarioError(found["reason"] if found else str(error), source, line) from None
+    origin = Source(source, text)
+    try:
+        return _scenario(document, origin)
+    except _Mistake as mistake:
+        raise origin.error(mistake.reason, mistake.where) from None
+
+
+class _Mistake(Exception):
+    """A wrong value, by the path of keys that leads to it."""
+
+    def __init__(self, reason: str, where: Where) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+
+
+class _Table:
+    """A table of the document whose keys are taken one after the other; what is left over is unknown."""
+
+    def __init__(self, values: object, where: Where) -> None:
+        if not isinstance(values, dict):
+            raise _Mistake(f"{_dotted(where)} must be a table", where)
+        self._values: dict[str, Any] = dict(values)
+        self._taken: set[str] = set()
+        self.where = where
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def take(self, key: str, parse: Callable[[Any], Any], default: Any = None) -> Any:  # noqa: ANN401 -- any TOML value
+        """Return a value; `parse` turns what TOML has into what the scenario has, or raises `ValueError`."""
+        self._taken.add(key)
+        if key not in self._values:
+            return default
+        try:
+            return parse(self._values[key])
+        except ValueError as error:
+            raise _Mistake(f"{key}: {error}", (*self.where, key)) from None
+
+    def need(self, key: str, parse: Callable[[Any], Any]) -> Any:  # noqa: ANN401 -- any TOML value
+        if key not in self._values:
+            raise _Mistake(f"{key} is missing", self.where)
+        return self.take(key, parse)
+
+    def tables(self, key: str) -> list[_Table]:
+        """Return the tables of an array of tables."""
+        self._taken.add(key)
+        items = self._values.get(key, [])
+        if not isinstance(items, list):
+            raise _Mistake(f"{key} must be an array of tables: write [[{key}]]", (*self.where, key))
+        return [_Table(item, (*self.where, key, index)) for index, item in enumerate(items)]
+
+    def table(self, key: str) -> _Table:
+        self._taken.add(key)
+        return _Table(self._values.get(key, {}), (*self.where, key))
+
+    def done(self) -> None:
+        """Refuse what nobody took."""
+        for key in self._values:
+            if key not in self._taken:
+                known = ", ".join(sorted(self._taken))
+                raise _Mistake(f"unknown key {key!r}: known here are {known}", (*self.where, key))
+
+
+def _dotted(where: Where) -> str:
+    return ".".join(map(str, where)) or "the scenario"
+
+
+# -- values: what TOML has into what the scenario has, or ValueError -------------------------------------------------
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, not {value!r}")  # noqa: EM102, TRY003, TRY004 -- becomes a _Mistake
+    return value
+
+
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, not {value!r}")  # noqa: EM102, TRY003, TRY004 -- becomes a _Mistake
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}, not {value!r}")  # noqa: EM102, TRY003
+        return str(value)
+
+    return parse
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LAST:
+        raise ValueError(f"expected a number in 0..{_LAST}, not {value!r}")  # noqa: EM102, TRY003
+    return value
+
+
+def _numbers(value: object) -> Mask:
+    """Parse a number, a range such as `"0-255"`, or an array of both."""
+    numbers: list[int] = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            found = _RANGE.fullmatch(item)
+            if not found:
+                raise ValueError(f"expected a number or a range such as '0x10-0x1f', not {item!r}")  # noqa: EM102, TRY003
+            first = int(found["first"], 0)
+            last = int(found["last"], 0) if found["last"] else first
+            if first > last:
+                raise ValueError(f"range {item!r} ends before it starts")  # noqa: EM102, TRY003
+            numbers += [_number(first), *range(first + 1, _number(last) + 1)]
+        else:
+            numbers.append(_number(item))
+    return Mask.from_numbers(numbers)
+
+
+def _mask(value: object) -> Mask:
+    try:
+        return ap_parse_bitmap_str(_text(value), ALL)
+    except KernelError as error:
+        raise ValueError(error.why) from None
+
+
+def _names(*choices: str) -> Callable[[object], tuple[str, ...]]:
+    def parse(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"expected an array of names, not {value!r}")  # noqa: EM102, TRY003, TRY004
+        return tuple(map(_one_of(*choices), value))
+
+    return parse
+
+
+def _firmware(value: object) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", _text(value), re.ASCII)
+    if not found:
+        raise ValueError(f"expected a version such as '5.8', not {value!r}")  # noqa: EM102, TRY003
+    return int(found[1]), int(found[2])
+
+
+def _digits(count: int) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not re.fullmatch(rf"[0-9a-f]{{{count}}}", _text(value)):
+            raise ValueError(f"expected {count} lower-case hex digits, not {value!r}")  # noqa: EM102, TRY003
+        return str(value)
+
+    return parse
+
+
+def _apqn(value: object) -> Apqn:
+    apqn = Apqn.parse(_text(value))
+    if apqn is None:
+        raise ValueError(f"expected a queue such as '05.00ab', not {value!r}")  # noqa: EM102, TRY003
+    return apqn
+
+
+def _uuid(value: object) -> str:
+    if not _UUID.fullmatch(_text(value)):
+        raise ValueError(f"not a UUID: {value!r}")  # noqa: EM102, TRY003
+    return str(value).lower()
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _scenario(document: dict[str, Any], source: Source) -> Scenario:
+    top = _Table(document, ())
+    name = top.take("name", _text, "unnamed")
+    description = top.take("description", _text, "")
+    revision = top.take("driver", _one_of(*REVISIONS), REVISIONS[0])
+    environment = top.take("environment", _one_of(*get_args(Environment)), "lpar")
+    secure_execution = top.take("secure_execution", _bool, default=False)
+    vfio_ap = top.take("vfio_ap", _bool, default=True)
+    qci_table, card_tables, queue_tables = top.table("qci"), top.tables("card"), top.tables("queue")
+    masks, mdev_tables = top.table("masks"), top.tables("mdev")
+    top.done()
+    qci = _qci(qci_table)
+    cards: dict[int, CardHardware] = {}
+    for table in card_tables:
+        _cards(table, qci, cards)
+    for table in queue_tables:
+        _queue(table, qci, cards)
+    apmask, aqmask = masks.take("apmask", _mask, ALL), masks.take("aqmask", _mask, ALL)
+    masks.done()
+    return Scenario(
+        name=name,
+        description=description,
+        driver=revision,
+        environment=environment,
+        secure_execution=secure_execution,
+        vfio_ap=vfio_ap,
+        qci=Qci(
+            adapters=Mask.from_numbers(cards),
+            domains=qci.domains,
+            control_domains=qci.control_domains,
+            max_adapter=qci.max_adapter,
+            max_domain=qci.max_domain,
+            facilities=qci.facilities,
+            supported=qci.supported,
+        ),
+        cards=cards,
+        apmask=apmask,
+        aqmask=aqmask,
+        mdevs=_mdevs(mdev_tables),
+        source=source,
+    )
+
+
+def _qci(table: _Table) -> Qci:
+    supported = table.take("supported", _bool, default=True)
+    facilities = table.take("facilities", _names(*FACILITIES), ("APSC", "APXA", "QACT", "RC8A") if supported else ())
+    qci = Qci(
+        domains=table.take("domains", _numbers, Mask()),
+        control_domains=table.take("control_domains", _numbers, table.take("domains", _numbers, Mask())),
+        max_adapter=table.take("max_adapter", _number, _LAST),
+        max_domain=table.take("max_domain", _number, _LAST),
+        facilities=frozenset(facilities),
+        supported=supported,
+    )
+    table.done()
+    if facilities and not supported:
+        raise _Mistake("facilities: there are none where QCI is not supported", (*table.where, "facilities"))
+    last_domain = qci.limits()[1]
+    for key, mask in (("domains", qci.domains), ("control_domains", qci.control_domains)):
+        beyond = mask.after(last_domain)
+        if beyond:
+            reason = f"{key}: {beyond.lowest()} is above the machine's highest domain, {last_domain}"
+            raise _Mistake(reason, (*table.where, key if table.has(key) else "domains"))
+    return qci
+
+
+def _tapq(table: _Table, word: int) -> int:
+    def field_value(name: str) -> Callable[[object], int]:
+        def parse(value: object) -> int:
+            return FIELDS[name].set(0, _number(value)) >> FIELDS[name].shift
+
+        return parse
+
+    fields = table.table("tapq")
+    for name in FIELDS:
+        value = fields.take(name, field_value(name))
+        if value is not None:
+            word = FIELDS[name].set(word, value)
+    fields.done()
+    return word
+
+
+def _cards(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
+    key = "adapters" if table.has("adapters") else "adapter"
+    apids = table.need(key, _numbers if key == "adapters" else lambda value: Mask.of(_number(value)))
+    word = _tapq(table, table.need("type", lambda value: hwinfo_of(_text(value))))
+    serial = table.take("serial", _text)
+    keys = table.table("master_keys")
+    defaults = MasterKeys()
+    master_keys = MasterKeys(
+        keys.take("aes", _digits(16), defaults.aes),
+        keys.take("apka", _digits(16), defaults.apka),
+        keys.take("asym", _digits(32), defaults.asym),
+        keys.take("wk", _digits(64), defaults.wk),
+    )
+    keys.done()
+    configured, checkstopped = table.take("configured", _bool, default=True), table.take("checkstopped", _bool, default=False)
+    firmware, api_ordinal = table.take("firmware", _firmware, (5, 8)), table.take("api_ordinal", _number, 6)
+    op_modes = table.take("op_modes", _names(*OP_MODES), ("FIPS2009", "FIPS2011"))
+    table.done()
+    last = qci.limits()[0]
+    for apid in apids:
+        if apid > last:
+            raise _Mistake(f"{key}: {apid} is above the machine's highest adapter, {last}", (*table.where, key))
+        if apid in cards:
+            raise _Mistake(f"{key}: adapter {apid} is described twice", (*table.where, key))
+        cards[apid] = CardHardware(
+            word, serial or default_serial(apid), configured, checkstopped, firmware, api_ordinal, op_modes, master_keys
+        )
+
+
+def default_serial(apid: int) -> str:
+    """Return the serial number of a card for which none is given: 16 characters, of which CCA cards show 8."""
+    return f"93AA{apid:04X}00000000"
+
+
+def _queue(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
+    apqn = table.need("apqn", _apqn)
+    if apqn.apid not in cards or apqn.apqi not in qci.domains:
+        raise _Mistake(f"apqn: there is no queue {apqn}: no such card or domain", (*table.where, "apqn"))
+    card = cards[apqn.apid]
+    card.queues[apqn.apqi] = _tapq(table, card.word(apqn.apqi))
+    table.done()
+
+
+def _mdevs(tables: list[_Table]) -> tuple[MdevSpec, ...]:
+    mdevs = []
+    for table in tables:
+        mdevs.append(
+            MdevSpec(
+                table.need("uuid", _uuid),
+                table.take("adapters", _numbers, Mask()),
+                table.take("domains", _numbers, Mask()),
+                table.take("control_domains", _numbers, Mask()),
+                table.take("guest", _bool, default=False),
+            )
+        )
+        table.done()
+    return tuple(mdevs)
+
+
+def _line(text: str, where: Where) -> int:
+    """Return the line of the value at a path, or of the nearest thing around it that has one.
+
+    tomlkit keeps the text as it was, so a comment put on an item shows the line that the item stands on.
+    """
+    import tomlkit  # noqa: PLC0415 -- only needed when there is a mistake to report
+    from tomlkit.items import Item  # noqa: PLC0415
+
+    mark = "\N{PILCROW SIGN} here"
+    for length in range(len(where), 0, -1):
+        document = tomlkit.parse(text)
+        node: Any = document
+        try:
+            for step in where[:length]:
+                node = node[step]
+        except (KeyError, IndexError, TypeError):
+            continue
+        if isinstance(node, Item):
+            node.comment(mark)
+            lines = document.as_string().splitlines()
+            marked = [number for number, line in enumerate(lines, 1) if mark in line]
+            if marked:
+                return marked[0]
+    return 1

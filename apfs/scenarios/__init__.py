@@ -1,0 +1,1 @@
+"""The gallery: scenarios that come with the package, one TOML file each."""

@@ -1,0 +1,1 @@
+"""The VFIO core as far as a vfio_ap device needs it: devices, groups, the migration state machine."""

@@ -1,0 +1,62 @@
+"""The migration state machine of a VFIO device that supports stop-copy only (vfio_mig_get_next_state).
+
+The table is what the core walks: one driver call per step, from the current state towards the target.
+"""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+from apfs.kernel.errors import KernelError
+
+
+class State(IntEnum):
+    """Device states (enum vfio_device_mig_state)."""
+
+    ERROR = 0
+    STOP = 1
+    RUNNING = 2
+    STOP_COPY = 3
+    RESUMING = 4
+    RUNNING_P2P = 5
+    PRE_COPY = 6
+    PRE_COPY_P2P = 7
+
+
+NEXT: dict[State, dict[State, State]] = {
+    State.STOP: {
+        State.STOP: State.STOP,
+        State.RUNNING: State.RUNNING,
+        State.STOP_COPY: State.STOP_COPY,
+        State.RESUMING: State.RESUMING,
+    },
+    State.RUNNING: {
+        State.STOP: State.STOP,
+        State.RUNNING: State.RUNNING,
+        State.STOP_COPY: State.STOP,
+        State.RESUMING: State.STOP,
+    },
+    State.STOP_COPY: {
+        State.STOP: State.STOP,
+        State.RUNNING: State.STOP,
+        State.STOP_COPY: State.STOP_COPY,
+        State.RESUMING: State.STOP,
+    },
+    State.RESUMING: {
+        State.STOP: State.STOP,
+        State.RUNNING: State.STOP,
+        State.STOP_COPY: State.STOP,
+        State.RESUMING: State.RESUMING,
+    },
+}
+"""Current state and target to the next state. What is missing is EINVAL: peer-to-peer and pre-copy states belong to
+flags that the device does not have, ERROR is neither a target nor left by anything but a reset."""
+
+
+def next_state(current: State, target: State) -> State:
+    """Return the next step on the way; EINVAL, before anything is done, if there is no way."""
+    try:
+        return NEXT[current][target]
+    except KeyError:
+        raise KernelError(errno.EINVAL, f"there is no way from {current.name} to {target.name}") from None

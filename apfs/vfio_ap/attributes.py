@@ -1,0 +1,124 @@
+"""The attributes of mediated matrix devices and of queues bound to vfio_ap: text in, rule, text out."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import TYPE_CHECKING
+
+from apfs.kernel.bitmap import ap_hex2bitmap
+from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import Attribute
+from apfs.kernel.kstrtox import kstrtoul
+from apfs.kernel.openfile import PAGE_SIZE
+from apfs.vfio_ap.matrix import Matrix, MatrixMdev
+
+if TYPE_CHECKING:
+    from apfs.mdev.core import Mdev
+
+_AP_CONFIG_LENGTH = 201
+_MASKS = 3
+
+
+def matrix_mdev(mdev: Mdev) -> MatrixMdev | None:
+    """Return the driver's part of a mediated device, None while it is unbound."""
+    return mdev.driver_data if isinstance(mdev.driver_data, MatrixMdev) else None
+
+
+def bound(mdev: Mdev) -> bool:
+    """Whether the driver has the device, and hence whether it has the driver's attributes."""
+    return mdev.driver_data is not None
+
+
+def _data(mdev: Mdev) -> MatrixMdev:
+    data = matrix_mdev(mdev)
+    assert data is not None  # noqa: S101 -- the attributes are there only while it is bound
+    return data
+
+
+def assign_adapter_store(mdev: Mdev, text: str) -> None:
+    """Assign the adapter whose number is written."""
+    _data(mdev).assign("adapter", kstrtoul(text))
+
+
+def unassign_adapter_store(mdev: Mdev, text: str) -> None:
+    """Take the adapter back."""
+    _data(mdev).unassign("adapter", kstrtoul(text))
+
+
+def assign_domain_store(mdev: Mdev, text: str) -> None:
+    """Assign the usage domain whose number is written."""
+    _data(mdev).assign("domain", kstrtoul(text))
+
+
+def unassign_domain_store(mdev: Mdev, text: str) -> None:
+    """Take the usage domain back."""
+    _data(mdev).unassign("domain", kstrtoul(text))
+
+
+def assign_control_domain_store(mdev: Mdev, text: str) -> None:
+    """Assign the control domain whose number is written."""
+    _data(mdev).assign("control_domain", kstrtoul(text))
+
+
+def unassign_control_domain_store(mdev: Mdev, text: str) -> None:
+    """Take the control domain back."""
+    _data(mdev).unassign("control_domain", kstrtoul(text))
+
+
+def _apqns(matrix: Matrix) -> str:
+    """Return one line per APQN, or per adapter (domain) if there is no domain (adapter); as much as fits a page."""
+    if matrix.apm and matrix.aqm:
+        lines = []
+        for apqn in matrix.apqns():
+            lines.append(f"{apqn}\n")
+            if len(lines) * len(lines[0]) >= PAGE_SIZE:
+                break
+        return "".join(lines)
+    return "".join(f"{apid:02x}.\n" for apid in matrix.apm) + "".join(f".{apqi:04x}\n" for apqi in matrix.aqm)
+
+
+def matrix_show(mdev: Mdev) -> str:
+    """APQNs that are assigned."""
+    return _apqns(_data(mdev).matrix)
+
+
+def guest_matrix_show(mdev: Mdev) -> str:
+    """APQNs that a guest has or would have."""
+    return _apqns(_data(mdev).shadow)
+
+
+def control_domains_show(mdev: Mdev) -> str:
+    """Control domains that are assigned."""
+    return "".join(f"{domain:04x}\n" for domain in _data(mdev).matrix.adm)
+
+
+def ap_config_show(mdev: Mdev) -> str:
+    """Return the three assigned masks."""
+    matrix = _data(mdev).matrix
+    return ",".join(mask.hex256() for mask in (matrix.apm, matrix.aqm, matrix.adm)) + "\n"
+
+
+def ap_config_store(mdev: Mdev, text: str) -> None:
+    """Replace the three assigned masks, separated by commas or newlines; what follows them does not matter."""
+    pieces = re.split(r"[,\n]", text[:_AP_CONFIG_LENGTH])[:_MASKS]
+    if len(pieces) < _MASKS:
+        raise KernelError(errno.EINVAL, f"{len(pieces)} masks instead of {_MASKS}: adapters,domains,control domains")
+    _data(mdev).replace(Matrix(*map(ap_hex2bitmap, pieces)))
+
+
+MDEV_ATTRIBUTES = tuple(
+    Attribute(name, mode, show, store, bound)
+    for name, mode, show, store in (
+        ("assign_adapter", 0o200, None, assign_adapter_store),
+        ("unassign_adapter", 0o200, None, unassign_adapter_store),
+        ("assign_domain", 0o200, None, assign_domain_store),
+        ("unassign_domain", 0o200, None, unassign_domain_store),
+        ("assign_control_domain", 0o200, None, assign_control_domain_store),
+        ("unassign_control_domain", 0o200, None, unassign_control_domain_store),
+        ("ap_config", 0o644, ap_config_show, ap_config_store),
+        ("control_domains", 0o444, control_domains_show, None),
+        ("matrix", 0o444, matrix_show, None),
+        ("guest_matrix", 0o444, guest_matrix_show, None),
+    )
+)

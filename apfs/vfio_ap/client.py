@@ -1,0 +1,96 @@
+"""`/dev/vfio-ap/<uuid>`: what a VMM does with a VFIO device through ioctls, as files for shells.
+
+These files are the emulator's own; Linux has none of them. They do what the ioctls of VFIO_DEVICE_FEATURE do, in the
+same order and with the same errors.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import Attribute, Special
+from apfs.kernel.kstrtox import kstrtoul
+from apfs.vfio.fsm import State
+
+if TYPE_CHECKING:
+    from apfs.vfio_ap.matrix import MatrixMdev
+    from apfs.vfio_ap.migration import MigrationFile
+
+
+class Vm:
+    """A virtual machine, as far as the driver cares: something that is itself and no other."""
+
+
+def guest_show(mdev: MatrixMdev) -> str:
+    """Whether a guest has the device open."""
+    return f"{int(mdev.vm is not None)}\n"
+
+
+def guest_store(mdev: MatrixMdev, text: str) -> None:
+    """1 opens the device with a VM attached, 0 closes it. EINVAL for anything else; no change is no error."""
+    wanted = kstrtoul(text)
+    if wanted not in (0, 1):
+        raise KernelError(errno.EINVAL, f"{wanted} is neither 0 nor 1")
+    if wanted and mdev.vm is None:
+        mdev.vdev.open(Vm())
+    elif not wanted and mdev.vm is not None:
+        mdev.vdev.close()
+
+
+def _opened(mdev: MatrixMdev) -> MatrixMdev:
+    if mdev.vm is None:
+        raise KernelError(errno.ENODEV, f"no guest has {mdev.mdev.uuid} open: write 1 to guest first")
+    return mdev
+
+
+def migration_state_show(mdev: MatrixMdev) -> str:
+    """Name of the migration state; a closed device would open as RUNNING."""
+    return f"{mdev.state.name}\n"
+
+
+def migration_state_store(mdev: MatrixMdev, text: str) -> None:
+    """Walk to a state given by name or number. ENODEV without a guest, EINVAL for what is no state or no way there."""
+    word = text.removesuffix("\n")
+    if word in State.__members__:
+        state = State[word]
+    else:
+        try:
+            state = State(kstrtoul(word))
+        except ValueError:
+            raise KernelError(errno.EINVAL, f"{word} is not a migration state: {', '.join(State.__members__)}") from None
+    _opened(mdev).set_state(state)
+
+
+def migration_flags_show(_mdev: MatrixMdev) -> str:
+    """Return what VFIO_DEVICE_FEATURE_MIGRATION reports."""
+    return "STOP_COPY\n"
+
+
+def data_size_show(mdev: MatrixMdev) -> str:
+    """Bytes of the stream that the present guest matrix makes."""
+    return f"{mdev.data_size()}\n"
+
+
+def reset_store(mdev: MatrixMdev, _text: str) -> None:
+    """Reset all queues, whatever is written. ENODEV without a guest, EIO if a queue does not come back clean."""
+    _opened(mdev).reset()
+
+
+def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFile:  # noqa: FBT001
+    """Open the file of the session under way; it has one position, whoever opens it. ENODEV outside a session."""
+    if mdev.transfer is None:
+        why = f"no migration session in state {mdev.state.name}: set STOP_COPY to read, RESUMING to write"
+        raise KernelError(errno.ENODEV, why)
+    return mdev.transfer
+
+
+CLIENT_ENTRIES = (
+    Attribute("guest", 0o644, guest_show, guest_store),
+    Attribute("migration_state", 0o644, migration_state_show, migration_state_store),
+    Attribute("migration_flags", 0o444, migration_flags_show),
+    Attribute("data_size", 0o444, data_size_show),
+    Special("data_stream", 0o600, data_stream_open),
+    Attribute("reset", 0o200, None, reset_store),
+)

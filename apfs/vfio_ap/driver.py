@@ -1,0 +1,209 @@
+"""The module vfio_ap: the matrix device, the AP driver and the mdev driver, and what loading and unloading do.
+
+Source: drivers/s390/crypto/vfio_ap_drv.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from apfs.ap.drivers import ApDriver
+from apfs.kernel.device import SYS, UEVENT, Bus, Device, Driver, driver_link, emit
+from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import Attribute, Link
+from apfs.mdev.core import MdevDriver, MdevType
+from apfs.vfio_ap.matrix import MatrixDevice, MatrixMdev
+
+if TYPE_CHECKING:
+    from apfs.ap.bus import ApBus
+    from apfs.ap.card import ApCard
+    from apfs.ap.qinfo import Qci
+    from apfs.ap.queue import ApQueue
+    from apfs.kernel.bitmap import Mask
+    from apfs.kernel.journal import Journal, Keys
+    from apfs.kernel.kobject import Tree
+    from apfs.mdev.core import Mdev, MdevBus
+    from apfs.vfio.device import VfioCore
+
+MODULE = "vfio_ap"
+INSTANCES = 65536
+FEATURES = "guest_matrix hotplug ap_config migratable"
+"""What the attribute `features` announces; `migratable` came with the migration series."""
+
+
+class VfioApDriver(ApDriver):
+    """The AP driver: gets the queues that the masks do not reserve for the host."""
+
+    def __init__(self, bus: ApBus) -> None:
+        super().__init__(bus, "vfio_ap", MODULE, "queue", default=False)
+        self.matrix_dev = MatrixDevice(bus, self)
+
+    def probe(self, card: ApCard, domains: Mask) -> None:
+        """Get queues."""
+        self.matrix_dev.probe_queues(card, domains)
+
+    def remove(self, card: ApCard, domains: Mask) -> None:
+        """Lose queues."""
+        self.matrix_dev.remove_queues(card, domains)
+
+    def in_use(self, adapters: Mask, domains: Mask) -> bool:
+        """Whether a mediated device has one of the queues assigned."""
+        return self.matrix_dev.in_use(adapters, domains)
+
+    def on_config_changed(self, new: Qci, old: Qci) -> None:
+        """Follow the host configuration down."""
+        self.matrix_dev.on_config_changed(new, old)
+
+    def on_scan_complete(self, _new: Qci, _old: Qci) -> None:
+        """Follow the host configuration up."""
+        self.matrix_dev.on_scan_complete()
+
+
+class VfioApMdevDriver(MdevDriver):
+    """The driver of mediated matrix devices (struct vfio_ap_matrix_driver)."""
+
+    def __init__(self, bus: MdevBus, matrix_dev: MatrixDevice, vfio: VfioCore) -> None:
+        super().__init__(bus, "vfio_ap_mdev", MODULE)
+        self._matrix_dev = matrix_dev
+        self._vfio = vfio
+
+    def probe(self, mdev: Mdev) -> None:
+        """Give a new device its matrix and its VFIO device."""
+        data = MatrixMdev(self._matrix_dev, mdev)
+        data.vdev = self._vfio.register(mdev.path, mdev.uuid, data)
+        self._matrix_dev.mdevs.append(data)
+        mdev.driver_data = data
+        data.log("info", f"Adding to iommu group {data.vdev.group.number}")
+
+    def remove(self, mdev: Mdev) -> None:
+        """Reset the queues and forget everything that was assigned. EBUSY while a guest has the device."""
+        data = mdev.driver_data
+        assert isinstance(data, MatrixMdev)  # noqa: S101 -- set by probe
+        data.vdev.request_release()
+        self._vfio.unregister(data.vdev)
+        data.release_queues()
+        self._matrix_dev.mdevs.remove(data)
+        mdev.driver_data = None
+        data.log("info", "Removing from iommu group " + str(data.vdev.group.number))
+
+
+class MatrixBus(Bus):
+    """The bus `matrix`, which exists only to carry the matrix device."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__("matrix", journal)
+        self.drivers = [Driver(self, "vfio_ap", None)]
+        self.matrix = MatrixParent(self)
+
+    def device(self, name: str) -> Device | None:
+        """Return the matrix device."""
+        return self.matrix if name == "matrix" else None
+
+    def match(self, _device: Device, _driver: Driver) -> bool:
+        """Match everything: there is one device and one driver."""
+        return True
+
+    def probe(self, _device: Device, _driver: Driver) -> None:
+        """Do nothing: the device is bound as long as it exists."""
+
+    def release(self, _device: Device) -> None:
+        """Do nothing: the driver has no bind and unbind files."""
+
+
+class MatrixParent:
+    """The matrix device, `/sys/devices/vfio_ap/matrix`: parent of all mediated devices."""
+
+    subsystem = "matrix"
+    path = f"{SYS}/devices/vfio_ap/matrix"
+    instances = INSTANCES
+    type_name = "vfio_ap-passthrough"
+
+    def __init__(self, bus: MatrixBus) -> None:
+        self.journal = bus.journal
+        self._bus = bus
+        self.mdev_driver: MdevDriver
+
+    @property
+    def driver(self) -> Driver:
+        """Its driver."""
+        return self._bus.drivers[0]
+
+    def uevent_keys(self) -> Keys:
+        """Return DRIVER."""
+        return (("DRIVER", self.driver.name),)
+
+
+class RootDevice:
+    """The root device `/sys/devices/vfio_ap`, which belongs to no bus and never sends an event."""
+
+    subsystem = None
+    path = f"{SYS}/devices/vfio_ap"
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def uevent_keys(self) -> Keys:
+        """Return nothing."""
+        return ()
+
+
+class VfioAp:
+    """The loaded module."""
+
+    def __init__(self, tree: Tree, ap_bus: ApBus, mdev_bus: MdevBus, vfio: VfioCore) -> None:
+        """Load it: registers on the AP bus first, so that waiting queues are bound, then as a parent."""
+        self._tree = tree
+        self._ap_bus = ap_bus
+        self.mdev_bus = mdev_bus
+        self.root = RootDevice(tree.journal)
+        self.matrix_bus = MatrixBus(tree.journal)
+        self.parent = self.matrix_bus.matrix
+        emit(self.parent, "add")
+        emit(self.parent, "bind")
+        self.driver = VfioApDriver(ap_bus)
+        ap_bus.register(self.driver)
+        self.mdev_driver = VfioApMdevDriver(mdev_bus, self.driver.matrix_dev, vfio)
+        mdev_bus.drivers.append(self.mdev_driver)
+        self.parent.mdev_driver = self.mdev_driver
+        self.type = MdevType(mdev_bus, self.parent, "VFIO AP Passthrough Device", "vfio-ap")
+        tree.journal.log("info", "vfio_ap matrix: MDEV: Registered")
+        emit(self.parent, "change", ("MDEV_STATE", "registered"))
+
+    @property
+    def refcount(self) -> int:
+        """How many mediated devices are open; each keeps the module loaded."""
+        return sum(mdev.vdev.open_count > 0 for mdev in self.driver.matrix_dev.mdevs)
+
+    def unload(self) -> None:
+        """Remove all mediated devices and both drivers. EAGAIN, with nothing changed, while a device is open."""
+        if self.refcount:
+            raise KernelError(errno.EAGAIN, f"module {MODULE} is in use: {self.refcount} mediated devices are open")
+        self._tree.journal.log("info", "vfio_ap matrix: MDEV: Unregistering")
+        for mdev in self.mdev_bus.mdevs:
+            self.mdev_bus.remove(mdev)
+        self.mdev_bus.drivers.remove(self.mdev_driver)
+        emit(self.parent, "change", ("MDEV_STATE", "unregistered"))
+        self._ap_bus.unregister(self.driver)
+
+
+def status_show(queue: ApQueue) -> str:
+    """Whether the queue is assigned to a mediated device, and whether a running guest has it."""
+    driver = queue.driver
+    assert isinstance(driver, VfioApDriver)  # noqa: S101 -- the attribute is there only while it is bound
+    mdev = driver.matrix_dev.owner(queue.apqn)
+    if mdev is None:
+        return "unassigned\n"
+    return "in use\n" if mdev.in_guest(queue.apqn) else "assigned\n"
+
+
+QUEUE_ATTRIBUTES = (
+    Attribute("status", 0o444, status_show, None, lambda queue: isinstance(queue.driver, VfioApDriver)),
+)
+PARENT_ATTRIBUTES = (
+    UEVENT,
+    Attribute("features", 0o444, lambda _parent: f"{FEATURES}\n"),
+    Link("driver", driver_link),
+    Link("subsystem", lambda _parent: f"{SYS}/bus/matrix"),
+)
+ROOT_ATTRIBUTES = (UEVENT, Link("module", lambda _root: f"{SYS}/module/{MODULE}"))

@@ -1,0 +1,276 @@
+"""Live migration, revision 2 of the series: the data stream, its check against the target, the transfer files.
+
+The stream is big-endian: the number of queues (4 bytes), padding (4), then per queue its TAPQ word (8), its APQN (2)
+and padding (6). Padding is written as zero and ignored when read.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, Apqn
+from apfs.kernel.errors import KernelError
+from apfs.kernel.openfile import READY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+HEADER = struct.Struct(">i4x")
+ENTRY = struct.Struct(">QH6x")
+
+# Bits 0 to 17 (facilities, class, bind state) and 32 to 39 (AP type).
+_COMPARED = 0xFFFFC000FF000000
+_CLASS_NATIVE = 0x80
+
+
+class Characteristic(NamedTuple):
+    """A property of a queue that a diagnostic can name."""
+
+    key: str
+    field: str
+    text: str
+    present: str
+    absent: str
+
+
+FACILITIES = (
+    Characteristic("F1", "apsc", "special command (APSC) facility", "installed", "not installed"),
+    Characteristic("F2", "mex4k", "4096-bit modulus-exponent (AP4KM) facility", "installed", "not installed"),
+    Characteristic("F3", "crt4k", "4096-bit CRT (AP4KC) facility", "installed", "not installed"),
+    Characteristic("M1", "cca", "CCA coprocessor mode", "installed", "not installed"),
+    Characteristic("M2", "accel", "accelerator mode", "installed", "not installed"),
+    Characteristic("M3", "ep11", "EP11 (XCP) coprocessor mode", "installed", "not installed"),
+    Characteristic("X1", "apxa", "extended addressing (APXA) facility", "installed", "not installed"),
+    Characteristic("L1", "slcf", "stateless command filtering (SLCF)", "available", "not available"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One characteristic in which a source queue is not what the target needs; `key` is stable, texts are not."""
+
+    key: str
+    characteristic: str
+    source: str
+    target: str
+
+    def lines(self, apqn: Apqn) -> tuple[str, ...]:
+        """Return the kernel log lines that report it."""
+        if self.key == "T1":
+            return (f"AP type: source {self.source}, target {self.target}",)
+        if self.key == "B1":
+            return (f"bind/associate state of queue {apqn}: source {self.source}, target {self.target}",)
+        return (
+            f"{self.characteristic} {self.source} for source queue {apqn}",
+            f"{self.characteristic} {self.target} for target queue {apqn}",
+        )
+
+
+def compatible(source: int, target: int) -> bool:
+    """Whether v2 accepts a source queue's TAPQ word for the target's.
+
+    Either everything compared is equal, or all of the facility word is equal and the source's type is not newer.
+    """
+    if not (source ^ target) & _COMPARED:
+        return True
+    types = FIELDS["at"]
+    return FAC.get(source) == FAC.get(target) and types.get(source) <= types.get(target)
+
+
+def differences(source: int, target: int) -> list[Difference]:
+    """Return what v2 logs of an incompatible pair, in its order; the AP types always, equal or not."""
+    found = []
+    for key, field, text, present, absent in FACILITIES:
+        values = FIELDS[field].get(source), FIELDS[field].get(target)
+        if values[0] != values[1]:
+            found.append(Difference(key, text, *(present if value else absent for value in values)))
+    classes = FIELDS["class"].get(source), FIELDS["class"].get(target)
+    if classes[0] & _CLASS_NATIVE and not classes[1] & _CLASS_NATIVE:
+        found.append(Difference("K1", "card class", "full native function", "stateless functions only"))
+    types = FIELDS["at"].get(source), FIELDS["at"].get(target)
+    found.append(Difference("T1", "AP type", f"{types[0]:02x}", f"{types[1]:02x}"))
+    states = FIELDS["bs"].get(source), FIELDS["bs"].get(target)
+    if any(states):
+        found.append(Difference("B1", "bind/associate state", *(f"{state:x}" for state in states)))
+    return found
+
+
+class Queue(NamedTuple):
+    """A queue of a guest: its number, and what its driver recorded of the hardware when it was bound."""
+
+    apqn: Apqn
+    hwinfo: int
+
+
+def stream_size(count: int) -> int:
+    """Return the bytes of a stream of `count` queues."""
+    return HEADER.size + ENTRY.size * count
+
+
+def make_stream(count: int, queues: Iterable[Queue]) -> bytes:
+    """Return the stream of a guest matrix of `count` APQNs.
+
+    APQNs without a queue device are skipped without leaving a gap, so that zero entries stand at the end.
+    """
+    parts = [HEADER.pack(count)]
+    parts += [ENTRY.pack(hwinfo & CARD_HWINFO_MASK, apqn[0] << 8 | apqn[1]) for apqn, hwinfo in queues]
+    return b"".join(parts).ljust(stream_size(count), b"\0")
+
+
+def read_count(stream: bytes | bytearray) -> int:
+    """Return the number of queues that a stream announces, compared by the driver as a signed number."""
+    count: int = HEADER.unpack_from(stream.ljust(HEADER.size, b"\0"))[0]
+    return count
+
+
+def read_queues(stream: bytes | bytearray) -> Iterator[Queue]:
+    """Yield the entries of a complete stream."""
+    for hwinfo, apqn in ENTRY.iter_unpack(memoryview(stream)[HEADER.size :]):
+        yield Queue(Apqn(apqn >> 8, apqn & 0xFF), hwinfo)
+
+
+class Target(NamedTuple):
+    """What a stream is checked against: the target's guest matrix as it is now."""
+
+    total: int
+    queue: Callable[[Apqn], int | None]
+    """TAPQ word of a queue of the guest matrix, None for what is not in it (or has no queue device)."""
+
+
+class Verdict(NamedTuple):
+    """Why a stream is refused: an errno and the lines for the log; errno 0 if it is not."""
+
+    errno: int
+    why: str
+    lines: tuple[str, ...]
+
+
+ACCEPTED = Verdict(0, "", ())
+
+
+def check_count(source: int, target: int) -> Verdict:
+    """Compare the numbers of queues: ENODEV if the source has fewer, E2BIG if it has more."""
+    if source == target:
+        return ACCEPTED
+    why = f"the number of queues in the source and target guest differ: source {source}, target {target}"
+    return Verdict(errno.ENODEV if target > source else errno.E2BIG, why, (why,))
+
+
+def check_queues(queues: list[Queue], target: Target) -> Verdict:
+    """Check a complete list of queues: all APQNs that the target lacks, then the first that is not compatible.
+
+    ENODEV and EFAULT. A queue of the target's guest matrix that has lost its device counts as lacking; the driver
+    meant to look it up and would crash.
+    """
+    words = [target.queue(apqn) for apqn, _ in queues]
+    missing = [queue.apqn for queue, word in zip(queues, words, strict=True) if word is None]
+    if missing:
+        lines = tuple(f"queue {apqn} of the source is not in the target guest's AP configuration" for apqn in missing)
+        return Verdict(errno.ENODEV, f"{len(missing)} queues of the source are not on the target", lines)
+    for (apqn, source), word in zip(queues, words, strict=True):
+        assert word is not None  # noqa: S101 -- looked at above
+        if not compatible(source, word & CARD_HWINFO_MASK):
+            headline = f"Migration incompatible: source queue {apqn} does not fit the target queue"
+            found = differences(source, word & CARD_HWINFO_MASK)
+            lines = (headline, *(line for difference in found for line in difference.lines(apqn)))
+            return Verdict(errno.EFAULT, f"source queue {apqn} is not compatible with the target's", lines)
+    return ACCEPTED
+
+
+class Log(Protocol):
+    """Writes an error line to the kernel log, with the name of the mediated device in front unless told otherwise."""
+
+    def __call__(self, line: str, *, prefix: bool = True) -> None: ...
+
+
+class MigrationFile:
+    """A transfer file: the driver's and the user's common end of one migration session (struct vfio_ap_migration_file).
+
+    It has one position for all who have it open, and it dies with the session although it may stay open.
+    """
+
+    seekable = False
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.disabled = False
+
+    def disable(self) -> None:
+        """End the session."""
+        self.disabled = True
+        self.position = 0
+
+    def read(self, _offset: int, _size: int) -> bytes | memoryview:
+        """Refuse with EBADF; saving files override it."""
+        raise KernelError(errno.EBADF, "a file that takes a stream cannot be read")
+
+    def write(self, _data: bytes) -> int:
+        """Refuse with EBADF; resuming files override it."""
+        raise KernelError(errno.EBADF, "a file that gives a stream cannot be written")
+
+    def poll(self) -> int:
+        """Report readiness, as a file without a poll operation does."""
+        return READY
+
+    def close(self) -> None:
+        """Do nothing: the session goes on, and nobody gets a second file for it."""
+
+
+class SavingFile(MigrationFile):
+    """The file of STOP_COPY: gives the snapshot that was taken when the state was entered."""
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__()
+        self._stream = memoryview(stream)
+
+    def read(self, _offset: int, size: int) -> memoryview:
+        """Return the next bytes, none at the end. ENODEV after the session (where the driver would crash)."""
+        if self.disabled:
+            raise KernelError(errno.ENODEV, "the migration session of this file is over")
+        piece = self._stream[self.position : self.position + size]
+        self.position += len(piece)
+        return piece
+
+
+class ResumingFile(MigrationFile):
+    """The file of RESUMING: takes a stream for the guest matrix that the target has when the state is entered."""
+
+    def __init__(self, count: int, target: Callable[[], Target], log: Log) -> None:
+        """Take a stream of `count` queues."""
+        super().__init__()
+        self._stream = bytearray(stream_size(count))
+        self._target = target
+        self._log = log
+
+    def write(self, data: bytes) -> int:
+        """Take the next bytes (vfio_ap_resume_write).
+
+        EIO after the session and beyond the expected size. From the fourth byte on ENODEV or E2BIG if the numbers of
+        queues differ. When complete, ENODEV for queues that the target lacks and EFAULT for the first incompatible
+        one. What these last checks refuse has been taken nevertheless: the position is not set back.
+        """
+        if self.disabled:
+            self._log("the migration file has no mediated device any more", prefix=False)
+            raise KernelError(errno.EIO, "the migration session of this file is over")
+        end, size = self.position + len(data), len(self._stream)
+        if end > size:
+            why = f"the source's AP configuration ({end} bytes) is larger than the target's ({size} bytes)"
+            self._log(why)
+            raise KernelError(errno.EIO, why)
+        self._stream[self.position : end] = data
+        self.position = end
+        if self.position >= HEADER.size // 2:
+            target = self._target()
+            self._judge(check_count(read_count(self._stream), target.total))
+            if self.position == size:
+                self._judge(check_queues(list(read_queues(self._stream)), target))
+        return len(data)
+
+    def _judge(self, verdict: Verdict) -> None:
+        if verdict.errno:
+            for line in verdict.lines:
+                self._log(line)
+            raise KernelError(verdict.errno, verdict.why)
