@@ -150,9 +150,7 @@ VERBS: dict[str, ConsoleVerb] = {
         "APQN [CODE]", "make the next reset of a queue end with a response code (7)", _fail_reset, 1, 2
     ),
     "fault": ConsoleVerb("PATH ERRNO [N]", "make the next N accesses of an attribute fail (1)", _fault, 2, 3),
-    "clear-faults": ConsoleVerb(
-        "", "take back fault and fail-reset", lambda host, _words: host.clear_faults(), 0, 0
-    ),
+    "clear-faults": ConsoleVerb("", "take back fault and fail-reset", lambda host, _words: host.clear_faults(), 0, 0),
     "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda host, words: host.modprobe(words[0]), 1, 1),
     "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda host, words: host.rmmod(words[0]), 1, 1),
 }
@@ -216,12 +214,13 @@ def kmsg(host: Host) -> str:
 
 def uevents(host: Host) -> str:
     """Return the events, each as the `action@devpath` line and the keys that the kernel sends, and an empty line."""
+    records = [record for _, record in host.journal if isinstance(record, Uevent)]
     blocks = []
-    for sequence, record in host.journal:
-        if isinstance(record, Uevent):
-            keys = (*record.environment(), ("SEQNUM", str(sequence)))
-            lines = "".join(f"{key}={value.removesuffix(chr(10))}\n" for key, value in keys)
-            blocks.append(f"{record.action}@{record.devpath}\n{lines}\n")
+    for sequence, record in enumerate(records, host.journal.uevents_sent - len(records) + 1):
+        keys = (*record.environment(), ("SEQNUM", str(sequence)))
+        # APMASK ends with a newline on the wire, which would end the block here.
+        lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)
+        blocks.append(f"{record.action}@{record.devpath}\n{lines}\n")
     return "".join(blocks)
 
 

@@ -61,7 +61,9 @@ class Host:
         sizes = {"zcrypt": 118784, "zcrypt_cex4": 20480, "mdev": 28672, "vfio": 69632}
         self.modules = {name: Module(journal, name, size) for name, size in sizes.items()}
         self.modules["mdev"].version = "0.1"
-        self.modules["vfio_ap"] = Module(journal, "vfio_ap", 57344, lambda: self.vfio_ap.refcount if self.vfio_ap else 0)
+        self.modules["vfio_ap"] = Module(
+            journal, "vfio_ap", 57344, lambda: self.vfio_ap.refcount if self.vfio_ap else 0
+        )
         self.modules["zcrypt"].holders.append(self.modules["zcrypt_cex4"])
         for name in ("mdev", "vfio"):
             self.modules[name].holders.append(self.modules["vfio_ap"])
@@ -97,7 +99,7 @@ class Host:
         if spec.guest:
             guest_store(data, "1")
 
-    # -- time -------------------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     def tick(self, seconds: int) -> None:
         """Let time pass. The bus scans whenever its period is over."""
@@ -107,7 +109,7 @@ class Host:
         """Make the bus scan now."""
         self.ap_bus.scan()
 
-    # -- hardware: seen by the bus at its next scan -----------------------------------------------------------------------
+    # -- hardware: seen by the bus at its next scan ------------------------------------------------
 
     def plug(self, apid: int, card: str, fields: Mapping[str, int] | None = None, serial: str | None = None) -> None:
         """Insert a card such as `CEX8C`. EEXIST if the adapter is there, EINVAL for an unknown type or value."""
@@ -180,7 +182,7 @@ class Host:
             raise KernelError(errno.ENODEV, f"no card is plugged as adapter {apid:02x}")
         return card
 
-    # -- modules ----------------------------------------------------------------------------------------------------------
+    # -- modules -----------------------------------------------------------------------------------
 
     def modprobe(self, name: str) -> None:
         """Load a module and what it needs; ENOENT if there is none of that name. Loading twice is no error."""

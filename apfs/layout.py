@@ -268,7 +268,11 @@ def _matrix(host: Host, buses: Directory, devices: Directory, classes: Directory
 
     root = devices.fixed("vfio_ap", driver.ROOT_ATTRIBUTES, loaded(lambda module: module.root))
     matrix = root.fixed("matrix", driver.PARENT_ATTRIBUTES, loaded(lambda module: module.parent))
-    mdev_entries: tuple[Entry, ...] = (*mdev_core.MDEV_ATTRIBUTES, *attributes.MDEV_ATTRIBUTES, Link("iommu_group", iommu_group))
+    mdev_entries: tuple[Entry, ...] = (
+        *mdev_core.MDEV_ATTRIBUTES,
+        *attributes.MDEV_ATTRIBUTES,
+        Link("iommu_group", iommu_group),
+    )
     mdev_dirs = matrix.dirs("0", mdevs, mdev_entries)
     types = matrix.fixed("mdev_supported_types")
     kind = types.fixed("vfio_ap-passthrough", mdev_core.TYPE_ATTRIBUTES, loaded(lambda module: module.type))
@@ -281,7 +285,9 @@ def _matrix(host: Host, buses: Directory, devices: Directory, classes: Directory
 
     mdev_bus = buses.fixed("mdev", BUS_ATTRIBUTES, lambda _key: host.mdev_bus if host.modules["mdev"].loaded else None)
     mdev_bus.fixed("devices").links("0", mdev_dirs, mdevs)
-    mdev_driver = mdev_bus.fixed("drivers").fixed("vfio_ap_mdev", _DRIVER_ENTRIES, _registered(host.mdev_bus, "vfio_ap_mdev"))
+    mdev_driver = mdev_bus.fixed("drivers").fixed(
+        "vfio_ap_mdev", _DRIVER_ENTRIES, _registered(host.mdev_bus, "vfio_ap_mdev")
+    )
     mdev_driver.links("0", mdev_dirs, _Parts(mdevs, matrix_mdev))
     parent = _link("matrix", path, lambda: host.vfio_ap)
     classes.fixed("mdev_bus", (parent,), lambda _key: host if host.modules["mdev"].loaded else None)
@@ -298,9 +304,7 @@ def _misc(host: Host, virtual: Directory, classes: Directory) -> None:
     classes.fixed("misc", (_link("z90crypt", z90crypt), container))
 
 
-def _vfio(
-    host: Host, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory
-) -> None:
+def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory) -> None:
     """Declare VFIO groups and devices with their nodes, device numbers and IOMMU groups."""
     registry = host.mdev_bus.mdevs
     groups = _Parts(registry, _group, lambda group: str(group.number))
@@ -318,7 +322,9 @@ def _vfio(
 
     misc = (
         _link(f"{host.z90crypt.major}:{host.z90crypt.minor}", host.z90crypt.path),
-        _link(f"{host.vfio_misc.major}:{host.vfio_misc.minor}", host.vfio_misc.path, lambda: host.modules["vfio"].loaded),
+        _link(
+            f"{host.vfio_misc.major}:{host.vfio_misc.minor}", host.vfio_misc.path, lambda: host.modules["vfio"].loaded
+        ),
     )
     numbers = sys.fixed("dev").fixed("char", misc)
     device_numbers = _Parts(registry, _vdev, lambda device: f"{vfio.DEVICE_MAJOR}:{device.index}")

@@ -88,7 +88,9 @@ class Scenario:
 def gallery() -> dict[str, str]:
     """Return the texts of the scenarios that come with the package, by name."""
     files = (file for file in resources.files("apfs.scenarios").iterdir() if file.name.endswith(".toml"))
-    return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)}
+    return {
+        file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)
+    }
 
 
 def load(name_or_file: str) -> Scenario:
@@ -103,7 +105,9 @@ def load(name_or_file: str) -> Scenario:
     texts = gallery()
     if name_or_file not in texts:
         known = ", ".join(texts)
-        raise ScenarioError(f"no scenario of that name: there are {known}; a file name has a / or a . in it", name_or_file)
+        raise ScenarioError(
+            f"no scenario of that name: there are {known}; a file name has a / or a . in it", name_or_file
+        )
     return loads(texts[name_or_file], f"{name_or_file}.toml")
 
 
@@ -118,11 +122,11 @@ def loads(text: str, source: str = "scenario") -> Scenario:
     origin = Source(source, text)
     try:
         return _scenario(document, origin)
-    except _Mistake as mistake:
+    except _MistakeError as mistake:
         raise origin.error(mistake.reason, mistake.where) from None
 
 
-class _Mistake(Exception):
+class _MistakeError(Exception):
     """A wrong value, by the path of keys that leads to it."""
 
     def __init__(self, reason: str, where: Where) -> None:
@@ -136,7 +140,7 @@ class _Table:
 
     def __init__(self, values: object, where: Where) -> None:
         if not isinstance(values, dict):
-            raise _Mistake(f"{_dotted(where)} must be a table", where)
+            raise _MistakeError(f"{_dotted(where)} must be a table", where)
         self._values: dict[str, Any] = dict(values)
         self._taken: set[str] = set()
         self.where = where
@@ -152,11 +156,11 @@ class _Table:
         try:
             return parse(self._values[key])
         except ValueError as error:
-            raise _Mistake(f"{key}: {error}", (*self.where, key)) from None
+            raise _MistakeError(f"{key}: {error}", (*self.where, key)) from None
 
     def need(self, key: str, parse: Callable[[Any], Any]) -> Any:  # noqa: ANN401 -- any TOML value
         if key not in self._values:
-            raise _Mistake(f"{key} is missing", self.where)
+            raise _MistakeError(f"{key} is missing", self.where)
         return self.take(key, parse)
 
     def tables(self, key: str) -> list[_Table]:
@@ -164,7 +168,7 @@ class _Table:
         self._taken.add(key)
         items = self._values.get(key, [])
         if not isinstance(items, list):
-            raise _Mistake(f"{key} must be an array of tables: write [[{key}]]", (*self.where, key))
+            raise _MistakeError(f"{key} must be an array of tables: write [[{key}]]", (*self.where, key))
         return [_Table(item, (*self.where, key, index)) for index, item in enumerate(items)]
 
     def table(self, key: str) -> _Table:
@@ -176,32 +180,32 @@ class _Table:
         for key in self._values:
             if key not in self._taken:
                 known = ", ".join(sorted(self._taken))
-                raise _Mistake(f"unknown key {key!r}: known here are {known}", (*self.where, key))
+                raise _MistakeError(f"unknown key {key!r}: known here are {known}", (*self.where, key))
 
 
 def _dotted(where: Where) -> str:
     return ".".join(map(str, where)) or "the scenario"
 
 
-# -- values: what TOML has into what the scenario has, or ValueError -------------------------------------------------
+# -- values: what TOML has into what the scenario has, or ValueError -------------------------------
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a string, not {value!r}")  # noqa: EM102, TRY003, TRY004 -- becomes a _Mistake
+        raise ValueError(f"expected a string, not {value!r}")  # noqa: TRY004 -- becomes a _MistakeError
     return value
 
 
 def _bool(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, not {value!r}")  # noqa: EM102, TRY003, TRY004 -- becomes a _Mistake
+        raise ValueError(f"expected true or false, not {value!r}")  # noqa: TRY004 -- becomes a _MistakeError
     return value
 
 
 def _one_of(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}, not {value!r}")  # noqa: EM102, TRY003
+            raise ValueError(f"expected one of {', '.join(choices)}, not {value!r}")
         return str(value)
 
     return parse
@@ -209,7 +213,7 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LAST:
-        raise ValueError(f"expected a number in 0..{_LAST}, not {value!r}")  # noqa: EM102, TRY003
+        raise ValueError(f"expected a number in 0..{_LAST}, not {value!r}")
     return value
 
 
@@ -220,11 +224,11 @@ def _numbers(value: object) -> Mask:
         if isinstance(item, str):
             found = _RANGE.fullmatch(item)
             if not found:
-                raise ValueError(f"expected a number or a range such as '0x10-0x1f', not {item!r}")  # noqa: EM102, TRY003
+                raise ValueError(f"expected a number or a range such as '0x10-0x1f', not {item!r}")
             first = int(found["first"], 0)
             last = int(found["last"], 0) if found["last"] else first
             if first > last:
-                raise ValueError(f"range {item!r} ends before it starts")  # noqa: EM102, TRY003
+                raise ValueError(f"range {item!r} ends before it starts")
             numbers += [_number(first), *range(first + 1, _number(last) + 1)]
         else:
             numbers.append(_number(item))
@@ -241,7 +245,7 @@ def _mask(value: object) -> Mask:
 def _names(*choices: str) -> Callable[[object], tuple[str, ...]]:
     def parse(value: object) -> tuple[str, ...]:
         if not isinstance(value, list):
-            raise ValueError(f"expected an array of names, not {value!r}")  # noqa: EM102, TRY003, TRY004
+            raise ValueError(f"expected an array of names, not {value!r}")  # noqa: TRY004
         return tuple(map(_one_of(*choices), value))
 
     return parse
@@ -250,14 +254,14 @@ def _names(*choices: str) -> Callable[[object], tuple[str, ...]]:
 def _firmware(value: object) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", _text(value), re.ASCII)
     if not found:
-        raise ValueError(f"expected a version such as '5.8', not {value!r}")  # noqa: EM102, TRY003
+        raise ValueError(f"expected a version such as '5.8', not {value!r}")
     return int(found[1]), int(found[2])
 
 
 def _digits(count: int) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not re.fullmatch(rf"[0-9a-f]{{{count}}}", _text(value)):
-            raise ValueError(f"expected {count} lower-case hex digits, not {value!r}")  # noqa: EM102, TRY003
+            raise ValueError(f"expected {count} lower-case hex digits, not {value!r}")
         return str(value)
 
     return parse
@@ -266,17 +270,17 @@ def _digits(count: int) -> Callable[[object], str]:
 def _apqn(value: object) -> Apqn:
     apqn = Apqn.parse(_text(value))
     if apqn is None:
-        raise ValueError(f"expected a queue such as '05.00ab', not {value!r}")  # noqa: EM102, TRY003
+        raise ValueError(f"expected a queue such as '05.00ab', not {value!r}")
     return apqn
 
 
 def _uuid(value: object) -> str:
     if not _UUID.fullmatch(_text(value)):
-        raise ValueError(f"not a UUID: {value!r}")  # noqa: EM102, TRY003
+        raise ValueError(f"not a UUID: {value!r}")
     return str(value).lower()
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 def _scenario(document: dict[str, Any], source: Source) -> Scenario:
@@ -335,13 +339,13 @@ def _qci(table: _Table) -> Qci:
     )
     table.done()
     if facilities and not supported:
-        raise _Mistake("facilities: there are none where QCI is not supported", (*table.where, "facilities"))
+        raise _MistakeError("facilities: there are none where QCI is not supported", (*table.where, "facilities"))
     last_domain = qci.limits()[1]
     for key, mask in (("domains", qci.domains), ("control_domains", qci.control_domains)):
         beyond = mask.after(last_domain)
         if beyond:
             reason = f"{key}: {beyond.lowest()} is above the machine's highest domain, {last_domain}"
-            raise _Mistake(reason, (*table.where, key if table.has(key) else "domains"))
+            raise _MistakeError(reason, (*table.where, key if table.has(key) else "domains"))
     return qci
 
 
@@ -375,16 +379,19 @@ def _cards(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
         keys.take("wk", _digits(64), defaults.wk),
     )
     keys.done()
-    configured, checkstopped = table.take("configured", _bool, default=True), table.take("checkstopped", _bool, default=False)
+    configured, checkstopped = (
+        table.take("configured", _bool, default=True),
+        table.take("checkstopped", _bool, default=False),
+    )
     firmware, api_ordinal = table.take("firmware", _firmware, (5, 8)), table.take("api_ordinal", _number, 6)
     op_modes = table.take("op_modes", _names(*OP_MODES), ("FIPS2009", "FIPS2011"))
     table.done()
     last = qci.limits()[0]
     for apid in apids:
         if apid > last:
-            raise _Mistake(f"{key}: {apid} is above the machine's highest adapter, {last}", (*table.where, key))
+            raise _MistakeError(f"{key}: {apid} is above the machine's highest adapter, {last}", (*table.where, key))
         if apid in cards:
-            raise _Mistake(f"{key}: adapter {apid} is described twice", (*table.where, key))
+            raise _MistakeError(f"{key}: adapter {apid} is described twice", (*table.where, key))
         cards[apid] = CardHardware(
             word, serial or default_serial(apid), configured, checkstopped, firmware, api_ordinal, op_modes, master_keys
         )
@@ -398,7 +405,7 @@ def default_serial(apid: int) -> str:
 def _queue(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
     apqn = table.need("apqn", _apqn)
     if apqn.apid not in cards or apqn.apqi not in qci.domains:
-        raise _Mistake(f"apqn: there is no queue {apqn}: no such card or domain", (*table.where, "apqn"))
+        raise _MistakeError(f"apqn: there is no queue {apqn}: no such card or domain", (*table.where, "apqn"))
     card = cards[apqn.apid]
     card.queues[apqn.apqi] = _tapq(table, card.word(apqn.apqi))
     table.done()

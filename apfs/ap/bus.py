@@ -77,7 +77,7 @@ class ApBus(Bus):
         self.cex4queue = ApDriver(self, "cex4queue", "zcrypt_cex4", "queue", default=True)
         self.drivers: list[Driver] = [self.cex4card, self.cex4queue]
 
-    # -- devices --------------------------------------------------------------------------------------------------
+    # -- devices -----------------------------------------------------------------------------------
 
     def queue(self, apid: int, apqi: int) -> ApQueue | None:
         """Return a view of a queue device, None if there is none."""
@@ -101,7 +101,7 @@ class ApBus(Bus):
             if isinstance(driver, ApDriver) and driver.device_kind == "queue":
                 yield driver
 
-    # -- reservation ------------------------------------------------------------------------------------------------
+    # -- reservation -------------------------------------------------------------------------------
 
     def reserved(self, apid: int) -> Mask:
         """Return the domains that the masks reserve for default drivers on an adapter."""
@@ -142,7 +142,11 @@ class ApBus(Bus):
             return
         assert isinstance(device, ApQueue)  # noqa: S101 -- the only other kind of device
         if device.apqi not in self._acceptable(device.card, driver):
-            owner = "an override names another driver" if device.apqi in device.card.overrides else self._mask_reason(driver)
+            owner = (
+                "an override names another driver"
+                if device.apqi in device.card.overrides
+                else self._mask_reason(driver)
+            )
             raise KernelError(errno.ENODEV, f"{device.apqn} may not go to {driver.name}: {owner}")
         if not self._offer(device.card, Mask.of(device.apqi), driver):
             raise KernelError(errno.ENODEV, f"{device.card.name} has no mode of operation that {driver.name} knows")
@@ -170,7 +174,7 @@ class ApBus(Bus):
         self._tell(device.card, Mask.of(device.apqi), "unbind")
         self.tree.deactivate()
 
-    # -- rows of queues -------------------------------------------------------------------------------------------------
+    # -- rows of queues ----------------------------------------------------------------------------
 
     def _offer(self, card: ApCard, domains: Mask, driver: ApDriver, *, tell: bool = True) -> Mask:
         """Bind those of the unbound queues that a driver may and will have, and return them."""
@@ -227,7 +231,7 @@ class ApBus(Bus):
                 keys = queue_uevent_keys(named, card.mode)
                 self.journal.add(Uevent(action, queue.path.removeprefix(SYS), "ap", keys))
 
-    # -- masks --------------------------------------------------------------------------------------------------------
+    # -- masks -------------------------------------------------------------------------------------
 
     def change_masks(self, *, apmask: Mask | None = None, aqmask: Mask | None = None) -> None:
         """Replace one of the masks (apmask_commit, aqmask_commit). EBUSY if a driver cannot give a queue back."""
@@ -276,7 +280,7 @@ class ApBus(Bus):
                     if apqi in taken:
                         self._tell(card, one, "bind")
 
-    # -- scans ----------------------------------------------------------------------------------------------------------
+    # -- scans -------------------------------------------------------------------------------------
 
     def tick(self, seconds: int) -> None:
         """Let time pass: the bus scans every `config_time` seconds."""
@@ -417,7 +421,7 @@ class ApBus(Bus):
         del self.cards[card.apid]
         self.tree.deactivate()
 
-    # -- bindings -------------------------------------------------------------------------------------------------------
+    # -- bindings ----------------------------------------------------------------------------------
 
     def bindings(self) -> tuple[int, int, bool]:
         """Return queues with a driver, all queues, and whether the first is all of them after a finished scan."""
@@ -433,7 +437,7 @@ class ApBus(Bus):
             count = str(self.bindings_complete_count)
             emit(self.root, "change", ("BINDINGS", "complete"), ("COMPLETECOUNT", count))
 
-    # -- drivers --------------------------------------------------------------------------------------------------------
+    # -- drivers -----------------------------------------------------------------------------------
 
     def register(self, driver: ApDriver) -> None:
         """Add a driver and offer it all unbound devices (ap_driver_register)."""

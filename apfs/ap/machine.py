@@ -149,5 +149,3 @@ class Machine:
         """Record the outcome of a secure execution bind, association or reset with the F bit."""
         card = self.cards[apid]
         card.queues[apqi] = FIELDS["bs"].set(card.word(apqi), state)
-
-

@@ -25,7 +25,9 @@ class Response(IntEnum):
     OTHERWISE_CHANGED = 0x07
 
 
-TAPQ_VALID = frozenset((Response.NORMAL, Response.RESET_IN_PROGRESS, Response.DECONFIGURED, Response.CHECKSTOPPED, Response.BUSY))
+TAPQ_VALID = frozenset(
+    (Response.NORMAL, Response.RESET_IN_PROGRESS, Response.DECONFIGURED, Response.CHECKSTOPPED, Response.BUSY)
+)
 """Responses that come with queue information; any other one means that there is no such queue."""
 
 

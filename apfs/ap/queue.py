@@ -25,7 +25,7 @@ _SECRETS = 65536
 
 
 class ApQueue:
-    """A queue device, `/sys/devices/ap/cardXX/XX.YYYY` (struct ap_queue). Made when somebody looks, then thrown away."""
+    """A queue device, `/sys/devices/ap/cardXX/XX.YYYY` (struct ap_queue); made when somebody looks, kept by nobody."""
 
     __slots__ = ("apqi", "card")
 

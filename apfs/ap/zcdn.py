@@ -12,7 +12,7 @@ from apfs.kernel.kobject import Attribute, Link, Registry
 
 if TYPE_CHECKING:
     from apfs.kernel.journal import Journal, Keys
-    from apfs.kernel.kobject import Tree
+    from apfs.kernel.kobject import Entry, Tree
 
 MAJOR = 240
 _NODES = 256
@@ -93,7 +93,7 @@ def _mask_attribute(name: str) -> Attribute:
     return Attribute(name, 0o644, show, store)
 
 
-NODE_ATTRIBUTES = (
+NODE_ATTRIBUTES: tuple[Entry, ...] = (
     UEVENT,
     Link("subsystem", lambda _node: f"{SYS}/class/zcrypt"),
     Attribute("dev", 0o444, lambda node: f"{MAJOR}:{node.minor}\n"),

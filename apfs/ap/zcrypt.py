@@ -1,4 +1,4 @@
-"""What the zcrypt drivers add to the cards and queues they are bound to (zcrypt_cex4.c, zcrypt_card.c, zcrypt_queue.c)."""
+"""What the zcrypt drivers add to cards and queues bound to them (zcrypt_cex4.c, zcrypt_card.c, zcrypt_queue.c)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _hardware(card: ApCard) -> CardHardware | None:
     return card.bus.machine.cards.get(card.apid) if card.online and card.usable and usable else None
 
 
-# -- cards -------------------------------------------------------------------------------------------------------------
+# -- cards -----------------------------------------------------------------------------------------
 
 
 def card_bound(card: ApCard) -> bool:
@@ -122,7 +122,7 @@ CARD_ATTRIBUTES = (
     Attribute("op_modes", 0o444, card_op_modes_show, None, card_ep11),
 )
 
-# -- queues ------------------------------------------------------------------------------------------------------------
+# -- queues ----------------------------------------------------------------------------------------
 
 
 def queue_bound(queue: ApQueue) -> bool:
@@ -177,7 +177,11 @@ def mkvps_show(queue: ApQueue) -> str:
             lines += [f"{name} {state}: - -\n" for state in ("NEW", "CUR", "OLD")]
         else:
             pattern, zero = getattr(hardware.master_keys, register), "0" * digits
-            lines += [f"{name} NEW: empty 0x{zero}\n", f"{name} CUR: valid 0x{pattern}\n", f"{name} OLD: invalid 0x{zero}\n"]
+            lines += [
+                f"{name} NEW: empty 0x{zero}\n",
+                f"{name} CUR: valid 0x{pattern}\n",
+                f"{name} OLD: invalid 0x{zero}\n",
+            ]
     return "".join(lines)
 
 
@@ -192,4 +196,3 @@ QUEUE_ATTRIBUTES = (
     Attribute("mkvps", 0o444, mkvps_show, None, queue_has_keys),
     Attribute("op_modes", 0o444, queue_op_modes_show, None, queue_ep11),
 )
-

@@ -19,7 +19,8 @@ SYS = "/sys"
 _ACTIONS = frozenset(("add", "remove", "change", "move", "online", "offline", "bind", "unbind"))
 _SYNTHETIC = re.compile(
     r"(?P<action>[a-z]+)"
-    r"(?: (?P<uuid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?P<arguments>(?: [0-9a-zA-Z]+=[0-9a-zA-Z]+)*))?"
+    r"(?: (?P<uuid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"
+    r"(?P<arguments>(?: [0-9a-zA-Z]+=[0-9a-zA-Z]+)*))?"
 )
 
 
@@ -134,7 +135,7 @@ class MiscDevice:
         return tuple(self._keys)
 
 
-# -- uevent files ----------------------------------------------------------------------------------------------------
+# -- uevent files ----------------------------------------------------------------------------------
 
 
 def uevent_show(source: EventSource) -> str:
@@ -146,7 +147,9 @@ def uevent_store(source: EventSource, text: str) -> None:
     """Send a synthetic event: `ACTION [UUID [KEY=value]...]` (kobject_synth_uevent). EINVAL for anything else."""
     found = _SYNTHETIC.fullmatch(text.removesuffix("\n"))
     if not found or found["action"] not in _ACTIONS:
-        raise KernelError(errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then perhaps UUID and KEY=value")
+        raise KernelError(
+            errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then perhaps UUID and KEY=value"
+        )
     arguments = [item.split("=") for item in (found["arguments"] or "").split()]
     extra = [("SYNTH_UUID", found["uuid"] or "0"), *((f"SYNTH_ARG_{key}", value) for key, value in arguments)]
     emit(source, found["action"], *extra)
@@ -162,7 +165,7 @@ MISC_ATTRIBUTES = (
 )
 
 
-# -- files of buses and drivers --------------------------------------------------------------------------------------
+# -- files of buses and drivers --------------------------------------------------------------------
 
 
 def drivers_autoprobe_show(bus: Bus) -> str:

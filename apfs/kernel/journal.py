@@ -61,7 +61,7 @@ class Uevent(Record):
     keys: Keys
 
     def environment(self) -> Keys:
-        """Return all keys in wire order, without SEQNUM (the sequence number of the record)."""
+        """Return all keys in wire order, without SEQNUM, which whoever sends the event knows."""
         head = (("ACTION", self.action), ("DEVPATH", self.devpath), ("SUBSYSTEM", self.subsystem))
         return head + self.keys
 
@@ -148,6 +148,8 @@ class Journal:
         self._records: deque[Record] = deque(maxlen=CAPACITY)
         self.last = 0
         """Sequence number of the newest record; 0 before the first."""
+        self.uevents_sent = 0
+        """Uevents so far, which is the SEQNUM of the newest one."""
         self.muted = False
         """While set, records are thrown away: nobody could have listened while the machine booted."""
 
@@ -156,6 +158,7 @@ class Journal:
         if not self.muted:
             self._records.append(record)
             self.last += 1
+            self.uevents_sent += record.kind == Uevent.kind
 
     def log(self, level: str, text: str) -> None:
         """Append a kernel log line."""

@@ -347,7 +347,9 @@ class Directory(Population):
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
         # What a listing goes through, by name: numbers of entries, and kinds of children where their names would stand.
-        self._slots: list[tuple[str, int | Population]] = sorted((entry.name, self._by_name[entry.name]) for entry in entries)
+        self._slots: list[tuple[str, int | Population]] = sorted(
+            (entry.name, self._by_name[entry.name]) for entry in entries
+        )
 
     def fixed(
         self, name: str, entries: Sequence[Entry] = (), subject: Callable[[int], object | None] | None = None
@@ -636,7 +638,7 @@ class Tree:
         self.journal.add(Refusal(operation, self.path(node), data, error.name, error.why))
 
     def inject(self, path: str, number: int, accesses: int) -> None:
-        """Make the next reads and writes of the attribute at `path` fail with an errno, whether or not it exists yet."""
+        """Make the next reads and writes of the attribute at `path`, which need not exist yet, fail with an errno."""
         self._faults[path] = (number, accesses)
 
     def clear_faults(self) -> None:

@@ -128,7 +128,7 @@ class MdevType:
 
 
 def create_store(kind: MdevType, text: str) -> None:
-    """Create a device: a UUID of 36 characters, in either case, and one more byte of whatever sort. EINVAL otherwise."""
+    """Create a device: a UUID of 36 characters, in either case, perhaps one more byte of any sort. EINVAL otherwise."""
     if len(text) not in (UUID_LENGTH, UUID_LENGTH + 1):
         raise KernelError(errno.EINVAL, f"a UUID has {UUID_LENGTH} characters, not {len(text)}")
     if not _UUID.fullmatch(text[:UUID_LENGTH]):

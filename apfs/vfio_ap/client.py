@@ -59,7 +59,9 @@ def migration_state_store(mdev: MatrixMdev, text: str) -> None:
         try:
             state = State(kstrtoul(word))
         except ValueError:
-            raise KernelError(errno.EINVAL, f"{word} is not a migration state: {', '.join(State.__members__)}") from None
+            raise KernelError(
+                errno.EINVAL, f"{word} is not a migration state: {', '.join(State.__members__)}"
+            ) from None
     _opened(mdev).set_state(state)
 
 

@@ -113,7 +113,9 @@ class MatrixDevice:
 
     def owner(self, apqn: Apqn) -> MatrixMdev | None:
         """Return the device that an APQN is assigned to."""
-        return next((mdev for mdev in self.mdevs if apqn.apid in mdev.matrix.apm and apqn.apqi in mdev.matrix.aqm), None)
+        return next(
+            (mdev for mdev in self.mdevs if apqn.apid in mdev.matrix.apm and apqn.apqi in mdev.matrix.aqm), None
+        )
 
     def reset(self, rows: Iterable[tuple[int, Mask]]) -> dict[Apqn, int]:
         """Zeroize queues and wait (vfio_ap_mdev_reset_queue); return those that ended with another response than 0."""
@@ -133,7 +135,7 @@ class MatrixDevice:
             self.journal.add(QueuesReset(count, {str(apqn): response for apqn, response in failed.items()}))
         return failed
 
-    # -- what the AP bus tells ------------------------------------------------------------------------------------------
+    # -- what the AP bus tells ---------------------------------------------------------------------
 
     def probe_queues(self, card: ApCard, domains: Mask) -> None:
         """Get queues: devices that they are assigned to may now pass them (vfio_ap_mdev_probe_queue).
@@ -174,7 +176,9 @@ class MatrixDevice:
 
     def on_config_changed(self, new: Qci, old: Qci) -> None:
         """Take what the host lost from guests, and remember what it gained until the scan is complete."""
-        added = Matrix(new.adapters - old.adapters, new.domains - old.domains, new.control_domains - old.control_domains)
+        added = Matrix(
+            new.adapters - old.adapters, new.domains - old.domains, new.control_domains - old.control_domains
+        )
         added = replace(added, apm=added.apm - self._too_old(added))
         for mdev in self.mdevs:
             before = mdev.shadow
@@ -183,7 +187,9 @@ class MatrixDevice:
             )
             if mdev.shadow != before:
                 mdev.push()
-            mdev.pending = Matrix(*(getattr(added, mask) & getattr(mdev.matrix, mask) for mask in ("apm", "aqm", "adm")))
+            mdev.pending = Matrix(
+                *(getattr(added, mask) & getattr(mdev.matrix, mask) for mask in ("apm", "aqm", "adm"))
+            )
         self.info = new
 
     def _too_old(self, added: Matrix) -> Mask:
@@ -224,7 +230,7 @@ class MatrixMdev:
         """Write a line to the kernel log with the device's name in front."""
         self.journal.log(level, f"vfio_ap_mdev {self.mdev.uuid}: {text}")
 
-    # -- assignment -------------------------------------------------------------------------------------------------------
+    # -- assignment --------------------------------------------------------------------------------
 
     def assign(self, axis: Axis, number: int) -> None:
         """Assign an adapter, a domain or a control domain.
@@ -242,7 +248,7 @@ class MatrixMdev:
         self.refilter(matrix=axis != "control_domain", control_domains=axis == "control_domain")
 
     def unassign(self, axis: Axis, number: int) -> None:
-        """Take an assigned number back: from the guest at once, and nothing else is filtered. ENODEV above the limit."""
+        """Take a number back, from the guest at once; nothing else is filtered. ENODEV above the limit."""
         self._check_range(axis, number)
         if number not in self.matrix.mask(axis):
             return
@@ -252,7 +258,7 @@ class MatrixMdev:
             self._unplug(axis, Mask.of(number), linked)
 
     def replace(self, matrix: Matrix) -> None:
-        """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV for numbers above a limit."""
+        """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
         self._validate(matrix)
         axes: tuple[Axis, ...] = ("adapter", "domain", "control_domain")
         for axis in axes:
@@ -280,7 +286,9 @@ class MatrixMdev:
             reserved = bus.reserved_for_host(apid) & prospective.aqm
             if reserved:
                 apqn = Apqn(apid, reserved.lowest())
-                reason = f"queue {apqn} is reserved for the host's zcrypt drivers: clear its bit in apmask or aqmask first"
+                reason = (
+                    f"queue {apqn} is reserved for the host's zcrypt drivers: clear its bit in apmask or aqmask first"
+                )
                 raise KernelError(errno.EADDRNOTAVAIL, reason)
         for other in reversed(self.matrix_dev.mdevs):
             shared = EMPTY if other is self else prospective.shared(other.matrix)
@@ -290,7 +298,7 @@ class MatrixMdev:
                 first = next(shared.apqns())
                 raise KernelError(errno.EADDRINUSE, f"queue {first} is assigned to {other.mdev.uuid}")
 
-    # -- the guest's matrix -------------------------------------------------------------------------------------------------
+    # -- the guest's matrix ------------------------------------------------------------------------
 
     def linked(self, apid: int) -> Mask:
         """Return the domains of an adapter whose queues are linked to the device."""
@@ -347,7 +355,7 @@ class MatrixMdev:
         """Whether a running guest has this queue."""
         return self.vm is not None and apqn.apid in self.shadow.apm and apqn.apqi in self.shadow.aqm
 
-    # -- the VFIO device ------------------------------------------------------------------------------------------------------
+    # -- the VFIO device ---------------------------------------------------------------------------
 
     def open_device(self, vm: object | None) -> None:
         """Attach to a VM (vfio_ap_mdev_set_kvm). EINVAL without one, EPERM if the VM has another such device."""
@@ -381,7 +389,7 @@ class MatrixMdev:
             apqn, response = next(iter(failed.items()))
             raise KernelError(errno.EIO, f"reset of queue {apqn} ended with response code {response}")
 
-    # -- migration --------------------------------------------------------------------------------------------------------------
+    # -- migration ---------------------------------------------------------------------------------
 
     def data_size(self) -> int:
         """Return the bytes of a stream of the guest matrix as it is now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)."""

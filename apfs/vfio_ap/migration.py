@@ -183,7 +183,8 @@ def check_queues(queues: list[Queue], target: Target) -> Verdict:
 class Log(Protocol):
     """Writes an error line to the kernel log, with the name of the mediated device in front unless told otherwise."""
 
-    def __call__(self, line: str, *, prefix: bool = True) -> None: ...
+    def __call__(self, line: str, *, prefix: bool = True) -> None:
+        """Write a line."""
 
 
 class MigrationFile:
