@@ -529,6 +529,13 @@ class Tree:
             node = self.lookup(node, name)
         return node
 
+    def parent(self, directory: int) -> int:
+        """Return the directory that contains a directory; the root contains itself."""
+        kind, key, _ = self._unpack(directory)
+        if isinstance(kind, Directory) and kind.parent is not None:
+            return kind.parent.id(kind.members.parent(key))
+        return directory
+
     def lookup(self, directory: int, name: str) -> int:
         """Return the node of an entry; ENOTDIR in what is not a directory."""
         kind, key, entry = self._unpack(directory)

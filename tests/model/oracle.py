@@ -7,8 +7,8 @@ nothing is parsed: callers pass numbers and sets.
 Every operation returns 0 or a positive error number and never raises. An operation on something that has no file in
 sysfs (an unknown mediated device, the override of an absent queue) returns ENOENT, as opening that file would.
 
-Left out on purpose: resets that fail, deconfigured and check-stopped cards, cards of different types, and the control
-domains of a guest (no file shows them).
+Left out on purpose: deconfigured and check-stopped cards, cards of different types, and the control domains of a guest
+(no file shows them). A reset fails in one case only: when the hardware has gone, but no scan has noticed yet.
 """
 
 import errno
@@ -66,6 +66,7 @@ class NaiveHost:
         self.queues: dict[Queue, str | None] = {}  # in order of creation; the value is the driver
         self.overrides: dict[Queue, str] = {}  # only the ones that are set
         self.mdevs: dict[str, NaiveMdev] = {}  # in order of creation
+        self.failed_resets: set[Queue] = set()  # queues of vfio_ap whose last reset found no hardware
 
         self.scan()
 
@@ -96,6 +97,7 @@ class NaiveHost:
             return errno.ENOENT
         if self.mdevs[uuid].running:
             return errno.EBUSY
+        self._reset_all(self.mdevs[uuid])
         del self.mdevs[uuid]
         return 0
 
@@ -110,6 +112,8 @@ class NaiveHost:
         """Stop the guest; the guest matrix stays as it is."""
         if uuid not in self.mdevs:
             return errno.ENOENT
+        if self.mdevs[uuid].running:
+            self._reset_all(self.mdevs[uuid])
         self.mdevs[uuid].running = False
         return 0
 
@@ -162,8 +166,8 @@ class NaiveHost:
         if number > self.max_adapter:
             return errno.ENODEV
         if number in mdev.adapters:
+            self._take_adapter_from_guest(mdev, number)
             mdev.adapters.discard(number)
-            mdev.guest_adapters.discard(number)
         return 0
 
     def unassign_domain(self, uuid: str, number: int) -> int:
@@ -174,8 +178,8 @@ class NaiveHost:
         if number > self.max_domain:
             return errno.ENODEV
         if number in mdev.domains:
+            self._take_domain_from_guest(mdev, number)
             mdev.domains.discard(number)
-            mdev.guest_domains.discard(number)
         return 0
 
     def unassign_control_domain(self, uuid: str, number: int) -> int:
@@ -202,9 +206,9 @@ class NaiveHost:
             if number > self.max_domain:
                 return errno.ENODEV
         for number in mdev.adapters - adapters:
-            mdev.guest_adapters.discard(number)
+            self._take_adapter_from_guest(mdev, number)
         for number in mdev.domains - domains:
-            mdev.guest_domains.discard(number)
+            self._take_domain_from_guest(mdev, number)
         mdev.adapters = set(adapters)
         mdev.domains = set(domains)
         mdev.control = set(control)
@@ -239,6 +243,8 @@ class NaiveHost:
 
     def _filter(self, mdev: NaiveMdev) -> None:
         """Work out afresh what a guest may have: one unusable queue costs the whole adapter, never the domain."""
+        before = mdev.guest_adapters
+        lost = set()
         mdev.guest_adapters = set()
         mdev.guest_domains = set()
         for domain in mdev.domains:
@@ -249,10 +255,45 @@ class NaiveHost:
                 continue
             usable = True
             for domain in mdev.guest_domains:
-                if self.queues.get((adapter, domain)) != VFIO_DRIVER:
+                queue = (adapter, domain)
+                if self.queues.get(queue) != VFIO_DRIVER or queue in self.failed_resets:
                     usable = False
             if usable:
                 mdev.guest_adapters.add(adapter)
+            elif adapter in before:
+                lost.add(adapter)
+        for adapter in lost:
+            self._reset_adapter(mdev, adapter)
+
+    def _take_adapter_from_guest(self, mdev: NaiveMdev, adapter: int) -> None:
+        if adapter in mdev.guest_adapters:
+            self._reset_adapter(mdev, adapter)
+            mdev.guest_adapters.discard(adapter)
+
+    def _take_domain_from_guest(self, mdev: NaiveMdev, domain: int) -> None:
+        if domain in mdev.guest_domains:
+            for adapter in mdev.guest_adapters:
+                self._reset((adapter, domain))
+            mdev.guest_domains.discard(domain)
+
+    def _reset_adapter(self, mdev: NaiveMdev, adapter: int) -> None:
+        for domain in mdev.guest_domains:
+            self._reset((adapter, domain))
+
+    def _reset_all(self, mdev: NaiveMdev) -> None:
+        for adapter in mdev.adapters:
+            for domain in mdev.domains:
+                self._reset((adapter, domain))
+
+    def _reset(self, queue: Queue) -> None:
+        """Reset a queue if vfio_ap has it, and remember how it went."""
+        if self.queues.get(queue) != VFIO_DRIVER:
+            return
+        adapter, domain = queue
+        if adapter in self.real_adapters and domain in self.real_domains:
+            self.failed_resets.discard(queue)
+        else:
+            self.failed_resets.add(queue)
 
     # ---- masks and overrides ----------------------------------------------------------------------------------------
 
@@ -380,10 +421,11 @@ class NaiveHost:
         self.queues[queue] = None
         if was != VFIO_DRIVER:
             return
+        self.failed_resets.discard(queue)  # whoever gets it next starts afresh
         adapter, domain = queue
         for mdev in self.mdevs.values():
             if adapter in mdev.guest_adapters and domain in mdev.guest_domains:
-                mdev.guest_adapters.discard(adapter)
+                self._take_adapter_from_guest(mdev, adapter)
 
     # ---- hardware ---------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,17 @@
 The emulator is driven only the way its users drive it, by reading and writing files. Numbers and masks are written in
 every notation the files understand. The pools are small, so that adapters, domains and devices keep getting into each
 other's way.
+
+There are two tests. In the state machine everything is chosen by Hypothesis, which shrinks a failure to a few steps.
+It spends most of its examples on variations of a few, though, so random walks look further around; there, only the
+seed is chosen by Hypothesis, and the last of the printed writes is the one that failed.
 """
 
 import errno
 from collections.abc import Callable
+from random import Random
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -50,6 +55,9 @@ AP_BUS = "/sys/bus/ap"
 AP_DEVICES = "/sys/devices/ap"
 MATRIX = "/sys/devices/vfio_ap/matrix"
 MDEV_TYPE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough"
+
+# The ways to give vfio_ap something at the start.
+RELEASES = ("nothing", "adapters", "adapter 5", "domains", "both", "queues")
 
 Snapshot = dict[str, str]
 Term = tuple[str, int, int]  # sign, first number, last number
@@ -184,6 +192,13 @@ BAD_FOR_BUS = (
 )
 
 
+FOCUSED_STEPS = (
+    *("unbind", "unbind", "bind", "probe", "override vfio_ap", "override cex4queue", "override"),
+    *("take", "take", "assign_adapter", "assign_domain", "unassign_adapter", "unassign_domain"),
+    *("rewrite", "guest", "apmask", "aqmask", "scan"),
+)
+
+
 class HostAgainstOracle(RuleBasedStateMachine):
     """Every rule does one thing on both sides; the invariant then compares all there is to read."""
 
@@ -199,6 +214,7 @@ class HostAgainstOracle(RuleBasedStateMachine):
     def both(self, expected: int, path: str, text: str) -> None:
         """Write on the emulator and compare its answer with what the oracle said."""
         step = f"{text!r} > {path}"
+        note(step)
         answer, why, count = 0, "", 0
         try:
             count = self.shell.write(path, text)
@@ -289,7 +305,7 @@ class HostAgainstOracle(RuleBasedStateMachine):
     # ---- a start that gets somewhere --------------------------------------------------------------------------------
 
     @initialize(
-        released=st.sampled_from(("nothing", "adapters", "adapter 5", "domains", "both", "queues")),
+        released=st.sampled_from(RELEASES),
         moved=st.sets(st.integers(0, 3), min_size=1),
         matrices=st.dictionaries(
             uuids, st.tuples(subsets(REAL_ADAPTERS, REAL_ADAPTERS), subsets(REAL_DOMAINS, REAL_DOMAINS)), min_size=1
@@ -506,17 +522,7 @@ class HostAgainstOracle(RuleBasedStateMachine):
     @rule(
         mdev_pick=mdev_picks,
         queue_pick=queue_picks,
-        steps=st.lists(
-            st.sampled_from(
-                (
-                    *("unbind", "unbind", "bind", "probe", "override vfio_ap", "override cex4queue", "override"),
-                    *("take", "take", "assign_adapter", "assign_domain", "unassign_adapter", "unassign_domain"),
-                    *("rewrite", "guest", "apmask", "aqmask", "scan"),
-                )
-            ),
-            min_size=2,
-            max_size=6,
-        ),
+        steps=st.lists(st.sampled_from(FOCUSED_STEPS), min_size=2, max_size=6),
     )
     def concentrate(self, mdev_pick: Pick, queue_pick: Pick, steps: list[str]) -> None:
         """Do several things to the same few objects, for the corners where one thing depends on another."""
@@ -624,6 +630,78 @@ def name_of(error: int) -> str:
 def differences(one: Snapshot, other: Snapshot) -> dict[str, tuple[str | None, str | None]]:
     """List what two snapshots disagree about."""
     return {key: (one.get(key), other.get(key)) for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+def some_of(random: Random, numbers: tuple[int, ...]) -> set[int]:
+    """Choose a set, the beyond-the-maximum last one rarely."""
+    usual = numbers if random.random() < RARELY else numbers[:-1]
+    return set(random.sample(usual, random.randint(1, len(usual))))
+
+
+def mask_around(random: Random, numbers: tuple[int, ...]) -> tuple[set[int], str]:
+    """Choose a bus mask that has all bits but some of these numbers."""
+    wanted = set(ALL_NUMBERS)
+    if random.random() > RARELY:
+        wanted -= some_of(random, numbers)
+    return wanted, mask_text(wanted)
+
+
+def wander(machine: HostAgainstOracle, random: Random) -> None:
+    """Do many things, more than half of them to the same mediated device and the same queue for a while."""
+    mdev_pick, queue_pick = ("existing", 0), ("assigned", 0)
+    for _ in range(WALK_LENGTH):
+        if random.random() < CHANGE_OF_FOCUS:
+            mdev_pick = ("existing", random.randrange(3))
+            queue_pick = (random.choice(("assigned", "existing", "any")), random.randrange(9))
+        match random.choice(("focused",) * 15 + WALK_STEPS):
+            case "focused":
+                machine.concentrate(mdev_pick, queue_pick, [random.choice(FOCUSED_STEPS)])
+            case "create or remove":
+                number = random.choice((None, None, 1))
+                machine.create_or_remove(random.choice(UUIDS), number, "{:d}", "\n", upper=False)
+            case "assign adapter":
+                machine.assign_adapter(mdev_pick, random.choice(REAL_ADAPTERS), "{:#x}")
+            case "assign domain":
+                machine.assign_domain(mdev_pick, random.choice(REAL_DOMAINS), "{:#x}")
+            case "ap_config":
+                wanted = some_of(random, ADAPTERS), some_of(random, DOMAINS), some_of(random, CONTROL_DOMAINS)
+                machine.ap_config(mdev_pick, wanted, mask_text, ",", "\n")
+            case "apmask":
+                write = mask_around(random, ADAPTERS)
+                machine.apmask(lambda _, write=write: write)
+            case "aqmask":
+                write = mask_around(random, DOMAINS)
+                machine.aqmask(lambda _, write=write: write)
+            case "move":
+                machine.move_queue(("existing", random.randrange(9)), random.choice((VFIO_DRIVER, VFIO_DRIVER, "")))
+            case "card":
+                machine.change_card(random.choice(REAL_ADAPTERS), scan=random.random() < MOSTLY)
+            case "domain":
+                machine.change_host_domain(random.choice(REAL_DOMAINS), scan=random.random() < MOSTLY)
+            case "scan":
+                machine.scan("1")
+        machine.everything_agrees()
+
+
+WALK_LENGTH = 60
+WALK_STEPS = (
+    *("create or remove", "assign adapter", "assign domain", "ap_config", "apmask", "aqmask", "move"),
+    *("card", "domain", "scan"),
+)
+CHANGE_OF_FOCUS = 0.15
+RARELY = 0.2
+MOSTLY = 0.7
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(random=st.randoms(use_true_random=True), released=st.sampled_from(RELEASES))
+def test_random_walk(random: Random, released: str) -> None:
+    machine = HostAgainstOracle()
+    machine.everything_agrees()
+    matrices = {uuid: (some_of(random, ADAPTERS[:-1]), some_of(random, DOMAINS[:-1])) for uuid in UUIDS[:2]}
+    machine.prepare(released, {random.randrange(4), random.randrange(4)}, matrices)
+    machine.everything_agrees()
+    wander(machine, random)
 
 
 HostAgainstOracle.TestCase.settings = settings(

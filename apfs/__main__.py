@@ -1,0 +1,5 @@
+"""`python -m apfs`."""
+
+from apfs.cli import main
+
+main()

@@ -1,0 +1,272 @@
+"""The command `apfs`.
+
+Exit status everywhere: 0 success, 1 the answer is no (or the operation failed), 2 wrong usage or environment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from apfs import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+INSTALL_HINT = (
+    "install them with `pip install 'apfs[mount]'` (Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc`)"
+)
+
+_READY = "ready"
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    """End with one clear line."""
+    click.echo(f"apfs: {message}", err=True)
+    raise SystemExit(status)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="apfs")
+def main() -> None:
+    r"""Emulate an IBM Z host with crypto cards as a file system.
+
+    A mount shows what /sys and /dev of such a host show of the AP bus, the vfio_ap driver and its mediated devices,
+    and behaves as the kernel does when something is written to it. Two mounts are two hosts, between which guests'
+    AP configurations can be live-migrated.
+
+    \b
+    EXAMPLE
+        mkdir -p /tmp/z
+        apfs mount /tmp/z
+        cat /tmp/z/sys/bus/ap/bindings
+        echo -5 > /tmp/z/sys/bus/ap/apmask
+        apfs umount /tmp/z
+    """
+
+
+@main.command()
+@click.argument("mountpoint", type=click.Path())
+@click.option(
+    "--scenario", "-s", default="default", metavar="NAME|FILE", help="The host to emulate.", show_default=True
+)
+@click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
+@click.option("--allow-other/--no-allow-other", default=None, help="Let other users in. Default: if mounted by root.")
+@click.option(
+    "--clock",
+    type=click.Choice(["real", "manual"]),
+    default="real",
+    show_default=True,
+    help="Whether the AP bus scans by itself every config_time seconds, or only when told to.",
+)
+@click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
+def mount(
+    mountpoint: str, scenario: str, *, foreground: bool, allow_other: bool | None, clock: str, ready_fd: int | None
+) -> None:
+    r"""Mount an emulated host on the directory MOUNTPOINT.
+
+    Returns when the tree answers. The server then runs in a session of its own until the mount is unmounted (by
+    `apfs umount`, `umount` or `fusermount3 -u`) or it gets SIGTERM, SIGINT or SIGHUP.
+
+    SCENARIO is the name of a scenario of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name
+    of a TOML file.
+
+    \b
+    IN THE MOUNT
+        sys/             /sys/bus/ap, /sys/devices/ap, /sys/devices/vfio_ap and what belongs to them
+        dev/vfio/        the VFIO device nodes
+        dev/vfio-ap/U/   what a VMM does with the mediated device U: guest, migration_state, data_stream ...
+        ctl/             console (write `help`, read kmsg), kmsg, uevents, journal, status
+
+    Files belong to the user who mounts; every file that sysfs would refuse to root is refused to root as well.
+
+    \b
+    EXIT STATUS
+        0  mounted        1  could not be mounted        2  wrong usage, scenario or environment
+    """
+    from apfs import mounts  # noqa: PLC0415 -- keeps `apfs --help` fast
+    from apfs.scenario import ScenarioError, load  # noqa: PLC0415
+
+    missing = [name for name in ("pyfuse3", "trio") if importlib.util.find_spec(name) is None]
+    if missing:
+        _fail(f"mounting needs {' and '.join(missing)}: {INSTALL_HINT}", 2)
+    try:
+        description = load(scenario)
+        mounts.check_fuse()
+        mounts.check_mountpoint(mountpoint)
+    except (ScenarioError, mounts.MountsError) as error:
+        _fail(str(error), 2)
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)  # noqa: FBT003 -- takes no keywords
+         # the mount helper lives as long as the mount and must not hold it open
+    if foreground:
+        from apfs.fuse.session import MountError, serve  # noqa: PLC0415
+        from apfs.host import Host  # noqa: PLC0415
+
+        others = os.geteuid() == 0 if allow_other is None else allow_other
+        try:
+            host = Host(description)
+            serve(host, mounts.absolute(mountpoint), allow_other=others, clock=clock == "real", ready=_report(ready_fd))
+        except (ScenarioError, MountError) as error:
+            _fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
+    else:
+        options = [] if allow_other is None else ["--allow-other" if allow_other else "--no-allow-other"]
+        _start(mountpoint, ["--scenario", scenario, "--clock", clock, *options])
+
+
+def _report(ready_fd: int | None) -> Callable[[], None]:
+    def report() -> None:
+        if ready_fd is not None:
+            os.write(ready_fd, _READY.encode())
+            os.close(ready_fd)
+            # From now on nobody listens to what the server prints, and it must not keep a file system busy.
+            os.chdir("/")
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 2)
+            os.close(null)
+
+    return report
+
+
+def _start(mountpoint: str, options: list[str]) -> None:
+    """Start a server in a session of its own, and wait until its mount answers or it has given up."""
+    reader, writer = os.pipe()
+    command = [
+        sys.executable,
+        "-m",
+        "apfs",
+        "mount",
+        "--foreground",
+        "--ready-fd",
+        str(writer),
+        *options,
+        "--",
+        mountpoint,
+    ]
+    server = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(writer,),
+        start_new_session=True,
+        cwd=None,
+    )
+    os.close(writer)
+    with os.fdopen(reader) as ready:
+        said = ready.read()
+    if said != _READY:
+        _, output = server.communicate()
+        lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+        _fail((lines[-1] if lines else f"the server ended with status {server.returncode}").removeprefix("apfs: "))
+    Path(mountpoint, "sys").stat()
+
+
+@main.command()
+@click.argument("mountpoint", type=click.Path())
+@click.option("--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; it ends with its last user.")
+def umount(mountpoint: str, *, lazy: bool) -> None:
+    r"""Unmount the emulated host at MOUNTPOINT.
+
+    Clears away a dead mount too, whose server was killed.
+
+    \b
+    EXIT STATUS
+        0  unmounted        1  not an apfs mount, or busy
+    """
+    from apfs import mounts  # noqa: PLC0415
+
+    try:
+        mounts.unmount(mountpoint, lazy=lazy)
+    except mounts.MountsError as error:
+        _fail(str(error))
+
+
+@main.group()
+def scenario() -> None:
+    """List, show and validate descriptions of hosts."""
+
+
+@scenario.command("list")
+def scenario_list() -> None:
+    """List the scenarios that come with apfs, one per line with what it is for."""
+    from apfs.scenario import gallery, loads  # noqa: PLC0415
+
+    texts = gallery()
+    width = max(map(len, texts))
+    for name, text in texts.items():
+        click.echo(f"{name:<{width}}  {loads(text, f'{name}.toml').description}")
+
+
+@scenario.command("show")
+@click.argument("name")
+def scenario_show(name: str) -> None:
+    """Print the TOML text of the scenario NAME, to be copied and changed."""
+    from apfs.scenario import gallery  # noqa: PLC0415
+
+    texts = gallery()
+    if name not in texts:
+        _fail(f"no scenario {name!r}: there are {', '.join(texts)}", 2)
+    click.echo(texts[name], nl=False)
+
+
+@scenario.command("validate")
+@click.argument("file", type=click.Path())
+def scenario_validate(file: str) -> None:
+    r"""Check the scenario in FILE, a TOML file or a name of the gallery, by booting its host.
+
+    \b
+    EXIT STATUS
+        0  valid        1  not: file, line and reason are on standard error
+    """
+    from apfs.host import Host  # noqa: PLC0415
+    from apfs.scenario import ScenarioError, load  # noqa: PLC0415
+
+    try:
+        host = Host(load(file))
+    except ScenarioError as error:
+        _fail(str(error))
+    bound, total, _ = host.ap_bus.bindings()
+    mdevs = len(host.mdev_bus.mdevs)
+    click.echo(f"{file}: {len(host.ap_bus.cards)} cards, {total} queues ({bound} bound), {mdevs} mediated devices")
+
+
+@main.command()
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.argument("uuid")
+@click.option("--check", is_flag=True, help="Change nothing; say whether a migration would succeed, and if not, why.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) -> None:
+    r"""Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
+
+    Does with both hosts what a VMM does: opens the device on the target, stops the guest on the source, takes its
+    configuration as a stream from one to the other, and resumes it there. If the target refuses, the guest goes on
+    on the source and the target's kernel log is shown.
+
+    With --check nothing is changed. What the target's driver would refuse is printed per queue and characteristic;
+    all queues are looked at, while the driver stops at the first.
+
+    \b
+    EXIT STATUS
+        0  migrated, or compatible        1  refused, or not compatible        2  wrong usage or environment
+    """
+    from apfs import migrate as migration  # noqa: PLC0415
+
+    try:
+        answer = migration.check if check else migration.migrate
+        report = answer(Path(source), Path(target), uuid.lower())
+    except migration.NotPossibleError as error:
+        _fail(str(error), 2)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=1))
+    else:
+        click.echo(report.text())
+    raise SystemExit(0 if report.ok else 1)

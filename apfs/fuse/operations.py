@@ -1,0 +1,227 @@
+"""Translation between FUSE requests and the host's tree.
+
+No handler ever awaits: a process that waits for a FUSE server cannot be killed, and since no other request runs in
+between, every change of the model is atomic for free.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT
+
+from apfs.kernel.errors import KernelError
+from apfs.kernel.journal import Crash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from apfs.host import Host
+    from apfs.kernel.openfile import OpenFile
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# An attribute's mode and size never change behind the kernel's back (chmod goes through it); names and the link
+# counts of directories do, so those are always asked for.
+_ATTR_TIMEOUT = 3600.0
+_BLOCK = 4096
+
+REFUSED = {
+    "create": errno.EACCES,
+    "mkdir": errno.EPERM,
+    "mknod": errno.EPERM,
+    "symlink": errno.EPERM,
+    "link": errno.EPERM,
+    "unlink": errno.EPERM,
+    "rmdir": errno.EPERM,
+    "rename": errno.EPERM,
+}
+"""What sysfs answers to attempts to change the name space."""
+
+
+def _answered(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """Turn a refusal of the core into an error of FUSE, and a defect of it into EIO and a record.
+
+    Anything else that leaves a handler ends the server, and with it the mount of everybody who uses it.
+    """
+
+    @functools.wraps(handler)
+    async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(*args, **kwargs)
+        except KernelError as error:
+            raise FUSEError(error.errno) from None
+        except FUSEError:
+            raise
+        except Exception:  # noqa: BLE001 -- see above
+            operations = cast("Operations", args[0])
+            operations.host.journal.add(Crash(handler.__name__, traceback.format_exc()))
+            raise FUSEError(errno.EIO) from None
+
+    return wrapper
+
+
+def _refuse(name: str, number: int) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def handler(*_args: object) -> None:
+        raise FUSEError(number)
+
+    handler.__name__ = name
+    return handler
+
+
+class Operations(pyfuse3.Operations):
+    """The request handlers."""
+
+    def __init__(self, host: Host, stored: Callable[[], None]) -> None:
+        """Serve a host; `stored()` is called after each successful write, because it may have changed timers."""
+        super().__init__()
+        self.host = host
+        self._stored = stored
+        self._tree = host.tree
+        self._root = host.tree.root.id(0)
+        self._files: dict[int, OpenFile] = {}
+        self._next_handle = 1
+        self._uid, self._gid = os.getuid(), os.getgid()
+        self._born = time.time_ns()
+
+    def _node(self, inode: int) -> int:
+        return self._root if inode == pyfuse3.ROOT_INODE else inode
+
+    def _attributes(self, node: int) -> EntryAttributes:
+        found = self._tree.stat(node)
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
+        entry.entry_timeout = 0
+        entry.attr_timeout = _ATTR_TIMEOUT if stat.S_ISREG(found.mode) else 0
+        entry.st_mode = ModeT(found.mode)
+        entry.st_nlink = found.nlink
+        entry.st_size = found.size
+        entry.st_blksize = _BLOCK
+        uid, gid = self._tree.owner(node)
+        entry.st_uid = self._uid if uid is None else uid
+        entry.st_gid = self._gid if gid is None else gid
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._born
+        return entry
+
+    # -- looking --------------------------------------------------------------------------
+
+    @_answered
+    async def lookup(self, parent_inode: InodeT, name: bytes, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        """Find a name. Those that are not UTF-8 do not exist."""
+        return self._attributes(self._tree.lookup(self._node(parent_inode), name.decode("utf-8", "replace")))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Do nothing: identities are computed and hold no memory."""
+
+    @_answered
+    async def getattr(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        """Answer stat."""
+        return self._attributes(self._node(inode))
+
+    @_answered
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        _fh: FileHandleT | None,
+        _ctx: pyfuse3.RequestContext,
+    ) -> EntryAttributes:
+        """Answer chmod and chown; truncate and utimes are accepted and do nothing."""
+        node = self._node(inode)
+        mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
+        uid = attr.st_uid if fields.update_uid else None
+        gid = attr.st_gid if fields.update_gid else None
+        if (mode, uid, gid) != (None, None, None):
+            self._tree.setattr(node, mode=mode, uid=uid, gid=gid)
+        return self._attributes(node)
+
+    @_answered
+    async def readlink(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> bytes:
+        """Answer readlink."""
+        return self._tree.readlink(self._node(inode)).encode()
+
+    @_answered
+    async def opendir(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> FileHandleT:
+        """Open a directory: its node serves as handle, since a listing keeps no state here."""
+        node = self._node(inode)
+        self._tree.stat(node)
+        return FileHandleT(node)
+
+    @_answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List from a position: 0 is before `.`, 1 before `..`, and 2 more than the tree's positions after them."""
+        for position, name, node in ((0, b".", int(fh)), (1, b"..", self._tree.parent(int(fh)))):
+            if start_id <= position and not pyfuse3.readdir_reply(token, name, self._attributes(node), position + 1):
+                return
+        for entry in self._tree.readdir(int(fh), max(start_id - 2, 0)):
+            if not pyfuse3.readdir_reply(token, entry.name.encode(), self._attributes(entry.node), entry.next + 2):
+                return
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Do nothing: see opendir."""
+
+    async def statfs(self, _ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Answer statfs as sysfs does: no blocks, no inodes."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = _BLOCK
+        data.f_namemax = 255
+        return data
+
+    async def listxattr(self, _inode: InodeT, _ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """Answer that there are no extended attributes."""
+        return ()
+
+    # -- files ----------------------------------------------------------------------------
+
+    @_answered
+    async def open(self, inode: InodeT, flags: int, _ctx: pyfuse3.RequestContext) -> FileInfo:
+        """Open a file. O_TRUNC and O_APPEND mean nothing in sysfs."""
+        mode = flags & os.O_ACCMODE
+        file = self._tree.open(
+            self._node(inode), read=mode in (os.O_RDONLY, os.O_RDWR), write=mode in (os.O_WRONLY, os.O_RDWR)
+        )
+        handle = self._next_handle
+        self._next_handle += 1
+        self._files[handle] = file
+        # Past the page cache: texts are made when they are read, and their size is not known before.
+        return FileInfo(FileHandleT(handle), direct_io=True, keep_cache=False, nonseekable=not file.seekable)
+
+    @_answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Read."""
+        return cast("bytes", self._files[fh].read(off, size))
+
+    @_answered
+    async def write(self, fh: FileHandleT, _off: int, buf: bytes) -> int:
+        """Write one text; the offset, which is 4096 with O_APPEND, does not matter."""
+        taken = self._files[fh].write(buf)
+        self._stored()
+        return taken
+
+    @_answered
+    async def poll(
+        self, _inode: InodeT, fh: FileHandleT, _handle: pyfuse3.PollHandle | None, _ctx: pyfuse3.RequestContext
+    ) -> int:
+        """Answer poll; nothing here ever wakes a poller, as nothing in these parts of sysfs does."""
+        return self._files[fh].poll()
+
+    @_answered
+    async def release(self, fh: FileHandleT) -> None:
+        """Close a file."""
+        self._files.pop(fh).close()
+
+    async def fsync(self, _fh: FileHandleT, _datasync: bool) -> None:  # noqa: FBT001 -- signature of pyfuse3
+        """Succeed: there is nothing to flush."""
+
+
+for _name, _number in REFUSED.items():
+    setattr(Operations, _name, _refuse(_name, _number))

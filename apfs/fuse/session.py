@@ -1,0 +1,98 @@
+"""One mount, from init to the end of its loop: options, signals, the scan timer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from apfs.fuse.operations import Operations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.host import Host
+
+# How long a request may still take after a signal asked the server to end.
+_GRACE_SECONDS = 2.0
+
+
+class MountError(Exception):
+    """The file system could not be mounted."""
+
+
+class ScanTimer:
+    """Lets the host's time pass with the clock, so that the AP bus scans every `config_time` seconds.
+
+    It sleeps until the next scan is due, not any second in between.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._sleep = trio.CancelScope()
+        self._period = host.ap_bus.config_time
+
+    def check(self) -> None:
+        """Notice a changed period, which restarts the timer."""
+        if self._host.ap_bus.config_time != self._period:
+            self._sleep.cancel()
+
+    async def run(self) -> None:
+        """Sleep and scan for ever."""
+        while True:
+            self._period = self._host.ap_bus.config_time
+            due = self._host.ap_bus.until_scan
+            with trio.CancelScope() as self._sleep:
+                await trio.sleep(due)
+                self._host.tick(due)
+
+
+def _options(*, allow_other: bool) -> set[str]:
+    options = set(pyfuse3.default_options) | {"fsname=apfs", "subtype=apfs", "default_permissions"}
+    if allow_other:
+        options.add("allow_other")
+    if shutil.which("fusermount3"):
+        options.add("auto_unmount")  # a killed server leaves no dead mount behind; needs the helper
+    return options
+
+
+def serve(host: Host, mountpoint: str, *, allow_other: bool, clock: bool, ready: Callable[[], None]) -> None:
+    """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
+
+    `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `MountError` if the
+    kernel or the mount helper refuses, after the helper has told the reason on standard error.
+    """
+    os.umask(0)
+    timer = ScanTimer(host)
+    operations = Operations(host, timer.check)
+    try:
+        pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other))
+    except RuntimeError as error:
+        raise MountError(str(error)) from None
+    try:
+        trio.run(_loop, timer if clock else None, ready)
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+async def _loop(timer: ScanTimer | None, ready: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        if timer:
+            nursery.start_soon(timer.run)
+        ready()
+        # Handlers never wait, so one task can do all requests one after the other.
+        await pyfuse3.main(1, 1)
+        nursery.cancel_scope.cancel()
+
+
+async def _end_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for _ in signals:
+            pyfuse3.terminate()
+            await trio.sleep(_GRACE_SECONDS)
+            scope.cancel()

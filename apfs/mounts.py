@@ -1,0 +1,114 @@
+"""Mounts from the outside: what is mounted where, is it alive, and how to get rid of it.
+
+Never call these from a server on its own mount: it would wait for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+FSTYPE = "fuse.apfs"
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class MountsError(Exception):
+    """Something about a mount point that the user must know; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of /proc/self/mountinfo, as far as it matters."""
+
+    mountpoint: str
+    fstype: str
+
+
+def _unescape(field: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
+
+
+def mounted() -> list[Mount]:
+    """Return all mounts that this process sees, in the order in which they were made."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        head, _, tail = line.partition(" - ")
+        mounts.append(Mount(_unescape(head.split()[4]), tail.split()[0]))
+    return mounts
+
+
+def is_apfs(mountpoint: str) -> bool:
+    """Whether the topmost mount at exactly this path is an apfs, dead or alive."""
+    path = absolute(mountpoint)
+    at_path = [mount for mount in mounted() if mount.mountpoint == path]
+    return bool(at_path) and at_path[-1].fstype == FSTYPE
+
+
+def absolute(path: str) -> str:
+    """Return the path as mountinfo has it: absolute and without links, but not asking the mount itself anything."""
+    parent, name = os.path.split(
+        os.path.normpath(path) if path.startswith("/") else os.path.normpath(f"{Path.cwd()}/{path}")
+    )
+    return str(Path(parent).resolve() / name)
+
+
+def is_dead(mountpoint: str) -> bool:
+    """Whether the server of a mount is gone."""
+    try:
+        Path(mountpoint).stat()
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount an apfs; a dead one also if it is in use. `MountsError` if there is none or it is busy."""
+    if not is_apfs(mountpoint):
+        raise MountsError(f"{mountpoint} is not an apfs mount")
+    lazy = lazy or is_dead(mountpoint)
+    path = absolute(mountpoint)
+    helper = shutil.which("fusermount3")
+    if helper and os.geteuid():
+        command = [helper, "-u", *(["-z"] if lazy else []), "--", path]
+    else:
+        command = ["umount", *(["-l"] if lazy else []), "--", path]
+    try:
+        result = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError:
+        raise MountsError(
+            f"{command[0]} is missing: install the package {'fuse3' if os.geteuid() else 'mount'}"
+        ) from None
+    # auto_unmount may have been faster with a dead one.
+    if result.returncode and is_apfs(mountpoint):
+        if "busy" in result.stderr:
+            raise MountsError(f"{mountpoint} is busy: end what uses it (`fuser -m {mountpoint}` tells), or use --lazy")
+        raise MountsError(result.stderr.strip() or f"{command[0]} failed with status {result.returncode}")
+
+
+def check_mountpoint(mountpoint: str) -> None:
+    """Make sure that a file system can be mounted there; clear a dead apfs away. `MountsError` if not."""
+    if is_apfs(mountpoint):
+        if not is_dead(mountpoint):
+            raise MountsError(f"{mountpoint} has an apfs mounted already: `apfs umount {mountpoint}` first")
+        unmount(mountpoint)
+    if not os.path.lexists(mountpoint):
+        raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {mountpoint}`")
+    if not Path(mountpoint).is_dir():
+        raise MountsError(f"mount point {mountpoint} is not a directory")
+
+
+def check_fuse() -> None:
+    """Make sure that this process may use FUSE. `MountsError` if not."""
+    if not Path("/dev/fuse").exists():
+        raise MountsError("there is no /dev/fuse: `modprobe fuse`, or start the container with --device /dev/fuse")
+    if os.geteuid():
+        # fusermount3 is set-user-ID, but opens the device as the caller.
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            raise MountsError("no permission for /dev/fuse: as root, `chmod 0666 /dev/fuse` (what udev usually does)")
+        if not shutil.which("fusermount3"):
+            raise MountsError("fusermount3 is missing: install the package fuse3, or run as root")
