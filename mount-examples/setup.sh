@@ -1,0 +1,58 @@
+#!/bin/sh
+# Installs what apfs needs, unless it is there: Debian packages, and the virtual environment .venv of this checkout.
+#
+#   mount-examples/setup.sh [EXTRA[,EXTRA]]      extras of pyproject.toml; default: mount
+#
+# As root, or as a user with sudo. Does nothing, in no time, when there is nothing to do.
+set -eu
+
+extras=${1:-mount}
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+venv=$root/.venv
+
+say() { printf '%s\n' "setup: $*" >&2; }
+die() { say "$*"; exit 2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else die "cannot run '$*': not root, and sudo is not installed"
+    fi
+}
+
+# pyfuse3 is compiled here, against libfuse 3. Tests also use unshare and setpriv of util-linux.
+packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux mount"
+python=$(command -v python3 || true)
+case ${python:-/usr/bin/python3} in /usr/bin/*) packages="$packages python3 python3-venv python3-dev" ;; esac
+
+missing=
+for package in $packages; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    say "installing Debian packages:$missing"
+    as_root apt-get update -q >&2
+    # shellcheck disable=SC2086 -- a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
+fi
+python=$(command -v python3)
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed: $("$python" -V)"
+
+# A new environment whenever the interpreter, the dependencies or the wanted extras have changed.
+wanted=$("$python" -c 'import sys; print(sys.version, sys.executable)' | cat - "$root/pyproject.toml" | cksum)
+done_file=$venv/setup-done
+if [ "$(cat "$done_file" 2>/dev/null)" != "$wanted $extras" ]; then
+    case "$(cat "$done_file" 2>/dev/null)" in
+    "$wanted "*) extras=$(sed "s/^$wanted //" "$done_file"),$extras ;;
+    *) say "making the virtual environment $venv"; rm -rf "$venv"; "$python" -m venv "$venv" ;;
+    esac
+    say "installing apfs[$extras] into it"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]" >&2
+    printf '%s\n' "$wanted $extras" > "$done_file"
+fi
+
+# udev makes the device accessible to everybody; machines without udev may not have done that.
+if [ -e /dev/fuse ] && ! { [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; then
+    say "making /dev/fuse accessible to users"
+    as_root chmod 0666 /dev/fuse
+fi
