@@ -22,8 +22,14 @@ as_root() {
 
 # pyfuse3 is compiled here, against libfuse 3. Tests also use unshare and setpriv of util-linux.
 packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux mount"
-python=$(command -v python3 || true)
-case ${python:-/usr/bin/python3} in /usr/bin/*) packages="$packages python3 python3-venv python3-dev" ;; esac
+# The system's Python, unless it is too old for apfs and a newer one is in PATH: every user can run it.
+python=/usr/bin/python3
+recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+if [ -x "$python" ] && ! recent "$python" && recent python3; then
+    python=$(command -v python3)
+else
+    packages="$packages python3 python3-venv python3-dev"
+fi
 
 missing=
 for package in $packages; do
@@ -35,8 +41,7 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 -- a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
 fi
-python=$(command -v python3)
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed: $("$python" -V)"
+recent "$python" || die "Python 3.11 or newer is needed, not $("$python" -V)"
 
 # A new environment whenever the interpreter, the dependencies or the wanted extras have changed.
 wanted=$("$python" -c 'import sys; print(sys.version, sys.executable)' | cat - "$root/pyproject.toml" | cksum)

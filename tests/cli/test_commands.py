@@ -1,0 +1,81 @@
+"""The commands that need no mount."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import apfs as package
+from apfs.scenario import gallery
+from tests.conftest import apfs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_version() -> None:
+    assert apfs("--version").stdout == f"apfs, version {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["mount"],
+        ["umount"],
+        ["scenario"],
+        ["scenario", "list"],
+        ["scenario", "show"],
+        ["scenario", "validate"],
+        ["migrate"],
+    ],
+)
+def test_help_pages(command: list[str]) -> None:
+    text = apfs(*command, "--help").stdout
+    assert text.startswith("Usage: ")
+    assert apfs(*command, "-h").stdout == text
+
+
+@pytest.mark.parametrize("command", ["mount", "umount", "migrate"])
+def test_help_pages_tell_the_exit_status(command: str) -> None:
+    assert "EXIT STATUS" in apfs(command, "--help").stdout
+
+
+def test_wrong_usage() -> None:
+    assert apfs("mount", status=2).stderr.startswith("Usage: ")
+    assert apfs("nosuch", status=2).stderr
+
+
+def test_scenario_list_and_show() -> None:
+    lines = apfs("scenario", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(gallery())
+    assert all(len(line.split()) > 3 for line in lines)
+    assert apfs("scenario", "show", "default").stdout == gallery()["default"]
+    assert "default" in apfs("scenario", "show", "nosuch", status=2).stderr
+
+
+def test_scenario_validate(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text('[qci]\ndomains = [4]\n[[card]]\nadapter = 5\ntype = "CEX8C"\n')
+    bad.write_text(
+        '[qci]\ndomains = [4]\n\n[[mdev]]\nuuid = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"\nadapters=[5]\ndomains=[4]\n'
+    )
+    assert (
+        apfs("scenario", "validate", str(good)).stdout == f"{good}: 1 cards, 1 queues (1 bound), 0 mediated devices\n"
+    )
+    assert apfs("scenario", "validate", str(bad), status=1).stderr.startswith(
+        f"apfs: {bad}:4: queue 05.0004 is reserved"
+    )
+    assert "No such file" in apfs("scenario", "validate", str(tmp_path / "none.toml"), status=1).stderr
+
+
+def test_quickstart() -> None:
+    """The README's first command: everything it shows is checked by itself, and its status tells."""
+    script = __file__.removesuffix("tests/cli/test_commands.py") + "mount-examples/quickstart.sh"
+    result = subprocess.run(
+        [script], check=False, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert result.returncode == 0, result
+    assert result.stdout.endswith("quickstart: done\n")

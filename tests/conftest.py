@@ -1,0 +1,60 @@
+"""Fixtures shared by all tests that use real mounts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+# Far beyond anything that works; only keeps a hanging test from hanging the run.
+TIMEOUT = 60
+
+
+def apfs(*arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line tool as a user would; `status` is the expected exit status, None for any."""
+    command = [sys.executable, "-m", "apfs", *arguments]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert status is None or result.returncode == status, (arguments, result)
+    return result
+
+
+def sh(script: str, *arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run a bash script with positional parameters."""
+    command = ["bash", "-c", script, "test", *arguments]
+    env = {**os.environ, "LC_ALL": "C"}
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+    assert status is None or result.returncode == status, (script, result)
+    return result
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Return a function that mounts a scenario on a new directory; everything is unmounted afterwards."""
+    made: list[Path] = []
+
+    def make(scenario: str = "default", *options: str) -> Path:
+        mountpoint = tmp_path / f"host{len(made)}"
+        mountpoint.mkdir()
+        made.append(mountpoint)
+        apfs("mount", "--scenario", scenario, *options, str(mountpoint))
+        return mountpoint
+
+    yield make
+    for mountpoint in made:
+        if f" {mountpoint} " in Path("/proc/self/mounts").read_text():
+            apfs("umount", "--lazy", str(mountpoint))
+
+
+def create_mdev(host: Path, uuid: str = UUID) -> Path:
+    """Create a mediated device and return its directory."""
+    matrix = host / "sys/devices/vfio_ap/matrix"
+    (matrix / "mdev_supported_types/vfio_ap-passthrough/create").write_text(uuid)
+    return matrix / uuid

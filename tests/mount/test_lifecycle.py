@@ -1,0 +1,237 @@
+"""Mounting and unmounting: every way in, every way out, and what is said when there is no way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import TIMEOUT, apfs, sh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Mounter = Callable[..., Path]
+
+
+def is_mounted(path: Path) -> bool:
+    return f" {path} fuse.apfs " in Path("/proc/self/mounts").read_text()
+
+
+def server_of(path: Path) -> int:
+    """Process id of the server, found by its command line, which ends with the mount point."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"apfs" in words and words[-2:] == [os.fsencode(path), b""]:
+                return int(entry.name)
+    raise AssertionError(f"no server for {path}")
+
+
+def close_dead(descriptor: int) -> None:
+    """Close a file whose server is gone, which close(2) reports."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process that is not our child is gone, or is nothing but a zombie of somebody else's."""
+    with open(os.pidfd_open(pid), "rb") as descriptor:  # noqa: PTH123
+        ready, _, _ = select.select([descriptor], [], [], TIMEOUT)
+        assert ready
+
+
+def test_mount_returns_when_the_tree_answers(mount: Mounter) -> None:
+    host = mount()
+    assert (host / "sys/bus/ap/bindings").read_text() == "12/12 (complete)\n"
+
+
+def test_server_has_a_session_of_its_own_and_keeps_no_directory(mount: Mounter) -> None:
+    pid = server_of(mount())
+    assert os.getsid(pid) == pid
+    assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+    inherited = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115
+    assert {name for name in inherited if name.startswith("/")} <= {"/dev/null", "/dev/fuse"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_unmount(mount: Mounter, number: signal.Signals) -> None:
+    host = mount()
+    pid = server_of(host)
+    held = os.open(host / "sys/bus/ap/bindings", os.O_RDONLY)  # an open file does not keep the server alive
+    os.kill(pid, number)
+    wait_for_end(pid)
+    assert not is_mounted(host)
+    close_dead(held)
+
+
+def test_umount_command(mount: Mounter) -> None:
+    host = mount()
+    pid = server_of(host)
+    apfs("umount", str(host))
+    wait_for_end(pid)
+    assert not is_mounted(host)
+
+
+def test_fusermount(mount: Mounter) -> None:
+    host = mount()
+    pid = server_of(host)
+    subprocess.run(["fusermount3", "-u", str(host)], check=True)
+    wait_for_end(pid)
+    assert not is_mounted(host)
+
+
+def test_umount_while_busy_changes_nothing(mount: Mounter) -> None:
+    host = mount()
+    with (host / "sys/bus/ap/scans").open():
+        result = apfs("umount", str(host), status=1)
+        assert "busy" in result.stderr
+        assert "--lazy" in result.stderr
+        assert (host / "sys/bus/ap/scans").read_text() == "1\n"
+    apfs("umount", str(host))
+
+
+def test_killed_server_leaves_nothing_that_umount_cannot_clear(mount: Mounter) -> None:
+    host = mount()
+    pid = server_of(host)
+    held = os.open(host / "sys/bus/ap/scans", os.O_RDONLY)
+    os.kill(pid, signal.SIGKILL)
+    wait_for_end(pid)
+    apfs("umount", str(host), status=None)  # the mount helper may have cleared it already
+    assert not is_mounted(host)
+    with pytest.raises(OSError, match="not connected|aborted"):
+        os.read(held, 10)
+    close_dead(held)
+
+
+def test_new_mount_clears_a_dead_one_away(mount: Mounter, tmp_path: Path) -> None:
+    mountpoint = tmp_path / "dead"
+    mountpoint.mkdir()
+    # Without the mount helper in PATH nobody clears the mount when the server is killed.
+    script = 'PATH=/nonexistent "$1" -m apfs mount "$2"'
+    if os.geteuid() == 0:
+        sh(script, sys.executable, str(mountpoint))
+        pid = server_of(mountpoint)
+        os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
+        assert is_mounted(mountpoint)
+    apfs("mount", str(mountpoint))
+    assert (mountpoint / "sys/bus/ap/scans").read_text() == "1\n"
+    apfs("umount", str(mountpoint))
+    assert not is_mounted(mountpoint)
+    mount()
+
+
+def test_mount_twice_is_refused(mount: Mounter) -> None:
+    host = mount()
+    result = apfs("mount", str(host), status=2)
+    assert "mounted already" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_missing_mount_point(tmp_path: Path) -> None:
+    result = apfs("mount", str(tmp_path / "nowhere"), status=2)
+    assert f"mkdir -p {tmp_path}/nowhere" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_mount_point_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = apfs("mount", str(tmp_path / "file"), status=2)
+    assert "not a directory" in result.stderr
+
+
+def test_bad_scenario_names_file_line_and_reason(tmp_path: Path) -> None:
+    scenario = tmp_path / "bad.toml"
+    scenario.write_text('name = "bad"\n\n[[card]]\nadapter = 5\ntype = "CEX3C"\n')
+    result = apfs("mount", "--scenario", str(scenario), str(tmp_path), status=2)
+    assert result.stderr.startswith(f"apfs: {scenario}:5: type: unknown card type 'CEX3C'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_unknown_scenario_lists_the_known(tmp_path: Path) -> None:
+    result = apfs("mount", "--scenario", "nosuch", str(tmp_path), status=2)
+    assert "migration-source" in result.stderr
+
+
+def test_umount_of_something_else(tmp_path: Path) -> None:
+    result = apfs("umount", str(tmp_path), status=1)
+    assert "not an apfs mount" in result.stderr
+
+
+def test_without_pyfuse3_mount_says_what_to_install(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['pyfuse3'] = None; from apfs.cli import main; main()"
+    command = [sys.executable, "-c", script, "mount", str(tmp_path)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 2
+    assert "pip install 'apfs[mount]'" in result.stderr
+
+
+def test_without_dev_fuse_mount_says_so(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("hiding /dev/fuse needs root")
+    script = 'mount -t tmpfs none /dev && exec "$1" -m apfs mount "$2"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, str(tmp_path)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 2
+    assert "there is no /dev/fuse" in result.stderr
+
+
+def test_foreground_ends_with_interrupt(tmp_path: Path) -> None:
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer), str(mountpoint)]
+    with subprocess.Popen(command, pass_fds=[writer]) as server:
+        os.close(writer)
+        with open(reader) as ready:  # noqa: PTH123
+            assert ready.read() == "ready"
+        assert (mountpoint / "sys/bus/ap/scans").read_text() == "1\n"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(TIMEOUT) == 0
+    assert not is_mounted(mountpoint)
+
+
+def test_ordinary_user(tmp_path: Path) -> None:
+    """An ordinary user mounts, owns the files, uses them and unmounts, in a mount namespace of the test's own."""
+    if os.geteuid():
+        pytest.skip("this run is an ordinary user's already: all other tests show the same")
+    nobody = 65534
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(directory.stat().st_mode | 0o055)
+    os.chown(mountpoint, nobody, nobody)
+    user = f"setpriv --reuid {nobody} --regid {nobody} --clear-groups --inh-caps=-all"
+    probe = sh(f'{user} "$1" -c "import apfs, pyfuse3"', sys.executable, status=None)
+    if probe.returncode:
+        pytest.skip(f"an ordinary user cannot read this checkout or its interpreter: {probe.stderr.strip()}")
+    script = f"""
+        set -e
+        mknod -m 0666 "$3/fuse" c 10 229
+        mount --bind "$3/fuse" /dev/fuse
+        {user} "$1" -m apfs mount "$2"
+        {user} sh -c 'stat -c "%u %a" "$1/sys/bus/ap/apmask" "$1/dev/vfio/vfio"' sh "$2"
+        {user} sh -c 'echo -5 > "$1/sys/bus/ap/apmask"' sh "$2"
+        {user} cat "$2/sys/bus/ap/apmask"
+        if {user} cat "$2/sys/bus/ap/uevent" 2>&1; then exit 1; fi
+        {user} "$1" -m apfs umount "$2"
+        if grep -q "fuse.apfs" /proc/self/mounts; then grep " $2 " /proc/self/mounts && exit 1; fi
+    """
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, str(mountpoint), str(tmp_path)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 0, result
+    lines = result.stdout.splitlines()
+    assert lines[:2] == [f"{nobody} 644", f"{nobody} 666"]
+    assert lines[2].startswith("0xfbff")
+    assert "Permission denied" in lines[3]

@@ -1,0 +1,161 @@
+"""Live migration between real mounts: by redirection, by `apfs migrate`, and with streams that are refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import UUID, apfs, sh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Mounter = Callable[..., Path]
+
+INCOMPATIBLE = {
+    "target-older-type": ("EFAULT", "05.0004", "AP type"),
+    "target-other-mode": ("EFAULT", "05.0004", "CCA coprocessor mode"),
+    "target-accelerator": ("EFAULT", "05.0004", "accelerator mode"),
+    "target-stateless": ("EFAULT", "05.0004", "card class"),
+    "target-filtering": ("EFAULT", "05.0004", "stateless command filtering (SLCF)"),
+    "target-missing-facilities": ("EFAULT", "05.0004", "extended addressing (APXA) facility"),
+    "target-fewer-queues": ("EIO", None, "number of queues"),
+    "target-more-queues": ("ENODEV", None, "number of queues"),
+    "target-other-queues": ("ENODEV", "05.0047", "queue"),
+}
+
+
+def client(host: Path) -> Path:
+    return host / "dev/vfio-ap" / UUID
+
+
+def test_by_redirection(mount: Mounter) -> None:
+    source, target = mount("migration-source"), mount("migration-target")
+    script = """
+        set -e
+        echo RESUMING > "$2/migration_state"
+        echo 3 > "$1/migration_state"
+        test "$(cat "$1/data_size")" = 72
+        cat "$1/data_stream" > "$2/data_stream"
+        echo RUNNING > "$2/migration_state"
+        echo 0 > "$1/guest"
+        cat "$1/guest" "$2/guest" "$2/migration_state" "$2/migration_flags"
+    """
+    output = sh(script, str(client(source)), str(client(target))).stdout
+    assert output.split() == ["0", "1", "RUNNING", "STOP_COPY"]
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 16, 72])
+def test_any_chunking(mount: Mounter, block: int) -> None:
+    source, target = mount("migration-source"), mount("migration-target")
+    (client(target) / "migration_state").write_text("RESUMING")
+    (client(source) / "migration_state").write_text("STOP_COPY")
+    sh('dd if="$1/data_stream" of="$2/data_stream" bs="$3" status=none',
+       str(client(source)), str(client(target)), str(block))  # fmt: skip
+    (client(target) / "migration_state").write_text("RUNNING")
+    assert (target / "ctl/kmsg").read_text() == ""
+
+
+def test_stream_has_one_position_and_cannot_seek(mount: Mounter) -> None:
+    source = mount("migration-source")
+    (client(source) / "migration_state").write_text("STOP_COPY")
+    with (
+        (client(source) / "data_stream").open("rb", buffering=0) as first,
+        (client(source) / "data_stream").open("rb", buffering=0) as second,
+    ):
+        assert first.read(8) == b"\0\0\0\4\0\0\0\0"
+        assert second.read(8) == bytes.fromhex("928000000e540307")
+        with pytest.raises(OSError) as seek:
+            first.seek(0)
+        assert seek.value.errno == errno.ESPIPE
+        with pytest.raises(OSError) as pread:
+            os.pread(first.fileno(), 8, 0)
+        assert pread.value.errno == errno.ESPIPE
+        (client(source) / "migration_state").write_text("STOP")
+        with pytest.raises(OSError) as dead:
+            first.read(8)
+        assert dead.value.errno == errno.ENODEV
+
+
+def test_no_stream_outside_a_session(mount: Mounter) -> None:
+    source = mount("migration-source")
+    with pytest.raises(OSError) as refused:
+        (client(source) / "data_stream").read_bytes()
+    assert refused.value.errno == errno.ENODEV
+    refusal = json.loads((source / "ctl/journal").read_text().splitlines()[-1])
+    assert "set STOP_COPY to read" in refusal["why"]
+
+
+@pytest.mark.parametrize("scenario", ["migration-target", "target-newer-type"])
+def test_migrate_command(mount: Mounter, scenario: str) -> None:
+    source, target = mount("migration-source"), mount(scenario)
+    assert "compatible" in apfs("migrate", "--check", str(source), str(target), UUID).stdout
+    assert (client(source) / "guest").read_text() == "1\n"
+    report = json.loads(apfs("migrate", "--json", str(source), str(target), UUID.upper()).stdout)
+    assert report == {"uuid": UUID, "ok": True, "stream": 72, "error": None, "log": []}
+    assert [(client(host) / "guest").read_text() for host in (source, target)] == ["0\n", "1\n"]
+
+
+@pytest.mark.parametrize("scenario", INCOMPATIBLE)
+def test_incompatible_targets(mount: Mounter, scenario: str) -> None:
+    """What --check says beforehand is what the target's driver says afterwards, and the guest runs on."""
+    number, queue, characteristic = INCOMPATIBLE[scenario]
+    source, target = mount("migration-source"), mount(scenario)
+    before = (target / "ctl/status").read_text()
+    check = json.loads(apfs("migrate", "--check", "--json", str(source), str(target), UUID, status=1).stdout)
+    assert (check["compatible"], check["errno"]) == (False, number)
+    assert (queue, characteristic) in [(found["queue"], found["characteristic"]) for found in check["findings"]]
+    assert (target / "ctl/status").read_text() == before
+    assert (target / "ctl/journal").read_text() == ""
+    report = json.loads(apfs("migrate", "--json", str(source), str(target), UUID, status=1).stdout)
+    assert report["error"].startswith(os.strerror(getattr(errno, number)))
+    assert report["log"]
+    assert (client(source) / "migration_state").read_text() == "RUNNING\n"
+    assert (source / "sys/devices/ap/card05/05.0004/status").read_text() == "in use\n"
+    assert (target / "ctl/status").read_text() == before
+
+
+def test_check_prints_a_table(mount: Mounter) -> None:
+    source, target = mount("migration-source"), mount("target-stateless")
+    lines = apfs("migrate", "--check", str(source), str(target), UUID, status=1).stdout.splitlines()
+    assert lines[0].split() == ["queue", "characteristic", "source", "target"]
+    assert [line.split()[0] for line in lines[1:3]] == ["05.0004", "05.0047"]
+    assert "EFAULT" in lines[-1]
+
+
+def test_usage_errors_of_migrate(mount: Mounter, tmp_path: Path) -> None:
+    source, target = mount("migration-source"), mount()
+    assert "not an apfs mount" in apfs("migrate", str(tmp_path), str(target), UUID, status=2).stderr
+    assert "no mediated device" in apfs("migrate", str(source), str(target), UUID, status=2).stderr
+    idle = mount("migration-target")
+    (client(idle) / "guest").write_text("0")
+    assert "no guest running" in apfs("migrate", str(idle), str(source), UUID, status=2).stderr
+
+
+def test_secure_execution_host_refuses(mount: Mounter, tmp_path: Path) -> None:
+    scenario = tmp_path / "se.toml"
+    scenario.write_text(f'secure_execution = true\n[[mdev]]\nuuid = "{UUID}"\nguest = true\n')
+    host = mount(str(scenario))
+    with pytest.raises(OSError) as refused:
+        (client(host) / "migration_state").write_text("STOP")
+    assert refused.value.errno == errno.EPERM
+    assert "secure execution" in (host / "ctl/kmsg").read_text()
+
+
+def test_largest_stream(mount: Mounter) -> None:
+    """65,536 queues: the 1 MiB stream is made, moved and accepted."""
+    hosts = [mount("largest"), mount("largest")]
+    full = "0x" + "f" * 64
+    for host in hosts:
+        (host / "sys/bus/ap/apmask").write_text("0x0")
+        matrix = host / "sys/devices/vfio_ap/matrix"
+        (matrix / "mdev_supported_types/vfio_ap-passthrough/create").write_text(UUID)
+        (matrix / UUID / "ap_config").write_text(f"{full},{full},{full}\n")
+    (client(hosts[0]) / "guest").write_text("1")
+    report = json.loads(apfs("migrate", "--json", str(hosts[0]), str(hosts[1]), UUID).stdout)
+    assert report["stream"] == 1048584
