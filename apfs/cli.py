@@ -105,7 +105,7 @@ def mount(
         _fail(str(error), 2)
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)  # noqa: FBT003 -- takes no keywords
-         # the mount helper lives as long as the mount and must not hold it open
+        # the mount helper lives as long as the mount and must not hold it open
     if foreground:
         from apfs.fuse.session import MountError, serve  # noqa: PLC0415
         from apfs.host import Host  # noqa: PLC0415

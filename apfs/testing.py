@@ -25,20 +25,22 @@ class Shell:
         self._tree = host.tree
 
     def _walk(self, path: str, *, follow: bool = True) -> int:
-        """Return the node at a path."""
-        for _ in range(_LINKS):
-            node, rest = self._tree.root.id(0), [name for name in path.split("/") if name]
-            here = "/"
-            while rest:
-                name = rest.pop(0)
-                node = self._tree.lookup(node, name)
-                if stat.S_ISLNK(self._tree.stat(node).mode) and (rest or follow):
-                    path = posixpath.normpath(posixpath.join(here, self._tree.readlink(node), *rest))
-                    break
-                here = posixpath.join(here, name)
-            else:
-                return node
-        raise KernelError(errno.ELOOP, f"too many links on the way to {path}")
+        """Return the node at a path, as path_resolution(7) does."""
+        node, rest, links = self._tree.root.id(0), path.split("/"), 0
+        while rest:
+            name = rest.pop(0)
+            if name == "..":
+                node = self._tree.parent(node)
+            elif name not in ("", "."):
+                child = self._tree.lookup(node, name)
+                if stat.S_ISLNK(self._tree.stat(child).mode) and (rest or follow):
+                    links += 1
+                    if links > _LINKS:
+                        raise KernelError(errno.ELOOP, f"too many links on the way to {path}")
+                    rest = self._tree.readlink(child).split("/") + rest
+                else:
+                    node = child
+        return node
 
     def cat(self, path: str) -> str:
         """Return the content of a file, read as `cat` does."""

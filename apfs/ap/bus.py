@@ -365,21 +365,27 @@ class ApBus(Bus):
         return NEWEST if "QACT" in self.qci.facilities else None
 
     def _scan_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
-        """Remove, create and update the queues of a card (ap_scan_domains)."""
+        """Remove, create and update the queues of a card, in ascending order (ap_scan_domains)."""
         gone, new = card.queues - domains, domains - card.queues
-        if gone:
-            self._remove_queues(card, gone)
+        kept = card.queues & domains
+        reconfigured = kept - card.queue_config if config else kept & card.queue_config
         usable_before = card.queue_config - card.queue_chkstop
-        reconfigured = card.queues - card.queue_config if config else card.queue_config
-        card.queue_config = card.queues if config else NONE
-        card.queue_chkstop = card.queues if chkstop else NONE
-        revived = ((card.queue_config - card.queue_chkstop) - usable_before) & card.zcrypt_bound()
-        self._start_interrupts(card, revived)
-        if reconfigured and not self.journal.muted:
-            for apqi in reconfigured:
+        card.queue_config = card.queue_config | kept if config else card.queue_config - kept
+        card.queue_chkstop = card.queue_chkstop | kept if chkstop else card.queue_chkstop - kept
+        self._start_interrupts(
+            card, kept & (card.queue_config - card.queue_chkstop - usable_before) & card.zcrypt_bound()
+        )
+        if not gone and not reconfigured:
+            if new:
+                self._create_queues(card, new, config=config, chkstop=chkstop)
+            return
+        for apqi in gone | reconfigured | new:
+            if apqi in gone:
+                self._remove_queues(card, Mask.of(apqi))
+            elif apqi in new:
+                self._create_queues(card, Mask.of(apqi), config=config, chkstop=chkstop)
+            else:
                 emit(ApQueue(card, apqi), "change", ("CONFIG", str(int(config))))
-        if new:
-            self._create_queues(card, new, config=config, chkstop=chkstop)
 
     def _create_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
         self._order.append((card.apid, domains))
@@ -412,8 +418,8 @@ class ApBus(Bus):
         self.tree.deactivate()
 
     def _remove_card(self, card: ApCard) -> None:
-        if card.queues:
-            self._remove_queues(card, card.queues)
+        for _, domains in [row for row in self.rows() if row[0] is card]:
+            self._remove_queues(card, domains)
         if card.driver:
             card.driver = None
             emit(card, "unbind")

@@ -146,6 +146,7 @@ class Machine:
         return {apqi: response for apqi, response in sorted(bad.items()) if response}
 
     def set_bind_state(self, apid: int, apqi: int, state: int) -> None:
-        """Record the outcome of a secure execution bind, association or reset with the F bit."""
-        card = self.cards[apid]
-        card.queues[apqi] = FIELDS["bs"].set(card.word(apqi), state)
+        """Record the outcome of a secure execution bind, association or reset with F bit, if the card is there."""
+        card = self.cards.get(apid)
+        if card:
+            card.queues[apqi] = FIELDS["bs"].set(card.word(apqi), state)

@@ -155,14 +155,14 @@ def se_bind_show(queue: ApQueue) -> str:
 
 
 def se_bind_store(queue: ApQueue, text: str) -> None:
-    """Bind or (0) unbind. EINVAL unless the queue is there for binding, EIO if TAPQ does not answer normally."""
+    """Bind or (0) unbind. EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY during a reset."""
     machine = queue.card.bus.machine
     if not kstrtobool(text):
-        machine.cards[queue.card.apid].associations.pop(queue.apqi, None)
         machine.set_bind_state(*queue.apqn, BS_UNBOUND)
         return
     if _bind_state(queue, clean=True) != BS_UNBOUND:
         raise KernelError(errno.EINVAL, f"{queue.apqn} is not available for binding")
+    _check_idle(queue)
     machine.set_bind_state(*queue.apqn, BS_USABLE if queue.card.mode == "accel" else BS_NO_KEY)
 
 
@@ -171,17 +171,25 @@ def se_associate_show(queue: ApQueue) -> str:
     state = _bind_state(queue)
     if queue.card.mode == "accel":
         return "-\n"
-    secret = queue.card.bus.machine.cards[queue.card.apid].associations.get(queue.apqi)
+    card = queue.card.bus.machine.cards.get(queue.card.apid)
+    secret = card.associations.get(queue.apqi) if card else None
     return f"associated {secret}\n" if state == BS_USABLE and secret is not None else "unassociated\n"
 
 
 def se_associate_store(queue: ApQueue, text: str) -> None:
-    """Associate the queue with a secret. EINVAL on accelerators, above 65535, and unless bound without a secret."""
-    secret = kstrtoul(text)
-    if queue.card.mode == "accel" or secret >= _SECRETS:
-        raise KernelError(errno.EINVAL, "accelerators have no secret" if secret < _SECRETS else "index above 65535")
+    """Associate the queue with a secret.
+
+    EINVAL on accelerators, above 65535, and unless bound without a secret; EIO if TAPQ does not answer normally,
+    EBUSY during a reset.
+    """
+    if queue.card.mode == "accel":
+        raise KernelError(errno.EINVAL, "accelerators have no secret")
+    secret = kstrtoul(text, 32)
+    if secret >= _SECRETS:
+        raise KernelError(errno.EINVAL, f"secret {secret} is above {_SECRETS - 1}")
     if _bind_state(queue, clean=True) != BS_NO_KEY:
         raise KernelError(errno.EINVAL, f"{queue.apqn} is not bound without a secret")
+    _check_idle(queue)
     machine = queue.card.bus.machine
     machine.cards[queue.card.apid].associations[queue.apqi] = secret
     machine.set_bind_state(*queue.apqn, BS_USABLE)
@@ -198,6 +206,11 @@ def _bind_state(queue: ApQueue, *, clean: bool = False) -> int:
     if response > Response.BUSY or (clean and response != Response.NORMAL):
         raise KernelError(errno.EIO, f"TAPQ of {queue.apqn} answers {response:#04x}")
     return FIELDS["bs"].get(word)
+
+
+def _check_idle(queue: ApQueue) -> None:
+    if queue.apqi in queue.card.resetting:
+        raise KernelError(errno.EBUSY, f"{queue.apqn} is being reset")
 
 
 QUEUE_ATTRIBUTES = (

@@ -9,6 +9,7 @@ from apfs.kernel.bitmap import NONE, Mask, ap_parse_bitmap_str
 from apfs.kernel.device import SYS, UEVENT, emit
 from apfs.kernel.errors import KernelError
 from apfs.kernel.kobject import Attribute, Link, Registry
+from apfs.kernel.kstrtox import SPACE
 
 if TYPE_CHECKING:
     from apfs.kernel.journal import Journal, Keys
@@ -48,7 +49,10 @@ class ZcdnClass:
         self.nodes: Registry[ZcdnNode] = Registry()
 
     def create(self, name: str) -> None:
-        """Make a node; an empty name becomes `zcrypt_<minor>`. ENOSPC after 256, EEXIST if the name is taken."""
+        """Make a node; an empty name becomes `zcrypt_<minor>`. EEXIST if the name is taken, ENOSPC after 256."""
+        name = name.replace("/", "!")  # as the driver core does
+        if name and self.nodes.get(name):
+            raise KernelError(errno.EEXIST, f"there is a node {name} already")
         used = {node.minor for node in self.nodes}
         minor = next((minor for minor in range(_NODES) if minor not in used), None)
         if minor is None:
@@ -56,7 +60,7 @@ class ZcdnClass:
         name = name or f"zcrypt_{minor}"
         if self.nodes.get(name):
             raise KernelError(errno.EEXIST, f"there is a node {name} already")
-        if "/" in name or name in (".", ".."):
+        if name in (".", ".."):
             raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a directory")
         node = ZcdnNode(self._tree.journal, name, minor)
         self.nodes.add(name, node)
@@ -73,7 +77,7 @@ class ZcdnClass:
 
 
 def _stripped(text: str) -> str:
-    return text.strip()[:_NAME_MAX]
+    return text.lstrip(SPACE)[:_NAME_MAX].rstrip(SPACE)
 
 
 CLASS_ATTRIBUTES = (

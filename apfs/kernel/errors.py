@@ -2,6 +2,9 @@
 
 import errno as errno_names
 
+# Python knows two names for this number and prefers the one that Linux does not use.
+_NAMES = {**errno_names.errorcode, errno_names.EOPNOTSUPP: "EOPNOTSUPP"}
+
 
 class KernelError(Exception):
     """A refused request.
@@ -18,7 +21,7 @@ class KernelError(Exception):
     @property
     def name(self) -> str:
         """Symbolic errno, such as `EINVAL`."""
-        return errno_names.errorcode[self.errno]
+        return _NAMES[self.errno]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.why}"

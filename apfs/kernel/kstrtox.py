@@ -11,17 +11,17 @@ from apfs.kernel.errors import KernelError
 
 _U64 = 1 << 64
 # lib/ctype.c also counts the Latin-1 no-break space as white space.
-_SPACE = " \t\n\v\f\r\xa0"
+SPACE = " \t\n\v\f\r\xa0"
 _UNSIGNED = re.compile(r"\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|0(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))")
 _SCAN_D = re.compile(r"-?[0-9]+", re.ASCII)
 _SCAN_I = re.compile(r"(?P<sign>-?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*))", re.ASCII)
 
 
-def kstrtoul(text: str) -> int:
-    """Unsigned 64-bit number, base by prefix: decimal, `0x` hex, leading-`0` octal (kstrtoul with base 0).
+def kstrtoul(text: str, bits: int = 64) -> int:
+    """Unsigned number, base by prefix: decimal, `0x` hex, leading-`0` octal (kstrtoul with base 0).
 
-    One leading `+` and one trailing newline are allowed. EINVAL for anything else, ERANGE above 64 bits (which the
-    kernel notices while it reads digits, hence before trailing junk).
+    One leading `+` and one trailing newline are allowed. EINVAL for anything else, ERANGE above `bits` (64, or 32 for
+    kstrtouint). That 64 bits are not enough is noticed while digits are read, hence before trailing junk.
     """
     found = _UNSIGNED.match(text)
     if found:
@@ -30,13 +30,15 @@ def kstrtoul(text: str) -> int:
         if value >= _U64:
             raise KernelError(errno.ERANGE, f"{_shown(text)} does not fit into 64 bits")
         if text[found.end() :] in ("", "\n"):
+            if value >> bits:
+                raise KernelError(errno.ERANGE, f"{_shown(text)} does not fit into {bits} bits")
             return value
     raise KernelError(errno.EINVAL, f"{_shown(text)} is not a number (decimal, 0x hex or 0 octal, nothing around it)")
 
 
 def scan_d(text: str) -> int:
     """Signed 32-bit decimal as `sscanf("%d")` reads it: leading white space and trailing text do not matter."""
-    found = _SCAN_D.match(text.lstrip(_SPACE))
+    found = _SCAN_D.match(text.lstrip(SPACE))
     if not found:
         raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a decimal number")
     return _to_int(int(found[0]))
@@ -44,7 +46,7 @@ def scan_d(text: str) -> int:
 
 def scan_i(text: str) -> int:
     """Signed 32-bit number as `sscanf("%i")` reads it: like `scan_d`, but the prefix chooses the base."""
-    found = _SCAN_I.match(text.lstrip(_SPACE))
+    found = _SCAN_I.match(text.lstrip(SPACE))
     if not found:
         raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a number")
     value = int(found["hex"], 16) if found["hex"] else int(found["oct"], 8) if found["oct"] else int(found["dec"])

@@ -71,6 +71,9 @@ class AttributeFile:
                 self._tree.refused("read", self.node, "", error)
                 raise
             self._seen = True
+        elif self.gone and offset >= len(self._text):
+            # What is left of the text can still be had, but asking for more needs the node.
+            raise KernelError(errno.ENODEV, "removed while the file was open")
         return self._text[offset : offset + size]
 
     def write(self, data: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,13 @@ def attempt(call: Callable[[], object]) -> str:
     try:
         call()
     except KernelError as error:
-        return error.name
+        return _name(error)
     return ""
+
+
+def _name(error: KernelError) -> str:
+    # The number has two names, and Python prefers the one that the kernel does not use.
+    return "EOPNOTSUPP" if error.errno == errno.EOPNOTSUPP else error.name
 
 
 class Box:
@@ -75,7 +81,7 @@ class Box:
         try:
             return self.cat(path)
         except KernelError as error:
-            return error.name
+            return _name(error)
 
     def write(self, path: str, data: str | bytes) -> str:
         """Write to a file, and return the errno's name; success must have taken every byte."""
@@ -109,7 +115,11 @@ class Box:
         """Return the uevents since the last time, each as action, path below `/devices/ap` and keys, blanks between."""
         return [
             " ".join(
-                (event.action, event.devpath.removeprefix("/devices/ap/"), *(f"{key}={value}" for key, value in event.keys))
+                (
+                    event.action,
+                    event.devpath.removeprefix("/devices/ap/"),
+                    *(f"{key}={text}" for key, text in event.keys),
+                )
             )
             for event in self.heard()
         ]

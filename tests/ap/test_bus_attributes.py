@@ -80,7 +80,9 @@ def test_a_machine_without_qci() -> None:
     assert set(box.drivers()) == {"00.0000", "00.000f", "3f.0000", "3f.000f"}
 
 
-@pytest.mark.parametrize(("environment", "interrupts", "timeout"), [("lpar", 1, 250000), ("kvm", 1, 250000), ("zvm", 0, 1500000)])
+@pytest.mark.parametrize(
+    ("environment", "interrupts", "timeout"), [("lpar", 1, 250000), ("kvm", 1, 250000), ("zvm", 0, 1500000)]
+)
 def test_interrupts_and_the_timeout_that_goes_with_them(environment: str, interrupts: int, timeout: int) -> None:
     box = Box(toml({0: "CEX8C"}, [4], top=f'environment = "{environment}"'))
     assert box.cat(f"{BUS}/ap_interrupts") == f"{interrupts}\n"

@@ -198,7 +198,9 @@ def test_counters_of_queues() -> None:
     assert box.cat(f"{CARD0}/00.002a/request_count") == "7\n"
     assert box.cat(f"{CARD0}/request_count") == "12\n"
     for path in (CARD0, Q0, Q4):
-        assert box.cat(f"{path}/requestq_count") == box.cat(f"{path}/pendingq_count") == box.cat(f"{path}/load") == "0\n"
+        assert (
+            box.cat(f"{path}/requestq_count") == box.cat(f"{path}/pendingq_count") == box.cat(f"{path}/load") == "0\n"
+        )
 
 
 # -- online ------------------------------------------------------------------------------------------------------------
@@ -313,7 +315,11 @@ def test_deconfiguring_reaches_the_queues_with_the_next_scan() -> None:
     assert box.events() == []
     assert box.write(f"{CARD0}/config", "1") == ""
     box.host.scan()
-    assert box.short_events() == ["change card00 CONFIG=1", "change card00/00.0029 CONFIG=1", "change card00/00.002a CONFIG=1"]
+    assert box.short_events() == [
+        "change card00 CONFIG=1",
+        "change card00/00.0029 CONFIG=1",
+        "change card00/00.002a CONFIG=1",
+    ]
     for path in (CARD0, Q0):
         assert box.cat(f"{path}/config") == box.cat(f"{path}/online") == "1\n"
     assert box.cat(f"{Q0}/interrupt") == "Interrupts enabled.\n"

@@ -26,7 +26,7 @@ def one(kind: str, card: str = "", top: str = "") -> Box:
     return Box(toml({0: kind}, [0x29], top=top, card=card))
 
 
-# -- which files there are -----------------------------------------------------------------------------------------------
+# -- which files there are ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

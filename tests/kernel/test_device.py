@@ -156,7 +156,17 @@ def test_drivers_probe_succeeds_even_if_no_driver_takes_the_device() -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("0", "0"), ("0\n", "0"), ("00", "0"), ("0x1", "0"), ("1", "1"), ("2", "1"), ("n", "1"), ("\n", "1"), ("off", "1")],
+    [
+        ("0", "0"),
+        ("0\n", "0"),
+        ("00", "0"),
+        ("0x1", "0"),
+        ("1", "1"),
+        ("2", "1"),
+        ("n", "1"),
+        ("\n", "1"),
+        ("off", "1"),
+    ],
 )
 def test_drivers_autoprobe_looks_at_the_first_character(box: Box, text: str, shown: str) -> None:
     for start in ("0", "1"):

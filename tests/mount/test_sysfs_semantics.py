@@ -24,8 +24,7 @@ def error_of(call: Callable[[], object]) -> str:
     try:
         call()
     except OSError as error:
-        assert error.errno
-        return errno.errorcode[error.errno]
+        return errno.errorcode[error.errno or 0]
     return ""
 
 
