@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apfs.host import Host
+    from apfs.kernel.journal import Journal, Record
     from apfs.vfio_ap.matrix import Matrix
 
 CONSOLE = "/ctl/console"
@@ -207,16 +209,48 @@ class ConsoleFile:
         """Let go of the file."""
 
 
-def kmsg(host: Host) -> str:
+class JournalFile:
+    """An open view of the journal: grows while it is open, and poll says when there is more to read."""
+
+    seekable = True
+
+    def __init__(self, source: Journal, render: Callable[[Journal, list[tuple[int, Record]]], str]) -> None:
+        self._journal = source
+        self._render = render
+        self._text = b""
+        self._seen = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a part of the text; from offset 0 on it is made anew."""
+        if offset == 0:
+            self._text, self._seen = b"", 0
+        if offset + size > len(self._text):
+            self._text += self._render(self._journal, self._journal.since(self._seen)).encode()
+            self._seen = self._journal.last
+        return self._text[offset : offset + size]
+
+    def write(self, _data: bytes) -> int:
+        """Refuse with EBADF: the mode lets nobody open it for writing."""
+        raise KernelError(errno.EBADF, "read-only")
+
+    def poll(self) -> int:
+        """Report whether something happened since the last read."""
+        return select.POLLIN | select.POLLRDNORM if self._journal.last > self._seen else 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:
     """Return the kernel log, one line per line."""
-    return "".join(f"{record.text}\n" for _, record in host.journal if isinstance(record, LogLine))
+    return "".join(f"{record.text}\n" for _, record in records if isinstance(record, LogLine))
 
 
-def uevents(host: Host) -> str:
+def uevents(journal: Journal, records: list[tuple[int, Record]]) -> str:
     """Return the events, each as the `action@devpath` line and the keys that the kernel sends, and an empty line."""
-    records = [record for _, record in host.journal if isinstance(record, Uevent)]
+    events = [record for _, record in records if isinstance(record, Uevent)]
     blocks = []
-    for sequence, record in enumerate(records, host.journal.uevents_sent - len(records) + 1):
+    for sequence, record in enumerate(events, journal.uevents_sent - len(events) + 1):
         keys = (*record.environment(), ("SEQNUM", str(sequence)))
         # APMASK ends with a newline on the wire, which would end the block here.
         lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)
@@ -224,9 +258,9 @@ def uevents(host: Host) -> str:
     return "".join(blocks)
 
 
-def journal(host: Host) -> str:
+def journal(_journal: Journal, records: list[tuple[int, Record]]) -> str:
     """Return everything that happened, one JSON object per line."""
-    return "".join(f"{json.dumps({'seq': sequence} | record.as_dict())}\n" for sequence, record in host.journal)
+    return "".join(f"{json.dumps({'seq': sequence} | record.as_dict())}\n" for sequence, record in records)
 
 
 def _matrix(matrix: Matrix) -> dict[str, list[int]]:
@@ -268,14 +302,14 @@ def status(host: Host) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def _text(make: Callable[[Host], str]) -> Callable[[Host, bool, bool], TextFile]:
-    return lambda host, _read, _write: TextFile(lambda: make(host))
+def _view(render: Callable[[Journal, list[tuple[int, Record]]], str]) -> Callable[[Host, bool, bool], JournalFile]:
+    return lambda host, _read, _write: JournalFile(host.journal, render)
 
 
 CTL_ENTRIES = (
     Special("console", 0o200, lambda host, _read, _write: ConsoleFile(host)),
-    Special("kmsg", 0o444, _text(kmsg)),
-    Special("uevents", 0o444, _text(uevents)),
-    Special("journal", 0o444, _text(journal)),
-    Special("status", 0o444, _text(status)),
+    Special("kmsg", 0o444, _view(kmsg)),
+    Special("uevents", 0o444, _view(uevents)),
+    Special("journal", 0o444, _view(journal)),
+    Special("status", 0o444, lambda host, _read, _write: TextFile(lambda: status(host))),
 )

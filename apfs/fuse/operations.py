@@ -55,6 +55,7 @@ def _answered(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Co
 
     @functools.wraps(handler)
     async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        operations = cast("Operations", args[0])
         try:
             return await handler(*args, **kwargs)
         except KernelError as error:
@@ -62,9 +63,11 @@ def _answered(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Co
         except FUSEError:
             raise
         except Exception:  # noqa: BLE001 -- see above
-            operations = cast("Operations", args[0])
             operations.host.journal.add(Crash(handler.__name__, traceback.format_exc()))
             raise FUSEError(errno.EIO) from None
+        finally:
+            if operations.pollers:
+                operations.happened()
 
     return wrapper
 
@@ -89,6 +92,8 @@ class Operations(pyfuse3.Operations):
         self._root = host.tree.root.id(0)
         self._files: dict[int, OpenFile] = {}
         self._next_handle = 1
+        self.pollers: dict[int, pyfuse3.PollHandle] = {}
+        """Who waits for one of the open files, by handle."""
         self._uid, self._gid = os.getuid(), os.getgid()
         self._born = time.time_ns()
 
@@ -209,14 +214,25 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def poll(
-        self, _inode: InodeT, fh: FileHandleT, _handle: pyfuse3.PollHandle | None, _ctx: pyfuse3.RequestContext
+        self, _inode: InodeT, fh: FileHandleT, handle: pyfuse3.PollHandle | None, _ctx: pyfuse3.RequestContext
     ) -> int:
-        """Answer poll; nothing here ever wakes a poller, as nothing in these parts of sysfs does."""
-        return self._files[fh].poll()
+        """Answer poll. Nothing in these parts of sysfs ever wakes a poller, but the files in ctl do."""
+        ready = self._files[fh].poll()
+        if handle is not None and not ready:
+            self.pollers[fh] = handle
+        return ready
+
+    def happened(self) -> None:
+        """Wake the pollers of files that have something to read now."""
+        for fh, handle in list(self.pollers.items()):
+            if self._files[fh].poll():
+                del self.pollers[fh]
+                handle.notify()
 
     @_answered
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
+        self.pollers.pop(fh, None)
         self._files.pop(fh).close()
 
     async def fsync(self, _fh: FileHandleT, _datasync: bool) -> None:  # noqa: FBT001 -- signature of pyfuse3

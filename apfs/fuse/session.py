@@ -33,6 +33,8 @@ class ScanTimer:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.ticked: Callable[[], None] = lambda: None
+        """Called after time has passed."""
         self._sleep = trio.CancelScope()
         self._period = host.ap_bus.config_time
 
@@ -49,6 +51,7 @@ class ScanTimer:
             with trio.CancelScope() as self._sleep:
                 await trio.sleep(due)
                 self._host.tick(due)
+                self.ticked()
 
 
 def _options(*, allow_other: bool) -> set[str]:
@@ -69,6 +72,7 @@ def serve(host: Host, mountpoint: str, *, allow_other: bool, clock: bool, ready:
     os.umask(0)
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)
+    timer.ticked = operations.happened
     try:
         pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other))
     except RuntimeError as error:

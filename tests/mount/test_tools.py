@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import subprocess
 from typing import TYPE_CHECKING
 
 from tests.conftest import UUID, create_mdev, sh
@@ -120,3 +122,17 @@ def test_kmsg_uevents_and_journal(mount: Mounter) -> None:
     types = [json.loads(line)["type"] for line in (host / "ctl/journal").read_text().splitlines()]
     assert types[:5] == ["uevent", "uevent", "uevent", "log", "uevent"]
     assert json.loads((host / "ctl/status").read_text())["mdevs"][UUID]["guest"] is False
+
+
+def test_following_the_journal(mount: Mounter) -> None:
+    """A reader of ctl/uevents is woken when something happens, and reads only what is new."""
+    host = mount()
+    with (host / "ctl/uevents").open("rb", buffering=0) as events:
+        assert events.read() == b""
+        poller = select.poll()
+        poller.register(events, select.POLLIN)
+        assert poller.poll(0) == []
+        with subprocess.Popen(["sh", "-c", 'echo change > "$1"', "sh", host / "sys/devices/ap/uevent"]):
+            assert poller.poll(30_000) == [(events.fileno(), select.POLLIN)]
+        assert events.read().startswith(b"change@/devices/ap\n")
+        assert poller.poll(0) == []
