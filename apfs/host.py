@@ -187,7 +187,7 @@ class Host:
     def modprobe(self, name: str) -> None:
         """Load a module and what it needs; ENOENT if there is none of that name. Loading twice is no error."""
         module = self._module(name)
-        if name == "vfio_ap" and not module.loaded:
+        if module.name == "vfio_ap" and not module.loaded:
             for needed in ("mdev", "vfio"):
                 self.modules[needed].load()
             module.load()
@@ -201,12 +201,12 @@ class Host:
         """
         module = self._module(name)
         if not module.loaded:
-            raise KernelError(errno.ENOENT, f"module {name} is not loaded")
+            raise KernelError(errno.ENOENT, f"module {module.name} is not loaded")
         if module.refcount:
-            raise KernelError(errno.EAGAIN, f"module {name} is in use")
-        if name.startswith("zcrypt"):
-            raise KernelError(errno.EOPNOTSUPP, f"module {name} cannot be unloaded from an emulated host")
-        if name == "vfio_ap":
+            raise KernelError(errno.EAGAIN, f"module {module.name} is in use")
+        if module.name.startswith("zcrypt"):
+            raise KernelError(errno.EOPNOTSUPP, f"module {module.name} cannot be unloaded from an emulated host")
+        if module.name == "vfio_ap":
             assert self.vfio_ap is not None  # noqa: S101 -- it is loaded
             self.vfio_ap.unload()
             self.vfio_ap = None

@@ -430,24 +430,24 @@ def _mdevs(tables: list[_Table]) -> tuple[MdevSpec, ...]:
 def _line(text: str, where: Where) -> int:
     """Return the line of the value at a path, or of the nearest thing around it that has one.
 
-    tomlkit keeps the text as it was, so a comment put on an item shows the line that the item stands on.
+    tomlkit keeps the text as it was, so a comment put behind an item shows the line on which the item ends.
     """
     import tomlkit  # noqa: PLC0415 -- only needed when there is a mistake to report
-    from tomlkit.items import Item  # noqa: PLC0415
+    from tomlkit.items import AoT, Array, Table  # noqa: PLC0415
 
     mark = "\N{PILCROW SIGN} here"
     for length in range(len(where), 0, -1):
         document = tomlkit.parse(text)
-        node: Any = document
-        try:
-            for step in where[:length]:
-                node = node[step]
-        except (KeyError, IndexError, TypeError):
-            continue
-        if isinstance(node, Item):
-            node.comment(mark)
-            lines = document.as_string().splitlines()
-            marked = [number for number, line in enumerate(lines, 1) if mark in line]
-            if marked:
-                return marked[0]
+        item: Any = document
+        for step in where[:length]:
+            container = item.value if isinstance(item, Table) else item
+            # item() has what indexing turns into plain values, such as true and false.
+            item = container.item(step) if isinstance(step, str) else item[step]
+        while isinstance(item, AoT) or (isinstance(item, Table) and item.is_super_table()):
+            item = item[0] if isinstance(item, AoT) else next(iter(item.value.values()))
+        lines_before_end = item.as_string().count("\n") if isinstance(item, Array) else 0
+        item.comment(mark)
+        marked = [number for number, line in enumerate(document.as_string().split("\n"), 1) if mark in line]
+        if marked:
+            return marked[0] - lines_before_end
     return 1

@@ -110,15 +110,15 @@ class ApBus(Bus):
     def reserved_for_host(self, apid: int) -> Mask:
         """Return the domains of an adapter that vfio_ap may not have (ap_owned_by_def_drv).
 
-        An override decides for a queue that is bound, the masks decide for all others, whether they exist or not.
+        A queue that is bound and has an override, whatever it says, belongs to the driver that it is bound to; the
+        masks decide for all others, whether they exist or not.
         """
         owned = self.reserved(apid)
         card = self.cards.get(apid)
-        for apqi, name in card.overrides.items() if card else ():
-            assert card is not None  # noqa: S101 -- only cards have overrides
-            if apqi in card.all_bound():
-                default = any(driver.name == name and driver.default for driver in self._queue_drivers())
-                owned = owned.with_(apqi) if default else owned.without(apqi)
+        if card and card.overrides:
+            overridden = Mask.from_numbers(card.overrides)
+            for driver, bound in card.bound.items():
+                owned = owned | overridden & bound if driver.default else owned - (overridden & bound)
         return owned
 
     def _acceptable(self, card: ApCard, driver: ApDriver) -> Mask:

@@ -193,8 +193,8 @@ BAD_FOR_BUS = (
 
 
 FOCUSED_STEPS = (
-    *("unbind", "unbind", "bind", "probe", "override vfio_ap", "override cex4queue", "override"),
-    *("take", "take", "assign_adapter", "assign_domain", "unassign_adapter", "unassign_domain"),
+    *("unbind", "unbind", "unbind", "bind", "probe", "override vfio_ap", "override cex4queue", "override"),
+    *("take", "assign adapter", "assign domain", "unassign adapter", "unassign domain", "unassign domain"),
     *("rewrite", "guest", "apmask", "aqmask", "scan"),
 )
 
@@ -375,26 +375,22 @@ class HostAgainstOracle(RuleBasedStateMachine):
     @rule(pick=mdev_picks, number=st.sampled_from(ADAPTERS), style=numbers_as_text)
     def assign_adapter(self, pick: Pick, number: int, style: str) -> None:
         """Assign an adapter."""
-        uuid = self.mdev(pick)
-        self.both(self.oracle.assign_adapter(uuid, number), f"{MATRIX}/{uuid}/assign_adapter", style.format(number))
+        self.change_matrix(self.mdev(pick), "assign_adapter", number, style)
 
     @rule(pick=mdev_picks, number=st.sampled_from(DOMAINS), style=numbers_as_text)
     def assign_domain(self, pick: Pick, number: int, style: str) -> None:
         """Assign a usage domain."""
-        uuid = self.mdev(pick)
-        self.both(self.oracle.assign_domain(uuid, number), f"{MATRIX}/{uuid}/assign_domain", style.format(number))
+        self.change_matrix(self.mdev(pick), "assign_domain", number, style)
 
     @rule(pick=mdev_picks, number=st.sampled_from(ADAPTERS), style=numbers_as_text)
     def unassign_adapter(self, pick: Pick, number: int, style: str) -> None:
         """Unassign an adapter."""
-        uuid = self.mdev(pick)
-        self.both(self.oracle.unassign_adapter(uuid, number), f"{MATRIX}/{uuid}/unassign_adapter", style.format(number))
+        self.change_matrix(self.mdev(pick), "unassign_adapter", number, style)
 
     @rule(pick=mdev_picks, number=st.sampled_from(DOMAINS), style=numbers_as_text)
     def unassign_domain(self, pick: Pick, number: int, style: str) -> None:
         """Unassign a usage domain."""
-        uuid = self.mdev(pick)
-        self.both(self.oracle.unassign_domain(uuid, number), f"{MATRIX}/{uuid}/unassign_domain", style.format(number))
+        self.change_matrix(self.mdev(pick), "unassign_domain", number, style)
 
     @rule(
         pick=mdev_picks,
@@ -404,9 +400,11 @@ class HostAgainstOracle(RuleBasedStateMachine):
     )
     def change_control_domain(self, pick: Pick, verb: str, number: int, style: str) -> None:
         """Assign or unassign a control domain."""
-        uuid = self.mdev(pick)
-        operation = self.oracle.assign_control_domain if verb == "assign" else self.oracle.unassign_control_domain
-        self.both(operation(uuid, number), f"{MATRIX}/{uuid}/{verb}_control_domain", style.format(number))
+        self.change_matrix(self.mdev(pick), f"{verb}_control_domain", number, style)
+
+    def change_matrix(self, uuid: str, verb: str, number: int, style: str = "{:d}") -> None:
+        """Write to one of the six files that take a number."""
+        self.both(getattr(self.oracle, verb)(uuid, number), f"{MATRIX}/{uuid}/{verb}", style.format(number))
 
     @rule(
         pick=mdev_picks,
@@ -428,7 +426,17 @@ class HostAgainstOracle(RuleBasedStateMachine):
         ending: str,
     ) -> None:
         """Replace the whole matrix."""
-        uuid = self.mdev(pick)
+        self.ap_config_of(self.mdev(pick), wanted, spell, separator, ending)
+
+    def ap_config_of(
+        self,
+        uuid: str,
+        wanted: tuple[set[int], set[int], set[int]],
+        spell: Callable[[set[int]], str],
+        separator: str,
+        ending: str,
+    ) -> None:
+        """Replace the whole matrix of this device."""
         text = separator.join(spell(numbers) for numbers in wanted) + ending
         self.both(self.oracle.ap_config(uuid, *wanted), f"{MATRIX}/{uuid}/ap_config", text)
 
@@ -526,51 +534,37 @@ class HostAgainstOracle(RuleBasedStateMachine):
     )
     def concentrate(self, mdev_pick: Pick, queue_pick: Pick, steps: list[str]) -> None:
         """Do several things to the same few objects, for the corners where one thing depends on another."""
-        adapter, domain = queue = self.queue(queue_pick)
+        queue = self.queue(queue_pick)
         uuid = self.mdev(mdev_pick)
         for holder, mdev in self.oracle.mdevs.items():
-            if adapter in mdev.adapters and domain in mdev.domains:
+            if queue[0] in mdev.adapters and queue[1] in mdev.domains:
                 uuid = holder
         for step in steps:
-            verb, _, name = step.partition(" ")
-            path = f"{MATRIX}/{uuid}/{verb}"
-            match verb:
-                case "unbind":
-                    self.unbind_queue(queue, "its own", "")
-                case "bind":
-                    self.bind_queue(queue, VFIO_DRIVER, "")
-                case "probe":
-                    self.bind_queue(queue, "probe", "")
-                case "override":
-                    self.write_override(*queue, name, "\n")
-                case "take":
-                    text = f"{mask_text({adapter})},{mask_text({domain})},"
-                    self.both(
-                        self.oracle.ap_config(uuid, {adapter}, {domain}, set()), f"{MATRIX}/{uuid}/ap_config", text
-                    )
-                case "assign_adapter":
-                    self.both(self.oracle.assign_adapter(uuid, adapter), path, f"{adapter}")
-                case "assign_domain":
-                    self.both(self.oracle.assign_domain(uuid, domain), path, f"{domain}")
-                case "unassign_adapter":
-                    self.both(self.oracle.unassign_adapter(uuid, adapter), path, f"{adapter}")
-                case "unassign_domain":
-                    self.both(self.oracle.unassign_domain(uuid, domain), path, f"{domain}")
-                case "rewrite":
-                    self.rewrite(uuid)
-                case "guest":
-                    self.toggle_guest(uuid)
-                case "apmask":
-                    sign = "-" if adapter in self.oracle.apmask else "+"
-                    changed = apply_terms(self.oracle.apmask, [(sign, adapter, adapter)])
-                    self.both(self.oracle.set_apmask(changed), f"{AP_BUS}/apmask", f"{sign}{adapter}")
-                case "aqmask":
-                    sign = "-" if domain in self.oracle.aqmask else "+"
-                    changed = apply_terms(self.oracle.aqmask, [(sign, domain, domain)])
-                    self.both(self.oracle.set_aqmask(changed), f"{AP_BUS}/aqmask", f"{sign}{domain}")
-                case _:
-                    self.scan("1")
+            self.do_focused(step, uuid, queue)
             self.everything_agrees()
+
+    def do_focused(self, step: str, uuid: str, queue: tuple[int, int]) -> None:
+        """Do one of the things that can be done to a mediated device and a queue."""
+        adapter, domain = queue
+        actions: dict[str, Callable[[], None]] = {
+            "unbind": lambda: self.unbind_queue(queue, "its own", ""),
+            "bind": lambda: self.bind_queue(queue, VFIO_DRIVER, ""),
+            "probe": lambda: self.bind_queue(queue, "probe", ""),
+            "override vfio_ap": lambda: self.write_override(*queue, VFIO_DRIVER, "\n"),
+            "override cex4queue": lambda: self.write_override(*queue, DEFAULT_DRIVER, "\n"),
+            "override": lambda: self.write_override(*queue, "", "\n"),
+            "take": lambda: self.ap_config_of(uuid, ({adapter}, {domain}, set()), mask_text, ",", "\n"),
+            "assign adapter": lambda: self.change_matrix(uuid, "assign_adapter", adapter),
+            "assign domain": lambda: self.change_matrix(uuid, "assign_domain", domain),
+            "unassign adapter": lambda: self.change_matrix(uuid, "unassign_adapter", adapter),
+            "unassign domain": lambda: self.change_matrix(uuid, "unassign_domain", domain),
+            "rewrite": lambda: self.rewrite(uuid),
+            "guest": lambda: self.toggle_guest(uuid),
+            "apmask": lambda: self.apmask(lambda current: toggled(current, adapter)),
+            "aqmask": lambda: self.aqmask(lambda current: toggled(current, domain)),
+            "scan": lambda: self.scan("1"),
+        }
+        actions[step]()
 
     # ---- hardware ---------------------------------------------------------------------------------------------------
 
@@ -622,6 +616,12 @@ class HostAgainstOracle(RuleBasedStateMachine):
         self.both(expected, path, text)
 
 
+def toggled(mask: set[int], number: int) -> tuple[set[int], str]:
+    """Turn one bit of a mask over."""
+    sign = "-" if number in mask else "+"
+    return apply_terms(mask, [(sign, number, number)]), f"{sign}{number}"
+
+
 def name_of(error: int) -> str:
     """Symbolic name of an error number, for messages."""
     return errno.errorcode[error] if error else "success"
@@ -647,47 +647,49 @@ def mask_around(random: Random, numbers: tuple[int, ...]) -> tuple[set[int], str
 
 
 def wander(machine: HostAgainstOracle, random: Random) -> None:
-    """Do many things, more than half of them to the same mediated device and the same queue for a while."""
-    mdev_pick, queue_pick = ("existing", 0), ("assigned", 0)
+    """Do many things, half of them to the same mediated device and the same queue for a while."""
+    device: Pick = ("existing", 0)
+    queue: Pick = ("assigned", 0)
     for _ in range(WALK_LENGTH):
         if random.random() < CHANGE_OF_FOCUS:
-            mdev_pick = ("existing", random.randrange(3))
-            queue_pick = (random.choice(("assigned", "existing", "any")), random.randrange(9))
-        match random.choice(("focused",) * 15 + WALK_STEPS):
-            case "focused":
-                machine.concentrate(mdev_pick, queue_pick, [random.choice(FOCUSED_STEPS)])
-            case "create or remove":
-                number = random.choice((None, None, 1))
-                machine.create_or_remove(random.choice(UUIDS), number, "{:d}", "\n", upper=False)
-            case "assign adapter":
-                machine.assign_adapter(mdev_pick, random.choice(REAL_ADAPTERS), "{:#x}")
-            case "assign domain":
-                machine.assign_domain(mdev_pick, random.choice(REAL_DOMAINS), "{:#x}")
-            case "ap_config":
-                wanted = some_of(random, ADAPTERS), some_of(random, DOMAINS), some_of(random, CONTROL_DOMAINS)
-                machine.ap_config(mdev_pick, wanted, mask_text, ",", "\n")
-            case "apmask":
-                write = mask_around(random, ADAPTERS)
-                machine.apmask(lambda _, write=write: write)
-            case "aqmask":
-                write = mask_around(random, DOMAINS)
-                machine.aqmask(lambda _, write=write: write)
-            case "move":
-                machine.move_queue(("existing", random.randrange(9)), random.choice((VFIO_DRIVER, VFIO_DRIVER, "")))
-            case "card":
-                machine.change_card(random.choice(REAL_ADAPTERS), scan=random.random() < MOSTLY)
-            case "domain":
-                machine.change_host_domain(random.choice(REAL_DOMAINS), scan=random.random() < MOSTLY)
-            case "scan":
-                machine.scan("1")
+            device = ("existing", random.randrange(3))
+            queue = (random.choice(("assigned", "existing", "any")), random.randrange(9))
+        if random.random() < FOCUSED:
+            machine.concentrate(device, queue, [random.choice(FOCUSED_STEPS)])
+        else:
+            do_anything(machine, random, device)
         machine.everything_agrees()
 
 
+def do_anything(machine: HostAgainstOracle, random: Random, device: Pick) -> None:
+    """Do one of the things that matter. All choices are made first, whether they are used or not."""
+    uuid = random.choice(UUIDS)
+    number = random.choice((None, None, 1))
+    adapter, domain = random.choice(REAL_ADAPTERS), random.choice(REAL_DOMAINS)
+    wanted = some_of(random, ADAPTERS), some_of(random, DOMAINS), some_of(random, CONTROL_DOMAINS)
+    apmask, aqmask = mask_around(random, ADAPTERS), mask_around(random, DOMAINS)
+    queue: Pick = ("existing", random.randrange(9))
+    override = random.choice((VFIO_DRIVER, VFIO_DRIVER, ""))
+    scan = random.random() < MOSTLY
+    actions: tuple[Callable[[], None], ...] = (
+        lambda: machine.create_or_remove(uuid, number, "{:d}", "\n", upper=False),
+        lambda: machine.assign_adapter(device, adapter, "{:#x}"),
+        lambda: machine.assign_domain(device, domain, "{:#x}"),
+        lambda: machine.unassign_adapter(device, adapter, "{:#x}"),
+        lambda: machine.unassign_domain(device, domain, "{:#x}"),
+        lambda: machine.ap_config(device, wanted, mask_text, ",", "\n"),
+        lambda: machine.apmask(lambda _: apmask),
+        lambda: machine.aqmask(lambda _: aqmask),
+        lambda: machine.move_queue(queue, override),
+        lambda: machine.change_card(adapter, scan=scan),
+        lambda: machine.change_host_domain(domain, scan=scan),
+        lambda: machine.scan("1"),
+    )
+    random.choice(actions)()
+
+
 WALK_LENGTH = 60
-WALK_STEPS = (
-    *("create or remove", "assign adapter", "assign domain", "ap_config", "apmask", "aqmask", "move"),
-    *("card", "domain", "scan"),
-)
+FOCUSED = 0.55
 CHANGE_OF_FOCUS = 0.15
 RARELY = 0.2
 MOSTLY = 0.7

@@ -1,0 +1,151 @@
+"""Loading and unloading the modules that make mediated devices."""
+
+import pytest
+
+from tests.vfio_ap.hosts import AP_DRIVER, BARE, CREATE, M1, M2, MATRIX, MDEV_DRIVER, Bench, built, queue, refused
+
+NOT_LOADED = "vfio_ap = false\n"
+OF_VFIO_AP = (
+    "/sys/devices/vfio_ap",
+    MATRIX,
+    "/sys/bus/matrix",
+    AP_DRIVER,
+    MDEV_DRIVER,
+    "/sys/class/mdev_bus/matrix",
+    "/sys/module/vfio_ap",
+    "/sys/module/mdev/holders/vfio_ap",
+)
+OF_MDEV = ("/sys/bus/mdev", "/sys/bus/mdev/devices", "/sys/bus/mdev/drivers", "/sys/class/mdev_bus", "/sys/module/mdev")
+
+
+def present(bench: Bench, *paths: str) -> list[bool]:
+    return [bench.exists(path) for path in paths]
+
+
+def test_before_anything_is_loaded() -> None:
+    bench = Bench(NOT_LOADED + BARE)
+    assert not any(present(bench, *OF_VFIO_AP, *OF_MDEV, "/dev/vfio"))
+    assert bench.ls("/dev/vfio-ap") == []
+
+
+def test_loading_and_unloading_again_and_again() -> None:
+    bench = Bench(NOT_LOADED + BARE)
+    for _ in range(3):
+        bench.console("modprobe vfio_ap")
+        assert all(present(bench, *OF_VFIO_AP, *OF_MDEV, "/dev/vfio/vfio"))
+        bench.create(M1)
+        bench.console("rmmod vfio_ap")
+        assert not any(present(bench, *OF_VFIO_AP))
+        assert all(present(bench, *OF_MDEV))  # stays without a parent
+        assert bench.ls("/sys/bus/mdev/devices") == bench.ls("/sys/class/mdev_bus") == []
+        assert bench.ls("/sys/bus/mdev/drivers") == []
+        with refused("ENOENT"):
+            bench.create(M1)
+    bench.console("rmmod mdev", "rmmod vfio")
+    assert not any(present(bench, *OF_MDEV))
+
+
+def test_loading_twice_is_no_error_and_no_second_module() -> None:
+    bench = built()
+    before = bench.dump()
+    bench.console("modprobe vfio_ap", "modprobe vfio-ap", "modprobe mdev")
+    assert bench.dump() == before
+
+
+def test_what_vfio_ap_needs_stays_while_it_is_there() -> None:
+    bench = Bench(BARE)
+    for name in ("mdev", "vfio"):
+        assert bench.cat(f"/sys/module/{name}/refcnt") == "1\n"
+        with refused("EAGAIN"):
+            bench.console(f"rmmod {name}")
+    bench.console("rmmod vfio_ap")
+    for name in ("mdev", "vfio"):
+        assert bench.cat(f"/sys/module/{name}/refcnt") == "0\n"
+        bench.console(f"rmmod {name}")
+        with refused("ENOENT"):
+            bench.console(f"rmmod {name}")
+
+
+def test_files_of_modules() -> None:
+    bench = Bench(BARE)
+    assert bench.cat("/sys/module/mdev/version") == "0.1\n"
+    assert bench.cat("/sys/module/vfio_ap/initstate") == "live\n"
+    assert bench.cat("/sys/module/vfio_ap/refcnt") == "0\n"
+    assert {"coresize", "drivers", "holders", "initstate", "refcnt", "taint"} <= set(bench.ls("/sys/module/vfio_ap"))
+    assert bench.ls("/sys/module/vfio_ap/holders") == []
+    assert bench.ls("/sys/module/vfio_ap/drivers") == ["ap:vfio_ap", "mdev:vfio_ap_mdev"]
+
+
+def test_devices_go_with_the_module_without_being_asked() -> None:
+    bench = built()
+    bench.create(M2)
+    bench.echo(M2, f"{MDEV_DRIVER}/unbind")
+    bench.mark()
+    bench.console("rmmod vfio_ap")
+    assert bench.ls("/sys/bus/mdev/devices") == []
+    for path in ("/sys/class/vfio", "/sys/class/vfio-dev", "/sys/kernel/iommu_groups"):
+        assert bench.ls(path) == []
+    assert 4 in bench.resets()
+    bench.console("modprobe vfio_ap")
+    assert bench.cat(f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough/available_instances") == "65536\n"
+    bench.create(M1)
+    assert bench.matrix(M1) == []
+
+
+def test_queues_stay_unbound_and_are_taken_back_when_it_is_loaded() -> None:
+    bench = built()
+    bench.console("rmmod vfio_ap")
+    assert not bench.exists(f"{queue('05.0004')}/driver")
+    assert bench.exists(f"{queue('07.0004')}/driver")
+    bench.console("modprobe vfio_ap")
+    assert bench.status("05.0004") == "unassigned\n"
+    assert "07.0004" not in bench.ls(AP_DRIVER)
+
+
+def test_while_a_device_is_in_use_nothing_goes() -> None:
+    bench = built()
+    bench.create(M2)
+    bench.guest(M1)
+    before = bench.dump()
+    with refused("EAGAIN"):
+        bench.console("rmmod vfio_ap")
+    assert bench.dump() == before
+    bench.guest(M1, 0)
+    bench.console("rmmod vfio_ap")
+    assert not bench.exists(MATRIX)
+
+
+def test_open_files_of_an_unloaded_module_are_dead() -> None:
+    bench = Bench(BARE)
+    bench.create(M1)
+    tree = bench.host.tree
+    create = tree.open(tree.resolve(CREATE), read=False, write=True)
+    features = tree.open(tree.resolve(f"{MATRIX}/features"), read=True, write=False)
+    remove = tree.open(tree.resolve(f"{MATRIX}/{M1}/remove"), read=False, write=True)
+    bench.console("rmmod vfio_ap", "modprobe vfio_ap")
+    with refused("ENODEV"):
+        create.write(M1.encode())
+    with refused("ENODEV"):
+        features.read(0, 100)
+    with refused("ENODEV"):
+        remove.write(b"1")
+    assert bench.ls("/sys/bus/mdev/devices") == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        ("rmmod zcrypt", "EAGAIN"),
+        ("rmmod zcrypt_cex4", "EOPNOTSUPP"),
+        ("rmmod nothing", "ENOENT"),
+        ("modprobe nothing", "ENOENT"),
+        ("modprobe", "EINVAL"),
+        ("rmmod vfio_ap mdev", "EINVAL"),
+    ],
+)
+def test_refusals(verb: str, expected: str) -> None:
+    bench = Bench(BARE)
+    before = bench.dump()
+    with refused(expected):
+        bench.console(verb)
+    assert bench.dump() == before

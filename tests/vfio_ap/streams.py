@@ -1,0 +1,156 @@
+"""Migration streams for tests: the host they fit, the words on them, and the log read back into what it says."""
+
+import re
+from collections.abc import Sequence
+
+from apfs.kernel.errors import KernelError
+from apfs.vfio_ap.migration import MigrationFile
+
+from .hosts import M1, Bench
+
+CCA8 = 0x928000000E540307
+EP11_7 = 0x868000000D540307
+HOST = f"""
+[qci]
+domains = [0x04, 0x47]
+[[card]]
+adapter = 5
+type = "CEX8C"
+[[card]]
+adapter = 6
+type = "CEX7P"
+tapq = {{ apsc = 1 }}
+[masks]
+apmask = "0x0"
+[[mdev]]
+uuid = "{M1}"
+adapters = [5, 6]
+domains = [0x04, 0x47]
+control_domains = [0x04, 0x47]
+guest = true
+"""
+APQNS = (0x0504, 0x0547, 0x0604, 0x0647)
+ENTRIES = tuple(zip((CCA8, CCA8, EP11_7, EP11_7), APQNS, strict=True))
+
+Entry = tuple[int, int]
+Event = tuple[str, ...]
+
+
+def stream(entries: Sequence[Entry] = ENTRIES, count: int | None = None) -> bytes:
+    """Return a stream, made by hand."""
+    parts = [(len(entries) if count is None else count).to_bytes(4, "big") + bytes(4)]
+    parts += [word.to_bytes(8, "big") + apqn.to_bytes(2, "big") + bytes(6) for word, apqn in entries]
+    return b"".join(parts)
+
+
+STREAM = stream()
+
+
+def patched(*changes: tuple[int, str], of: bytes = STREAM) -> bytes:
+    """Return a stream with bytes replaced: offset and hex digits of each change."""
+    data = bytearray(of)
+    for offset, digits in changes:
+        new = bytes.fromhex(digits)
+        data[offset : offset + len(new)] = new
+    return bytes(data)
+
+
+def state(bench: Bench, *names: str, uuid: str = M1) -> None:
+    """Walk through migration states."""
+    for name in names:
+        bench.echo(name, f"/dev/vfio-ap/{uuid}/migration_state")
+
+
+def transfer(bench: Bench, uuid: str = M1) -> MigrationFile:
+    """Open the file of the session."""
+    tree = bench.host.tree
+    file = tree.open(tree.resolve(f"/dev/vfio-ap/{uuid}/data_stream"), read=True, write=True)
+    assert isinstance(file, MigrationFile)
+    return file
+
+
+def write(bench: Bench, *pieces: bytes, uuid: str = M1) -> list[int | str]:
+    """Write a stream in pieces, through one open file, and return what each write gave: a count or an errno."""
+    file = transfer(bench, uuid)
+    results: list[int | str] = []
+    for piece in pieces:
+        try:
+            results.append(file.write(piece))
+        except KernelError as error:
+            results.append(error.name)
+    return results
+
+
+def deliver(bench: Bench, *pieces: bytes) -> list[int | str]:
+    """Write a stream in a session of its own, and return what each write gave."""
+    state(bench, "STOP", "RESUMING")
+    bench.mark()
+    return write(bench, *pieces)
+
+
+def cut(data: bytes, *sizes: int) -> list[bytes]:
+    """Return pieces of these sizes."""
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    assert not data
+    return pieces
+
+
+# What marks the lines, and what to read on them. The wording is the emulator's own.
+_DECIMAL = r"(?<![0-9a-f.])(-?\d+)\b(?!\.)"
+_QUEUE = r"\b([0-9a-f]{2}\.[0-9a-f]{4})\b"
+_HEX = r"(?:source|target) ([0-9a-f]{1,2})\b"
+_LINES = (
+    ("Q0", r"^Migration", (_QUEUE,)),
+    ("N1", r"number of queues", (_DECIMAL,)),
+    ("W4", r"larger", (_DECIMAL,)),
+    ("A1", r"not in the target", (_QUEUE,)),
+    ("T1", r"AP type", (_HEX,)),
+    ("B1", r"bind", (_HEX, _QUEUE)),
+    ("S1", r"secure execution", ()),
+)
+_PAIRS = {
+    "F1": "APSC",
+    "F2": "AP4KM",
+    "F3": "AP4KC",
+    "M1": "CCA",
+    "M2": "accelerator",
+    "M3": "EP11",
+    "X1": "APXA",
+    "L1": "SLCF",
+    "K1": "native|stateless functions",
+}
+
+
+def events(bench: Bench, uuid: str = M1) -> list[Event]:
+    """Return the error lines since the mark as (id of the line, its fields)."""
+    found = []
+    for line in bench.log():
+        prefix = f"err vfio_ap_mdev {uuid}: "
+        if line.startswith(prefix):
+            found.append(_event(line.removeprefix(prefix)))
+        else:
+            assert line.startswith("err "), line
+            found.append(("W1",))
+    return found
+
+
+def _event(text: str) -> Event:
+    for key, mark, fields in _LINES:
+        if re.search(mark, text):
+            return (key, *(found for field in fields for found in re.findall(field, text)))
+    (side,) = re.findall(r"\b(source|target)\b", text)
+    (key,) = (key for key, mark in _PAIRS.items() if re.search(mark, text))
+    if key == "K1":
+        value = "native" if "native" in text else "stateless"
+    else:
+        value = "absent" if re.search(r"\bnot\b", text) else "present"
+    return (key, side, value, *re.findall(_QUEUE, text))
+
+
+def pair(key: str, source: str, apqn: str) -> list[Event]:
+    """Return the two lines about a characteristic in which source and target differ."""
+    target = {"present": "absent", "absent": "present", "native": "stateless"}[source]
+    return [(key, "source", source, apqn), (key, "target", target, apqn)]
