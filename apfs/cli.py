@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INSTALL_HINT = (
-    "install them with `pip install 'apfs[mount]'` (Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc`)"
+    "install them with `pip install 'apfs[mount]'` "
+    "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
 )
-
 _READY = "ready"
 
 
@@ -36,7 +36,7 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="apfs")
 def main() -> None:
-    r"""Emulate an IBM Z host with crypto cards as a file system.
+    """Emulate an IBM Z host with crypto cards as a file system.
 
     A mount shows what /sys and /dev of such a host show of the AP bus, the vfio_ap driver and its mediated devices,
     and behaves as the kernel does when something is written to it. Two mounts are two hosts, between which guests'
@@ -70,7 +70,7 @@ def main() -> None:
 def mount(
     mountpoint: str, scenario: str, *, foreground: bool, allow_other: bool | None, clock: str, ready_fd: int | None
 ) -> None:
-    r"""Mount an emulated host on the directory MOUNTPOINT.
+    """Mount an emulated host on the directory MOUNTPOINT.
 
     Returns when the tree answers. The server then runs in a session of its own until the mount is unmounted (by
     `apfs umount`, `umount` or `fusermount3 -u`) or it gets SIGTERM, SIGINT or SIGHUP.
@@ -165,7 +165,8 @@ def _start(mountpoint: str, options: list[str]) -> None:
     if said != _READY:
         _, output = server.communicate()
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
-        _fail((lines[-1] if lines else f"the server ended with status {server.returncode}").removeprefix("apfs: "))
+        message = lines[-1] if lines else f"the server ended with status {server.returncode}"
+        _fail(message.removeprefix("apfs: "), server.returncode if server.returncode > 0 else 1)
     Path(mountpoint, "sys").stat()
 
 
@@ -173,7 +174,7 @@ def _start(mountpoint: str, options: list[str]) -> None:
 @click.argument("mountpoint", type=click.Path())
 @click.option("--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; it ends with its last user.")
 def umount(mountpoint: str, *, lazy: bool) -> None:
-    r"""Unmount the emulated host at MOUNTPOINT.
+    """Unmount the emulated host at MOUNTPOINT.
 
     Clears away a dead mount too, whose server was killed.
 
@@ -220,7 +221,7 @@ def scenario_show(name: str) -> None:
 @scenario.command("validate")
 @click.argument("file", type=click.Path())
 def scenario_validate(file: str) -> None:
-    r"""Check the scenario in FILE, a TOML file or a name of the gallery, by booting its host.
+    """Check the scenario in FILE, a TOML file or a name of the gallery, by booting its host.
 
     \b
     EXIT STATUS
@@ -234,8 +235,8 @@ def scenario_validate(file: str) -> None:
     except ScenarioError as error:
         _fail(str(error))
     bound, total, _ = host.ap_bus.bindings()
-    mdevs = len(host.mdev_bus.mdevs)
-    click.echo(f"{file}: {len(host.ap_bus.cards)} cards, {total} queues ({bound} bound), {mdevs} mediated devices")
+    cards, mdevs = len(host.ap_bus.cards), len(host.mdev_bus.mdevs)
+    click.echo(f"{file}: valid; cards: {cards}, queues: {total} ({bound} bound), mediated devices: {mdevs}")
 
 
 @main.command()
@@ -245,7 +246,7 @@ def scenario_validate(file: str) -> None:
 @click.option("--check", is_flag=True, help="Change nothing; say whether a migration would succeed, and if not, why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) -> None:
-    r"""Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
+    """Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
 
     Does with both hosts what a VMM does: opens the device on the target, stops the guest on the source, takes its
     configuration as a stream from one to the other, and resumes it there. If the target refuses, the guest goes on

@@ -174,7 +174,7 @@ def run_verb(host: Host, text: str) -> None:
     if verb is None:
         raise KernelError(errno.EINVAL, f"no verb {name!r}: write help and read ctl/kmsg")
     if len(words) < verb.least or (verb.most is not None and len(words) > verb.most):
-        raise KernelError(errno.EINVAL, f"usage: {name} {verb.usage}")
+        raise KernelError(errno.EINVAL, f"usage: {name} {verb.usage}".rstrip())
     host.journal.add(Verb(text.strip()))
     verb.run(host, words)
 

@@ -5,6 +5,7 @@ Works on mounts only through their files, like any other program.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -88,7 +89,7 @@ class Outcome:
         """Return what happened, for people."""
         if self.ok:
             return f"{self.uuid}: migrated, {self.stream} bytes"
-        headline = f"{self.uuid}: refused: {self.error}; the guest goes on running on the source"
+        headline = f"{self.uuid}: not migrated: {self.error}"
         return "\n".join([headline, *(f"  {line}" for line in self.log)])
 
 
@@ -155,47 +156,60 @@ def migrate(source: Path, target: Path, uuid: str) -> Outcome:
     if not _mdev(source, _status(source), uuid)["guest"]:
         raise NotPossibleError(f"{source} has no guest running with {uuid}: write 1 to dev/vfio-ap/{uuid}/guest")
     opened = _mdev(target, _status(target), uuid)["guest"]
+    if source.samefile(target):
+        raise NotPossibleError("source and target are the same host")
     ours, theirs = (mount / "dev/vfio-ap" / uuid for mount in (source, target))
     kmsg = target / "ctl/kmsg"
     before = len(kmsg.read_text().splitlines())
     size = 0
     try:
         if not opened:
-            _write(theirs / "guest", "1")
-        _write(theirs / "migration_state", "RESUMING")
-        _write(ours / "migration_state", "STOP")
-        _write(ours / "migration_state", "STOP_COPY")
+            _write(theirs / "guest", b"1")
+        _write(theirs / "migration_state", b"RESUMING")
+        _write(ours / "migration_state", b"STOP")
+        _write(ours / "migration_state", b"STOP_COPY")
         stream = _read(ours / "data_stream")
         size = len(stream)
-        _write_all(theirs / "data_stream", stream)
-        _write(theirs / "migration_state", "RUNNING")
-        _write(ours / "migration_state", "STOP")
-        _write(ours / "guest", "0")
+        _write(theirs / "data_stream", stream)
+        _write(theirs / "migration_state", b"RUNNING")
     except OSError as error:
         log = kmsg.read_text().splitlines()[before:]
-        _quietly(ours / "migration_state", "RUNNING")
-        _quietly(theirs / "migration_state", "RUNNING")
+        _write_if_possible(ours / "migration_state", b"RUNNING")
+        _write_if_possible(theirs / "migration_state", b"RUNNING")
         if not opened:
-            _quietly(theirs / "guest", "0")
-        where = error.filename or "the stream"
-        return Outcome(uuid, ok=False, stream=size, error=f"{error.strerror} ({where})", log=log)
+            _write_if_possible(theirs / "guest", b"0")
+        what = f"{error.strerror} ({error.filename}); the guest goes on running on the source"
+        return Outcome(uuid, ok=False, stream=size, error=what, log=log)
+    # From here on the guest runs on the target, and nothing may start it on the source again.
+    try:
+        _write(ours / "migration_state", b"STOP")
+        _write(ours / "guest", b"0")
+    except OSError as error:
+        what = f"{error.strerror} ({error.filename}); the guest runs on the target, but the source still has it open"
+        return Outcome(uuid, ok=False, stream=size, error=what)
     return Outcome(uuid, ok=True, stream=size)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
+    """Write once, without the second try that closing a buffered file makes of a refused write.
+
+    Boundaries between the pieces of a stream mean nothing to the driver.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
     try:
-        path.write_text(text)
+        for start in range(0, len(data), _CHUNK):
+            os.write(descriptor, data[start : start + _CHUNK])
     except OSError as error:
         error.filename = str(path)  # an error of write(2) comes without a name
         raise
+    finally:
+        os.close(descriptor)
 
 
-def _quietly(path: Path, text: str) -> None:
+def _write_if_possible(path: Path, data: bytes) -> None:
     """Undo a step that may not have been done."""
-    try:
-        path.write_text(text)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        _write(path, data)
 
 
 def _read(path: Path) -> bytes:
@@ -204,16 +218,3 @@ def _read(path: Path) -> bytes:
         while piece := file.read(_CHUNK):
             pieces.append(piece)
     return b"".join(pieces)
-
-
-def _write_all(path: Path, stream: bytes) -> None:
-    """Write a stream as a VMM does, whose boundaries mean nothing to the driver."""
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        for start in range(0, len(stream), _CHUNK):
-            os.write(descriptor, stream[start : start + _CHUNK])
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        os.close(descriptor)

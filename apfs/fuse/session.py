@@ -36,17 +36,20 @@ class ScanTimer:
         self.ticked: Callable[[], None] = lambda: None
         """Called after time has passed."""
         self._sleep = trio.CancelScope()
-        self._period = host.ap_bus.config_time
+        self._armed = self._state()
 
     def check(self) -> None:
-        """Notice a changed period, which restarts the timer."""
-        if self._host.ap_bus.config_time != self._period:
+        """Notice a changed period or a scan made by hand: both restart the timer."""
+        if self._state() != self._armed:
             self._sleep.cancel()
+
+    def _state(self) -> tuple[int, int]:
+        return self._host.ap_bus.config_time, self._host.ap_bus.scans
 
     async def run(self) -> None:
         """Sleep and scan for ever."""
         while True:
-            self._period = self._host.ap_bus.config_time
+            self._armed = self._state()
             due = self._host.ap_bus.until_scan
             with trio.CancelScope() as self._sleep:
                 await trio.sleep(due)

@@ -63,7 +63,8 @@ def test_scenario_validate(tmp_path: Path) -> None:
         '[qci]\ndomains = [4]\n\n[[mdev]]\nuuid = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"\nadapters=[5]\ndomains=[4]\n'
     )
     assert (
-        apfs("scenario", "validate", str(good)).stdout == f"{good}: 1 cards, 1 queues (1 bound), 0 mediated devices\n"
+        apfs("scenario", "validate", str(good)).stdout
+        == f"{good}: valid; cards: 1, queues: 1 (1 bound), mediated devices: 0\n"
     )
     assert apfs("scenario", "validate", str(bad), status=1).stderr.startswith(
         f"apfs: {bad}:4: queue 05.0004 is reserved"
