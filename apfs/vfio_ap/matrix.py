@@ -286,9 +286,10 @@ class MatrixMdev:
             reserved = bus.reserved_for_host(apid) & prospective.aqm
             if reserved:
                 apqn = Apqn(apid, reserved.lowest())
-                reason = (
-                    f"queue {apqn} is reserved for the host's zcrypt drivers: clear its bit in apmask or aqmask first"
-                )
+                card = bus.cards.get(apid)
+                overridden = card is not None and apqn.apqi in card.overrides
+                advice = "bind it to vfio_ap" if overridden else "clear its bit in apmask or aqmask"
+                reason = f"queue {apqn} is reserved for the host's zcrypt drivers: {advice} first"
                 raise KernelError(errno.EADDRNOTAVAIL, reason)
         for other in reversed(self.matrix_dev.mdevs):
             shared = EMPTY if other is self else prospective.shared(other.matrix)

@@ -395,7 +395,8 @@ def test_a_queue_that_goes_with_its_override_leaves_the_masks_locked(box: Box) -
     ("override", "driver", "expected"),
     [
         ("vfio_ap", "vfio_ap", ""),
-        ("vfio_ap", "cex4queue", ""),
+        ("vfio_ap", "cex4queue", "EADDRNOTAVAIL"),
+        ("cex4queue", "vfio_ap", ""),
         ("vfio_ap", None, "EADDRNOTAVAIL"),
         ("cex4queue", "cex4queue", "EADDRNOTAVAIL"),
         ("", "cex4queue", "EADDRNOTAVAIL"),
