@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from apfs import __version__
+from apfs.mounts import READY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,6 @@ INSTALL_HINT = (
     "install them with `pip install 'apfs[mount]'` "
     "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
 )
-_READY = "ready"
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
@@ -67,8 +65,16 @@ def main() -> None:
     help="Whether the AP bus scans by itself every config_time seconds, or only when told to.",
 )
 @click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
+@click.option("--lifeline-fd", type=int, hidden=True, help="Pipe whose other end, when closed, ends the mount.")
 def mount(
-    mountpoint: str, scenario: str, *, foreground: bool, allow_other: bool | None, clock: str, ready_fd: int | None
+    mountpoint: str,
+    scenario: str,
+    *,
+    foreground: bool,
+    allow_other: bool | None,
+    clock: str,
+    ready_fd: int | None,
+    lifeline_fd: int | None,
 ) -> None:
     """Mount an emulated host on the directory MOUNTPOINT.
 
@@ -113,18 +119,29 @@ def mount(
         others = os.geteuid() == 0 if allow_other is None else allow_other
         try:
             host = Host(description)
-            serve(host, mounts.absolute(mountpoint), allow_other=others, clock=clock == "real", ready=_report(ready_fd))
+            place = mounts.absolute(mountpoint)
+            serve(
+                host,
+                place,
+                allow_other=others,
+                clock=clock == "real",
+                ready=_report(ready_fd),
+                lifeline=lifeline_fd,
+            )
         except (ScenarioError, MountError) as error:
             _fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
     else:
         options = [] if allow_other is None else ["--allow-other" if allow_other else "--no-allow-other"]
-        _start(mountpoint, ["--scenario", scenario, "--clock", clock, *options])
+        try:
+            mounts.start_server(mountpoint, ["--scenario", scenario, "--clock", clock, *options])
+        except mounts.MountsError as error:
+            _fail(str(error), error.status)
 
 
 def _report(ready_fd: int | None) -> Callable[[], None]:
     def report() -> None:
         if ready_fd is not None:
-            os.write(ready_fd, _READY.encode())
+            os.write(ready_fd, READY)
             os.close(ready_fd)
             # From now on nobody listens to what the server prints, and it must not keep a file system busy.
             os.chdir("/")
@@ -133,41 +150,6 @@ def _report(ready_fd: int | None) -> Callable[[], None]:
             os.close(null)
 
     return report
-
-
-def _start(mountpoint: str, options: list[str]) -> None:
-    """Start a server in a session of its own, and wait until its mount answers or it has given up."""
-    reader, writer = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "apfs",
-        "mount",
-        "--foreground",
-        "--ready-fd",
-        str(writer),
-        *options,
-        "--",
-        mountpoint,
-    ]
-    server = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=(writer,),
-        start_new_session=True,
-        cwd=None,
-    )
-    os.close(writer)
-    with os.fdopen(reader) as ready:
-        said = ready.read()
-    if said != _READY:
-        _, output = server.communicate()
-        lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
-        message = lines[-1] if lines else f"the server ended with status {server.returncode}"
-        _fail(message.removeprefix("apfs: "), server.returncode if server.returncode > 0 else 1)
-    Path(mountpoint, "sys").stat()
 
 
 @main.command()
@@ -271,3 +253,64 @@ def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     else:
         click.echo(report.text())
     raise SystemExit(0 if report.ok else 1)
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--scenario", "-s", metavar="NAME|FILE", help="Start a host of this scenario for the command.")
+@click.option("--mount", "-m", "mounted", type=click.Path(path_type=Path), help="Use the host mounted there.")
+@click.option(
+    "--net",
+    type=click.Choice(["private", "host"]),
+    default="private",
+    show_default=True,
+    help="A network namespace with uevents of its own, or the machine's network without them.",
+)
+@click.option("--keep-id", is_flag=True, help="Stay who you are; otherwise an ordinary user is root inside.")
+@click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST inside. Repeatable.")
+@click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(
+    scenario: str | None,
+    mounted: Path | None,
+    net: str,
+    *,
+    keep_id: bool,
+    binds: tuple[str, ...],
+    tmpfs: tuple[str, ...],
+    command: tuple[str, ...],
+) -> None:
+    """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and else the real machine.
+
+    The command needs no flag and no change. With --mount several commands share one host; otherwise one is started
+    for the command and ends with it.
+
+    \b
+    INSIDE
+        /sys          real entries, with the AP bus, vfio_ap, mediated devices and VFIO of the emulated host
+        /dev/vfio     its VFIO nodes; /dev/vfio-ap its client files
+        /dev/apfs     the whole mount: /dev/apfs/ctl/console, kmsg, journal ...
+        /run          the real one, with lock and udev of its own
+        modprobe, rmmod, insmod   load and unload modules of the emulated host, never of the real kernel
+        network       with --net private only loopback; uevents of the host arrive as the kernel's
+
+    What is written below other directories, such as /etc/mdevctl.d, is written on the real machine: use --bind and
+    --tmpfs to give the command directories of its own.
+
+    \b
+    EXIT STATUS
+        that of COMMAND, or
+        125  apfs itself failed        126  COMMAND cannot be run        127  COMMAND was not found
+    """
+    from apfs import mounts, sandbox  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+    if scenario and mounted:
+        raise click.UsageError("--scenario and --mount exclude each other")
+    pairs = [bind.partition(":")[::2] for bind in binds]
+    if not all(source and destination for source, destination in pairs):
+        raise click.UsageError("--bind takes SRC:DEST")
+    options = sandbox.Options(net == "private", keep_id, list(pairs), list(tmpfs))
+    try:
+        status = sandbox.run(list(command), mounted, ["--scenario", scenario or "default"], options)
+    except (sandbox.SandboxError, mounts.MountsError) as error:
+        _fail(str(error), sandbox.FAILED)
+    raise SystemExit(status)

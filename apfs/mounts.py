@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,16 @@ FSTYPE = "fuse.apfs"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
+READY = b"ready"
+"""What a server writes to its --ready-fd when its mount can be used."""
+
+
 class MountsError(Exception):
-    """Something about a mount point that the user must know; the message says what to do."""
+    """Something about a mount that the user must know; the message says what to do, `status` is for exit."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +121,33 @@ def check_fuse() -> None:
             raise MountsError("no permission for /dev/fuse: as root, `chmod 0666 /dev/fuse` (what udev usually does)")
         if not shutil.which("fusermount3"):
             raise MountsError("fusermount3 is missing: install the package fuse3, or run as root")
+
+
+def start_server(mountpoint: str, options: list[str], lifeline: int | None = None) -> subprocess.Popen[bytes]:
+    """Start `apfs mount --foreground` in a session of its own and return it when the mount answers.
+
+    `lifeline` is the reading end of a pipe: when its other end is closed, the server ends. `MountsError` with the
+    server's message and status if it gave up.
+    """
+    reader, writer = os.pipe()
+    inherited = [writer, *([] if lifeline is None else [lifeline])]
+    command = [sys.executable, "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
+    command += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
+    server = subprocess.Popen(
+        [*command, *options, "--", mountpoint],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=inherited,
+        start_new_session=True,
+    )
+    os.close(writer)
+    with os.fdopen(reader, "rb") as ready:
+        said = ready.read()
+    if said != READY:
+        _, output = server.communicate()
+        lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+        message = lines[-1] if lines else f"the server ended with status {server.returncode}"
+        raise MountsError(message.removeprefix("apfs: "), server.returncode if server.returncode > 0 else 1)
+    Path(mountpoint, "sys").stat()
+    return server

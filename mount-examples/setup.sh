@@ -1,12 +1,15 @@
 #!/bin/sh
 # Installs what apfs needs, unless it is there: Debian packages, and the virtual environment .venv of this checkout.
 #
-#   mount-examples/setup.sh [EXTRA[,EXTRA]]      extras of pyproject.toml; default: mount
+#   mount-examples/setup.sh [EXTRA[,EXTRA] [PACKAGE...]]
+#
+# Extras are those of pyproject.toml, by default mount; packages are further Debian packages.
 #
 # As root, or as a user with sudo. Does nothing, in no time, when there is nothing to do.
 set -eu
 
 extras=${1:-mount}
+[ $# = 0 ] || shift
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=$root/.venv
 
@@ -20,8 +23,8 @@ as_root() {
     fi
 }
 
-# pyfuse3 is compiled here, against libfuse 3. Tests also use unshare and setpriv of util-linux.
-packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux mount"
+# pyfuse3 is compiled here, against libfuse 3; bubblewrap is what `apfs exec` builds upon.
+packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux mount bubblewrap $*"
 # The system's Python, unless it is too old for apfs and a newer one is in PATH: every user can run it.
 python=/usr/bin/python3
 recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }

@@ -2,6 +2,8 @@
 # Installs what is missing, then runs the whole test suite; arguments go to pytest.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-"$root/mount-examples/setup.sh" mount,test,lint
+# The tools that the tests run inside `apfs exec`, as Debian has them.
+# shellcheck disable=SC2046 -- a list of words
+"$root/mount-examples/setup.sh" mount,test,lint $(grep -v '^#' "$root/tests/tools/packages.txt")
 cd "$root"
 exec .venv/bin/python -m pytest "$@"

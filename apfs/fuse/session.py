@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -66,11 +68,20 @@ def _options(*, allow_other: bool) -> set[str]:
     return options
 
 
-def serve(host: Host, mountpoint: str, *, allow_other: bool, clock: bool, ready: Callable[[], None]) -> None:
+def serve(
+    host: Host,
+    mountpoint: str,
+    *,
+    allow_other: bool,
+    clock: bool,
+    ready: Callable[[], None],
+    lifeline: int | None = None,
+) -> None:
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
-    `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `MountError` if the
-    kernel or the mount helper refuses, after the helper has told the reason on standard error.
+    `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
+    descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
+    `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
     os.umask(0)
     timer = ScanTimer(host)
@@ -81,14 +92,19 @@ def serve(host: Host, mountpoint: str, *, allow_other: bool, clock: bool, ready:
     except RuntimeError as error:
         raise MountError(str(error)) from None
     try:
-        trio.run(_loop, timer if clock else None, ready)
+        trio.run(_loop, timer if clock else None, ready, lifeline)
     finally:
         pyfuse3.close(unmount=True)
+        if lifeline is not None:
+            with contextlib.suppress(OSError):
+                Path(mountpoint).rmdir()
 
 
-async def _loop(timer: ScanTimer | None, ready: Callable[[], None]) -> None:
+async def _loop(timer: ScanTimer | None, ready: Callable[[], None], lifeline: int | None) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        if lifeline is not None:
+            nursery.start_soon(_end_with, lifeline, nursery.cancel_scope)
         if timer:
             nursery.start_soon(timer.run)
         ready()
@@ -100,6 +116,15 @@ async def _loop(timer: ScanTimer | None, ready: Callable[[], None]) -> None:
 async def _end_on_signal(scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for _ in signals:
-            pyfuse3.terminate()
-            await trio.sleep(_GRACE_SECONDS)
-            scope.cancel()
+            await _end(scope)
+
+
+async def _end_with(lifeline: int, scope: trio.CancelScope) -> None:
+    await trio.lowlevel.wait_readable(lifeline)
+    await _end(scope)
+
+
+async def _end(scope: trio.CancelScope) -> None:
+    pyfuse3.terminate()
+    await trio.sleep(_GRACE_SECONDS)
+    scope.cancel()

@@ -1,0 +1,277 @@
+"""`apfs exec`: run a command that sees an emulated host at /sys and /dev, and else the real machine.
+
+/sys, /dev and /run are put together anew in a private mount namespace by bubblewrap: what is emulated comes from the
+mount, everything else is bound back from the real directory. The real ones are not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import NoReturn
+
+from apfs import mounts, uevents
+
+FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""Exit statuses for failures that are not the command's, as env(1) and docker have them."""
+
+HOST = "/dev/apfs"
+"""Where the sandbox shows the whole mount, with its ctl directory."""
+
+# Directories of /sys that hold both real and emulated entries; all others come from one side only.
+MERGED = frozenset(
+    ("", "bus", "class", "class/misc", "devices", "devices/virtual", "devices/virtual/misc", "kernel", "module")
+)
+# What a host without the module vfio_ap does not have yet. A link leads there, so that it appears when it is loaded.
+LATER = frozenset(
+    (
+        *("bus/matrix", "bus/mdev", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices/vfio_ap"),
+        *("devices/virtual/vfio", "devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
+    )
+)
+# The real /sys/dev stays: what is emulated has no device numbers that a file could show.
+KEPT = frozenset(("dev",))
+_MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
+_READ_ONLY_TOOLS = ("lsmod", "modinfo", "depmod")
+_TOOLS = "/run/apfs/bin"
+
+
+class SandboxError(Exception):
+    """The sandbox could not be made; the message says what is missing and how to get it."""
+
+
+@dataclass(slots=True)
+class Options:
+    """What a user can choose."""
+
+    private_network: bool = True
+    keep_id: bool = False
+    binds: list[tuple[str, str]] = field(default_factory=list)
+    tmpfs: list[str] = field(default_factory=list)
+
+
+def _entries(directory: Path) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
+    except OSError:
+        return {}
+
+
+def _keep(entry: os.DirEntry[str], destination: str) -> list[str]:
+    """Return the arguments that show a real entry at its own place again."""
+    if entry.is_symlink():
+        return ["--symlink", str(Path(entry.path).readlink()), destination]
+    return ["--dev-bind-try", entry.path, destination]
+
+
+def compose_sys(mount: Path) -> list[str]:
+    """Return the arguments that put /sys together."""
+    arguments = ["--tmpfs", "/sys"]
+    for merged in sorted(MERGED):
+        emulated = _entries(mount / "sys" / merged)
+        for name, entry in _entries(Path("/sys") / merged).items():
+            path = f"{merged}/{name}".lstrip("/")
+            if (name not in emulated or path in KEPT) and path not in LATER and path not in MERGED:
+                arguments += _keep(entry, f"/sys/{path}")
+        for name, entry in emulated.items():
+            path = f"{merged}/{name}".lstrip("/")
+            if path in KEPT:
+                continue
+            if path in MERGED:
+                arguments += ["--dir", f"/sys/{path}"]
+            elif entry.is_symlink():
+                arguments += ["--symlink", str(Path(entry.path).readlink()), f"/sys/{path}"]
+            else:
+                arguments += ["--bind", entry.path, f"/sys/{path}"]
+    for path in sorted(LATER):
+        if not os.path.lexists(mount / "sys" / path):
+            arguments += ["--symlink", f"{HOST}/sys/{path}", f"/sys/{path}"]
+    return arguments
+
+
+def compose_dev(mount: Path) -> list[str]:
+    """Return the arguments that put /dev together: the real one, the emulated nodes, and the mount itself."""
+    arguments = ["--tmpfs", "/dev"]
+    ours = {"vfio", "vfio-ap", "apfs"}
+    for name, entry in _entries(Path("/dev")).items():
+        if name not in ours:
+            arguments += _keep(entry, f"/dev/{name}")
+    arguments += ["--bind", str(mount), HOST, "--bind", str(mount / "dev/vfio-ap"), "/dev/vfio-ap"]
+    if (mount / "dev/vfio").is_dir():
+        return [*arguments, "--bind", str(mount / "dev/vfio"), "/dev/vfio"]
+    return [*arguments, "--symlink", f"{HOST}/dev/vfio", "/dev/vfio"]
+
+
+def compose_run(empty: int) -> list[str]:
+    """Return the arguments that put /run together: lock and udev are private, the rest is the real one's.
+
+    libudev's monitors turn themselves off unless /run/udev/control exists; `empty` is a descriptor to copy it from.
+    An udevd that is started replaces it.
+    """
+    arguments = ["--tmpfs", "/run"]
+    for name, entry in _entries(Path("/run")).items():
+        if name not in ("lock", "udev", "apfs"):
+            arguments += _keep(entry, f"/run/{name}")
+    arguments += ["--perms", "1777", "--dir", "/run/lock", "--dir", "/run/udev/data", "--dir", _TOOLS]
+    return [*arguments, "--file", str(empty), "/run/udev/control"]
+
+
+def compose_module_tools() -> list[str]:
+    """Return the arguments that let modprobe and its like act on the emulated host and never on the real kernel.
+
+    They are usually links to one program, kmod; a script stands in its place, and the real one aside for its uses
+    that only read.
+    """
+    script = str(resources.files("apfs") / "module-tools.sh")
+    arguments = []
+    for name in _MODULE_TOOLS:
+        arguments += ["--ro-bind", script, f"{_TOOLS}/{name}"]
+    places = [
+        f"{directory}/{name}" for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in _MODULE_TOOLS
+    ]
+    programs = {os.path.realpath(place) for place in places if os.path.exists(place)}  # noqa: PTH110 -- text wanted
+    for program in sorted(programs):
+        for name in _READ_ONLY_TOOLS:
+            arguments += ["--ro-bind", program, f"{_TOOLS}/real-{name}"]
+        arguments += ["--ro-bind", script, program]
+    return arguments
+
+
+def _resolve(command: str) -> None:
+    """End with the right status if there is no such command."""
+    found = shutil.which(command)
+    if found is None:
+        exists = "/" in command and Path(command).exists()
+        print(f"apfs: {command}: {'permission denied' if exists else 'command not found'}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
+
+
+def check_mount(mount: Path) -> None:
+    """Make sure that an apfs answers at a path; `SandboxError` if not."""
+    if not mounts.is_apfs(str(mount)):
+        raise SandboxError(f"{mount} is not an apfs mount: `apfs mount {mount}` first")
+    if mounts.is_dead(str(mount)):
+        raise SandboxError(f"the server of {mount} is gone: `apfs umount {mount}` and mount again")
+
+
+def run(command: list[str], mount: Path | None, server_options: list[str], options: Options) -> int:
+    """Run a command in a sandbox on a mount, or on a host of its own, and return its exit status."""
+    if shutil.which("bwrap") is None:
+        raise SandboxError("bwrap is missing: install the package bubblewrap")
+    _resolve(command[0])
+    if mount is not None:
+        check_mount(mount)
+        return _run(command, Path(mounts.absolute(str(mount))), options)
+    mounts.check_fuse()
+    private = tempfile.mkdtemp(prefix="apfs-exec-")
+    # When this process ends, however that happens, the pipe is closed, and the server unmounts and ends too.
+    reader, writer = os.pipe()
+    server = None
+    try:
+        server = mounts.start_server(private, server_options, lifeline=reader)
+        return _run(command, Path(private), options)
+    finally:
+        os.close(reader)
+        os.close(writer)
+        if server is None:
+            Path(private).rmdir()
+        else:
+            server.wait()
+
+
+def _arguments(mount: Path, options: Options, empty: int) -> list[str]:
+    arguments = ["--die-with-parent", "--dev-bind", "/", "/"]
+    arguments += compose_sys(mount) + compose_dev(mount) + compose_run(empty) + compose_module_tools()
+    arguments += ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
+    if options.private_network:
+        arguments += ["--unshare-net"]
+    if os.geteuid():
+        arguments += ["--unshare-user"]
+        if not options.keep_id:
+            arguments += ["--uid", "0", "--gid", "0"]
+    for source, destination in options.binds:
+        arguments += ["--bind", source, destination]
+    for destination in options.tmpfs:
+        arguments += ["--tmpfs", destination]
+    arguments += ["--setenv", "SYSTEMD_DEVICE_VERIFY_SYSFS", "0", "--setenv", "APFS_MOUNT", HOST]
+    path = os.environ.get("PATH", os.defpath)
+    return [*arguments, "--setenv", "PATH", f"{_TOOLS}:{path}"]
+
+
+def _run(command: list[str], mount: Path, options: Options) -> int:
+    status_reader, status_writer = os.pipe()
+    block_reader, block_writer = os.pipe()
+    empty = os.open(os.devnull, os.O_RDONLY)
+    arguments = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
+    arguments += _arguments(mount, options, empty)
+    # The command gets the terminal's signals itself; this process only waits for it.
+    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    box = subprocess.Popen(
+        ["bwrap", *arguments, "--", *command],
+        pass_fds=(status_writer, block_reader, empty),
+        stderr=None,
+        preexec_fn=lambda: [signal.signal(number, handler) for number, handler in ignored.items()],  # noqa: PLW1509
+    )
+    for descriptor in (status_writer, block_reader, empty):
+        os.close(descriptor)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: _end(box, number))
+    pump = None
+    with os.fdopen(status_reader) as statuses:
+        first = statuses.readline()
+        if first and options.private_network:
+            pump = _start_pump(mount, json.loads(first)["child-pid"], block_writer)
+        os.close(block_writer)
+        rest = statuses.read()
+    status = box.wait()
+    if pump is not None:
+        os.kill(pump, signal.SIGKILL)
+        os.waitpid(pump, 0)
+    if '"exit-code"' not in rest:
+        raise SandboxError(_advice())
+    return status
+
+
+def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:
+    box.kill()
+    raise SystemExit(128 + number)
+
+
+def _start_pump(mount: Path, pid: int, block: int) -> int:
+    """Start the process that sends uevents, and return when it listens."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os.close(block)
+        try:
+            uevents.pump(mount, pid, writer)
+        except OSError as error:
+            print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
+        os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as ready:
+        ready.read()
+    return child
+
+
+def _advice() -> str:
+    if os.geteuid():
+        return (
+            "bwrap could not make the namespaces (its reason is above): user namespaces must be allowed for this user "
+            "(sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0; Ubuntu: "
+            "kernel.apparmor_restrict_unprivileged_userns=0), or run as root"
+        )
+    return (
+        "bwrap could not make the namespaces (its reason is above): in a container, SYS_ADMIN and an unmasked /proc "
+        "are needed (--cap-add SYS_ADMIN --security-opt seccomp=unconfined,apparmor=unconfined,systempaths=unconfined)"
+    )

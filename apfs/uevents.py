@@ -1,0 +1,153 @@
+"""The emulated host's uevents as real ones: on the kernel uevent multicast group of a network namespace.
+
+A process joins the namespace of a sandbox, follows `ctl/uevents` of the mount and sends what is new. Sent to the
+kernel, an event is broadcast again with a SEQNUM of the kernel's own, as if the kernel had made it. Where no udevd
+runs, its work is done as well: libudev's monitors listen to udevd only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+NETLINK_KOBJECT_UEVENT = 15
+_MESSAGE, _REQUEST, _ACK, _ERROR = 16, 1, 4, 2
+_HEADER = struct.Struct("=IHHII")
+_UDEV_GROUP = 2
+_UDEV_MAGIC = 0xFEEDCAFE
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+
+
+class Event(NamedTuple):
+    """An event: keys in wire order, the first three being ACTION, DEVPATH, SUBSYSTEM; SEQNUM taken out."""
+
+    keys: tuple[tuple[str, str], ...]
+    sequence: str
+
+    def get(self, name: str) -> str:
+        """Return the value of a key, empty if it is missing."""
+        return dict(self.keys).get(name, "")
+
+
+def parse(text: str) -> list[Event]:
+    """Return the events in the form in which ctl/uevents has them."""
+    events = []
+    for block in filter(None, text.split("\n\n")):
+        pairs = [line.partition("=")[::2] for line in block.splitlines()[1:]]
+        # The values of these end with a newline on the wire.
+        keys = [(key, value + "\n" if key in ("APMASK", "AQMASK") else value) for key, value in pairs]
+        events.append(Event(tuple(pair for pair in keys if pair[0] != "SEQNUM"), dict(pairs)["SEQNUM"]))
+    return events
+
+
+def kernel_message(event: Event) -> bytes:
+    """Return a netlink message that asks the kernel to broadcast an event (uevent_net_rcv_skb, Linux 4.18)."""
+    body = f"{event.get('ACTION')}@{event.get('DEVPATH')}\0".encode()
+    body += b"".join(f"{key}={value}\0".encode() for key, value in event.keys)
+    return _HEADER.pack(_HEADER.size + len(body), _MESSAGE, _REQUEST | _ACK, int(event.sequence) & 0xFFFFFFFF, 0) + body
+
+
+def udev_message(event: Event) -> bytes:
+    """Return the message by which udevd tells libudev's monitors of an event (struct monitor_netlink_header)."""
+    pairs = (*event.keys, ("SEQNUM", event.sequence), ("USEC_INITIALIZED", "1"))
+    properties = b"".join(f"{key}={value.rstrip()}\0".encode() for key, value in pairs)
+    header = b"libudev\0" + struct.pack(">I", _UDEV_MAGIC) + struct.pack("=III", 40, 40, len(properties))
+    hashes = (murmur2(event.get(name).encode()) if event.get(name) else 0 for name in ("SUBSYSTEM", "DEVTYPE"))
+    return header + struct.pack(">II", *hashes) + bytes(8) + properties
+
+
+def murmur2(data: bytes) -> int:
+    """Return Austin Appleby's MurmurHash2 of 32 bits with seed 0, by which monitors filter subsystems."""
+    mask, multiplier, rotation = 0xFFFFFFFF, 0x5BD1E995, 24
+    state = len(data)
+    whole = len(data) // 4 * 4
+    for (word,) in struct.iter_unpack("<I", data[:whole]):
+        mixed = word * multiplier & mask
+        mixed = (mixed ^ mixed >> rotation) * multiplier & mask
+        state = state * multiplier & mask ^ mixed
+    if whole < len(data):
+        state = (state ^ int.from_bytes(data[whole:], "little")) * multiplier & mask
+    state = (state ^ state >> 13) * multiplier & mask
+    return state ^ state >> 15
+
+
+class Sender:
+    """Sends events in the network namespace in which it was made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT)
+        self._socket.bind((0, 0))
+
+    def as_kernel(self, event: Event) -> None:
+        """Have the kernel broadcast an event. `PermissionError` without CAP_SYS_ADMIN in the namespace's owner.
+
+        sendto succeeds even when the kernel refuses, so its answer is awaited.
+        """
+        self._socket.sendto(kernel_message(event), (0, 0))
+        answer = self._socket.recv(8192)
+        _, kind, _, _, _ = _HEADER.unpack_from(answer)
+        code = struct.unpack_from("=i", answer, _HEADER.size)[0] if kind == _ERROR else 0
+        if code:
+            raise OSError(-code, os.strerror(-code))
+
+    def as_udevd(self, event: Event) -> None:
+        """Multicast an event as udevd does when it has processed it; nobody listening is no error."""
+        try:
+            self._socket.sendto(udev_message(event), (0, _UDEV_GROUP))
+        except ConnectionRefusedError:
+            return
+
+
+def join(pid: int) -> None:
+    """Move this process into the user (unless it is root) and network namespaces of another."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    namespaces = [("net", _CLONE_NEWNET)]
+    if os.geteuid():
+        namespaces.insert(0, ("user", _CLONE_NEWUSER))
+    # Open all before entering the first: afterwards the others may be out of reach.
+    descriptors = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind) for name, kind in namespaces]
+    for descriptor, kind in descriptors:
+        if libc.setns(descriptor, kind):
+            number = ctypes.get_errno()
+            raise OSError(number, f"setns: {os.strerror(number)}")
+        os.close(descriptor)
+    if os.geteuid():
+        # libudev believes only messages whose sender is root in the listener's eyes.
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+
+def has_udevd(pid: int) -> bool:
+    """Whether an udevd runs in the sandbox: it has made its control file a socket."""
+    try:
+        return stat.S_ISSOCK(Path(f"/proc/{pid}/root/run/udev/control").stat().st_mode)
+    except OSError:
+        return False
+
+
+def pump(mount: Path, pid: int, ready: int) -> None:
+    """Send the mount's events to the namespace of process `pid` for ever; closes `ready` when it listens."""
+    with (mount / "ctl/uevents").open("rb", buffering=0) as source:
+        source.read()
+        join(pid)
+        sender = Sender()
+        os.close(ready)
+        poller = select.poll()
+        poller.register(source, select.POLLIN)
+        while True:
+            poller.poll()
+            text = source.read()
+            if text is None:
+                continue
+            for event in parse(text.decode()):
+                sender.as_kernel(event)
+                if not has_udevd(pid):
+                    sender.as_udevd(event)

@@ -1,0 +1,38 @@
+"""Runs real, unmodified tools inside `apfs exec`. A tool that is missing is an error: tests/run.sh installs them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path(__file__).with_name("example.toml")
+M = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+U1 = "11111111-2222-4333-8444-555555555555"
+U2 = "22222222-2222-4333-8444-555555555555"
+# Far beyond anything that works; only keeps a hanging tool from hanging the run.
+TIMEOUT = 120
+
+
+def need(*tools: str) -> None:
+    """Fail unless the tools are installed."""
+    missing = [tool for tool in tools if shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin") is None]
+    assert not missing, f"{', '.join(missing)} not installed: run tests/run.sh, which installs what is missing"
+
+
+def inside(
+    script: str,
+    *arguments: str,
+    options: tuple[str, ...] = (),
+    scenario: str | Path | None = EXAMPLE,
+    status: int | None = 0,
+) -> subprocess.CompletedProcess[str]:
+    """Run a bash script with positional parameters inside `apfs exec`; `scenario` None if `options` name a mount."""
+    host = [] if scenario is None else ["--scenario", str(scenario)]
+    command = [sys.executable, "-m", "apfs", "exec", *host, *options, "--", "bash", "-c", script, "test", *arguments]
+    env = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+    assert status is None or result.returncode == status, (script, result.returncode, result.stdout, result.stderr)
+    return result
