@@ -6,6 +6,7 @@ mount, everything else is bound back from the real directory. The real ones are 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -213,29 +214,34 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     empty = os.open(os.devnull, os.O_RDONLY)
     arguments = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
     arguments += _arguments(mount, options, empty)
-    # The command gets the terminal's signals itself; this process only waits for it.
+    # The terminal's signals are for the command alone: this process and bwrap, which only wait for it, ignore them.
     ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-    box = subprocess.Popen(
-        ["bwrap", *arguments, "--", *command],
-        pass_fds=(status_writer, block_reader, empty),
-        stderr=None,
-        preexec_fn=lambda: [signal.signal(number, handler) for number, handler in ignored.items()],  # noqa: PLW1509
-    )
+    restored = [
+        f"--default-signal={signal.Signals(number).name[3:]}"
+        for number, handler in ignored.items()
+        if handler != signal.SIG_IGN
+    ]
+    for descriptor in (status_writer, block_reader, empty):
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
+    # The command keeps the descriptors that it would have without a sandbox, hence close_fds.
+    box = subprocess.Popen(["bwrap", *arguments, "--", "env", *restored, "--", *command], close_fds=False)
     for descriptor in (status_writer, block_reader, empty):
         os.close(descriptor)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: _end(box, number))
     pump = None
-    with os.fdopen(status_reader) as statuses:
-        first = statuses.readline()
-        if first and options.private_network:
-            pump = _start_pump(mount, json.loads(first)["child-pid"], block_writer)
-        os.close(block_writer)
-        rest = statuses.read()
-    status = box.wait()
-    if pump is not None:
-        os.kill(pump, signal.SIGKILL)
-        os.waitpid(pump, 0)
+    try:
+        with os.fdopen(status_reader) as statuses:
+            first = statuses.readline()
+            if first and options.private_network:
+                pump = _start_pump(mount, json.loads(first)["child-pid"])
+            os.close(block_writer)
+            rest = statuses.read()
+        status = box.wait()
+    finally:
+        if pump is not None:
+            os.kill(pump, signal.SIGKILL)
+            os.waitpid(pump, 0)
     if '"exit-code"' not in rest:
         raise SandboxError(_advice())
     return status
@@ -246,13 +252,16 @@ def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _start_pump(mount: Path, pid: int, block: int) -> int:
+def _start_pump(mount: Path, pid: int) -> int:
     """Start the process that sends uevents, and return when it listens."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        os.close(block)
+        # Above all not the other end of the server's lifeline.
+        for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+            if descriptor > 2 and descriptor != writer:  # noqa: PLR2004 -- standard streams
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
         try:
             uevents.pump(mount, pid, writer)
         except OSError as error:
