@@ -43,6 +43,7 @@ KEPT = frozenset(("dev",))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("lsmod", "modinfo", "depmod")
 _TOOLS = "/run/apfs/bin"
+_CAP_SYS_ADMIN = 21
 
 
 class SandboxError(Exception):
@@ -195,10 +196,11 @@ def _arguments(mount: Path, options: Options, empty: int) -> list[str]:
     arguments += ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
     if options.private_network:
         arguments += ["--unshare-net"]
-    if os.geteuid():
+    if not _may_unshare():
         arguments += ["--unshare-user"]
         if not options.keep_id:
             arguments += ["--uid", "0", "--gid", "0"]
+    arguments += _make_room([destination for _, destination in options.binds] + options.tmpfs)
     for source, destination in options.binds:
         arguments += ["--bind", source, destination]
     for destination in options.tmpfs:
@@ -206,6 +208,32 @@ def _arguments(mount: Path, options: Options, empty: int) -> list[str]:
     arguments += ["--setenv", "SYSTEMD_DEVICE_VERIFY_SYSFS", "0", "--setenv", "APFS_MOUNT", HOST]
     path = os.environ.get("PATH", os.defpath)
     return [*arguments, "--setenv", "PATH", f"{_TOOLS}:{path}"]
+
+
+def _may_unshare() -> bool:
+    """Whether this process has CAP_SYS_ADMIN, without which namespaces need a user namespace around them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return False
+
+
+def _make_room(destinations: list[str]) -> list[str]:
+    """Return the arguments that let places exist which the real machine does not have.
+
+    bwrap would create them there. Instead the directories that should contain them are put together anew.
+    """
+    arguments, renewed = [], set()
+    for destination in destinations:
+        parent = Path(destination)
+        while not os.path.lexists(parent):
+            parent = parent.parent
+        if str(parent) != destination.rstrip("/") and parent not in renewed:
+            renewed.add(parent)
+            arguments += ["--tmpfs", str(parent)]
+            for name, entry in _entries(parent).items():
+                arguments += _keep(entry, f"{parent}/{name}")
+    return arguments
 
 
 def _run(command: list[str], mount: Path, options: Options) -> int:
@@ -274,13 +302,14 @@ def _start_pump(mount: Path, pid: int) -> int:
 
 
 def _advice() -> str:
-    if os.geteuid():
+    """Return what to do when bwrap could not make the namespaces; it has told its own reason before."""
+    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
         return (
-            "bwrap could not make the namespaces (its reason is above): user namespaces must be allowed for this user "
-            "(sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0; Ubuntu: "
-            "kernel.apparmor_restrict_unprivileged_userns=0), or run as root"
+            "the container lacks privileges for a sandbox (bwrap's reason is above): give it --cap-add SYS_ADMIN "
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
         )
     return (
-        "bwrap could not make the namespaces (its reason is above): in a container, SYS_ADMIN and an unmasked /proc "
-        "are needed (--cap-add SYS_ADMIN --security-opt seccomp=unconfined,apparmor=unconfined,systempaths=unconfined)"
+        "user namespaces are not allowed here (bwrap's reason is above): as root, sysctl -w "
+        "user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1 (Debian), "
+        "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)"
     )

@@ -106,11 +106,12 @@ class Sender:
 
 
 def join(pid: int) -> None:
-    """Move this process into the user (unless it is root) and network namespaces of another."""
+    """Move this process into the network namespace, and before into the user namespace, of another."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     namespaces = [("net", _CLONE_NEWNET)]
-    if os.geteuid():
+    own_user = Path("/proc/self/ns/user").readlink() == Path(f"/proc/{pid}/ns/user").readlink()
+    if not own_user:
         namespaces.insert(0, ("user", _CLONE_NEWUSER))
     # Open all before entering the first: afterwards the others may be out of reach.
     descriptors = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind) for name, kind in namespaces]
@@ -119,7 +120,7 @@ def join(pid: int) -> None:
             number = ctypes.get_errno()
             raise OSError(number, f"setns: {os.strerror(number)}")
         os.close(descriptor)
-    if os.geteuid():
+    if not own_user:
         # libudev believes only messages whose sender is root in the listener's eyes.
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)

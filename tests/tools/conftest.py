@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).with_name("example.toml")
+EXAMPLES = Path(__file__).parents[2] / "mount-examples/tools"
+EXAMPLE = EXAMPLES / "example.toml"
 M = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 U1 = "11111111-2222-4333-8444-555555555555"
 U2 = "22222222-2222-4333-8444-555555555555"

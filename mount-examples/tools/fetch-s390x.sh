@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches lszcrypt and chzcrypt as Debian builds them for s390x, with their libraries, for use with qemu-s390x-static.
 #
-#   tests/tools/fetch-s390x.sh DIR [SUITE]
+#   mount-examples/tools/fetch-s390x.sh DIR [SUITE]
 #
 # The file tree of the packages of SUITE, by default bookworm, is then DIR/root. The machine does not change: apt is
 # given a configuration, lists and a cache of its own in DIR, of which only the mirror and keys are the machine's, and

@@ -1,0 +1,52 @@
+"""Real tools on an emulated host: the scripts of mount-examples/tools, compared with all that they should print.
+
+The expected texts were compared with what the tools print on the kernel's own sysfs where such listings are published.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tools.conftest import EXAMPLES, TIMEOUT, need
+
+EXPECTED = Path(__file__).with_name("expected")
+TOOLS = {
+    "mdevctl": ("mdevctl",),
+    "driverctl": ("driverctl", "udevadm", "kmod"),
+    "lszcrypt": ("qemu-s390x-static",),
+    "chzcrypt": ("qemu-s390x-static",),
+    "udev": ("udevadm",),
+    "pyudev": ("python3",),
+    "libvirt": ("libvirtd", "virsh", "mdevctl"),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def s390x_binaries() -> None:
+    """Fetch the s390x binaries once; an archive that cannot be reached is an error."""
+    subprocess.run([EXAMPLES / "fetch-s390x.sh", EXAMPLES.parents[1] / ".cache/s390x"], check=True, timeout=600)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_transcript(tool: str) -> None:
+    need(*TOOLS[tool])
+    result = subprocess.run([EXAMPLES / f"{tool}.sh"], check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 0, result
+    expected = (EXPECTED / f"{tool}.txt").read_text()
+    assert result.stdout.splitlines() == expected.splitlines()
+    assert result.stderr == ""
+
+
+def test_every_tool_has_a_script_and_a_transcript() -> None:
+    helpers = {"prelude", "fetch-s390x"}
+    assert {path.stem for path in EXAMPLES.glob("*.sh")} - helpers == set(TOOLS)
+    assert {path.stem for path in EXPECTED.glob("*.txt")} == set(TOOLS)
+
+
+def test_the_real_machine_is_left_alone() -> None:
+    """What the tools keep in /etc went into directories of the sandbox."""
+    for directory in ("/etc/mdevctl.d/matrix", "/etc/driverctl.d/ap-05.0004"):
+        assert not Path(directory).exists()
