@@ -147,7 +147,9 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
     if said != READY:
         _, output = server.communicate()
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
-        message = lines[-1] if lines else f"the server ended with status {server.returncode}"
-        raise MountsError(message.removeprefix("apfs: "), server.returncode if server.returncode > 0 else 1)
+        # What the mount helper said stands before what the server made of it.
+        said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
+        message = said_last or f"the server ended with status {server.returncode}"
+        raise MountsError(message, server.returncode if server.returncode > 0 else 1)
     Path(mountpoint, "sys").stat()
     return server

@@ -90,7 +90,8 @@ def serve(
     try:
         pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other))
     except RuntimeError as error:
-        raise MountError(str(error)) from None
+        hint = "a container needs --device /dev/fuse and --cap-add SYS_ADMIN"
+        raise MountError(f"the mount was refused ({error}): {hint}") from None
     try:
         trio.run(_loop, timer if clock else None, ready, lifeline)
     finally:
