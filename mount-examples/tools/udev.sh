@@ -31,6 +31,8 @@ echo 1 > /sys/bus/ap/scans
 wait_for 'grep -q ^0x9fff /sys/bus/ap/apmask'
 t cat /sys/bus/ap/apmask
 t readlink /sys/devices/ap/card01/01.0006/driver
+echo 1 > /sys/devices/vfio_ap/matrix/$U1/remove
+echo 0 > /sys/devices/ap/card01/config
 echo 0 > /sys/devices/ap/card00/online
 wait_for '[ "$(grep -c "^UDEV .*/" /run/events)" = "$(grep -c "^KERNEL.*/" /run/events)" ] && grep -q "^UDEV.*card00/00.001f" /run/events'
 t udevadm settle --timeout=5
