@@ -43,7 +43,7 @@ KEPT = frozenset(("dev",))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("lsmod", "modinfo", "depmod")
 _TOOLS = "/run/apfs/bin"
-_CAP_SYS_ADMIN = 21
+_CAPABILITIES = 1 << 21 | 1 << 12  # CAP_SYS_ADMIN, CAP_NET_ADMIN
 
 
 class SandboxError(Exception):
@@ -211,10 +211,13 @@ def _arguments(mount: Path, options: Options, empty: int) -> list[str]:
 
 
 def _may_unshare() -> bool:
-    """Whether this process has CAP_SYS_ADMIN, without which namespaces need a user namespace around them."""
+    """Whether this process may make and set up namespaces; otherwise they need a user namespace around them.
+
+    Root in a container often has CAP_SYS_ADMIN but not the CAP_NET_ADMIN that a loopback device takes.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+            return int(line.split()[1], 16) & _CAPABILITIES == _CAPABILITIES
     return False
 
 
@@ -292,6 +295,8 @@ def _start_pump(mount: Path, pid: int) -> int:
                     os.close(descriptor)
         try:
             uevents.pump(mount, pid, writer)
+        except FileNotFoundError:
+            pass  # the sandbox is gone already, and the reason is told elsewhere
         except OSError as error:
             print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
         os._exit(1)
@@ -306,7 +311,7 @@ def _advice() -> str:
     if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
         return (
             "the container lacks privileges for a sandbox (bwrap's reason is above): give it --cap-add SYS_ADMIN "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+            "--cap-add NET_ADMIN, and where AppArmor confines it --security-opt apparmor=unconfined"
         )
     return (
         "user namespaces are not allowed here (bwrap's reason is above): as root, sysctl -w "
