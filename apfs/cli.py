@@ -109,9 +109,10 @@ def mount(
         mounts.check_mountpoint(mountpoint)
     except (ScenarioError, mounts.MountsError) as error:
         _fail(str(error), 2)
-    if ready_fd is not None:
-        os.set_inheritable(ready_fd, False)  # noqa: FBT003 -- takes no keywords
-        # the mount helper lives as long as the mount and must not hold it open
+    for descriptor in (ready_fd, lifeline_fd):
+        if descriptor is not None:
+            # The mount helper lives as long as the mount and must not hold them open.
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 -- takes no keywords
     if foreground:
         from apfs.fuse.session import MountError, serve  # noqa: PLC0415
         from apfs.host import Host  # noqa: PLC0415

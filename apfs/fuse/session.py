@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -83,7 +82,6 @@ def serve(
     descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
     `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
-    os.umask(0)
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened
@@ -103,7 +101,7 @@ def serve(
 
 async def _loop(timer: ScanTimer | None, ready: Callable[[], None], lifeline: int | None) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        await nursery.start(_end_on_signal, nursery.cancel_scope)  # returns when a signal no longer kills
         if lifeline is not None:
             nursery.start_soon(_end_with, lifeline, nursery.cancel_scope)
         if timer:
@@ -114,8 +112,11 @@ async def _loop(timer: ScanTimer | None, ready: Callable[[], None], lifeline: in
         nursery.cancel_scope.cancel()
 
 
-async def _end_on_signal(scope: trio.CancelScope) -> None:
+async def _end_on_signal(
+    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         async for _ in signals:
             await _end(scope)
 
