@@ -87,6 +87,7 @@ class AttributeFile:
         text = taken.decode("latin-1")
         if not self._attribute.raw:
             text = text.split("\0", 1)[0]
+        path = self._tree.path(self.node)  # afterwards the node may have no name any more
         try:
             self._check()
             if self._attribute.store is None:
@@ -95,7 +96,7 @@ class AttributeFile:
         except KernelError as error:
             self._tree.refused("write", self.node, text, error)
             raise
-        self._tree.journal.add(Store(self._tree.path(self.node), text))
+        self._tree.journal.add(Store(path, text))
         return len(taken)
 
     def _check(self) -> None:

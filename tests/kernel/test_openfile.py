@@ -7,10 +7,12 @@ import select
 
 import pytest
 
+from apfs.host import Host
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Journal, Refusal, Store
 from apfs.kernel.kobject import Attribute, Tree
 from apfs.kernel.openfile import READY, DeviceFile, OpenFile, TextFile
+from apfs.testing import Shell
 
 
 class Counter:
@@ -216,3 +218,14 @@ def test_device_files_neither_read_nor_write() -> None:
     assert file.poll() == READY
     assert not file.seekable
     file.close()
+
+
+def test_a_store_that_removes_its_own_node_is_told_with_its_path() -> None:
+    """Writing to `remove` of a mediated device: the journal names the device that went."""
+    host = Host()
+    shell = Shell(host)
+    matrix, uuid = "/sys/devices/vfio_ap/matrix", "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+    shell.write(f"{matrix}/mdev_supported_types/vfio_ap-passthrough/create", uuid)
+    shell.echo(1, f"{matrix}/{uuid}/remove")
+    *_, (_, record) = host.journal
+    assert record == Store(f"{matrix}/{uuid}/remove", "1\n")
