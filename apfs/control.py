@@ -17,6 +17,7 @@ from apfs.kernel.journal import LogLine, Refusal, Uevent, Verb
 from apfs.kernel.kobject import Special
 from apfs.kernel.kstrtox import kstrtoul
 from apfs.kernel.openfile import PAGE_SIZE, READY, TextFile
+from apfs.vfio.channel import Channel
 from apfs.vfio_ap.attributes import matrix_mdev
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ def _fault(host: Host, words: list[str]) -> None:
     host.inject(words[0], _errno(words[1]), accesses)
 
 
+def _kvm(host: Host, word: str) -> None:
+    if word not in ("auto", "none"):
+        raise KernelError(errno.EINVAL, f"expected auto or none, not {word!r}")
+    host.vfio.kvm = "auto" if word == "auto" else "none"
+
+
 VERBS: dict[str, ConsoleVerb] = {
     "help": ConsoleVerb("", "list the verbs in ctl/kmsg", _help, 0, 0),
     "plug": ConsoleVerb("ADAPTER TYPE [FIELD=VALUE]...", "insert a card, such as CEX8C", _plug, 2),
@@ -153,6 +160,13 @@ VERBS: dict[str, ConsoleVerb] = {
     ),
     "fault": ConsoleVerb("PATH ERRNO [N]", "make the next N accesses of an attribute fail (1)", _fault, 2, 3),
     "clear-faults": ConsoleVerb("", "take back fault and fail-reset", lambda host, _words: host.clear_faults(), 0, 0),
+    "kvm": ConsoleVerb(
+        "auto|none",
+        "whether programs that open devices through VFIO stand for a VM each, or have none",
+        lambda host, words: _kvm(host, words[0]),
+        1,
+        1,
+    ),
     "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda host, words: host.modprobe(words[0]), 1, 1),
     "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda host, words: host.rmmod(words[0]), 1, 1),
 }
@@ -311,5 +325,6 @@ CTL_ENTRIES = (
     Special("kmsg", 0o444, _view(kmsg)),
     Special("uevents", 0o444, _view(uevents)),
     Special("journal", 0o444, _view(journal)),
+    Special("ioctl", 0o600, lambda host, _read, _write: Channel(host.handed)),
     Special("status", 0o444, lambda host, _read, _write: TextFile(lambda: status(host))),
 )

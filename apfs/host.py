@@ -18,7 +18,7 @@ from apfs.ap.zcdn import ZcdnClass
 from apfs.kernel.device import MiscDevice
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Journal
-from apfs.kernel.kobject import Tree
+from apfs.kernel.kobject import Registry, Tree
 from apfs.kernel.module import Module
 from apfs.mdev.core import MdevBus
 from apfs.scenario import Scenario, default_serial
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from apfs.scenario import MdevSpec
+    from apfs.vfio.channel import HandedFile
 
 _LAST = 255
 
@@ -53,10 +54,13 @@ class Host:
         self.ap_bus = ApBus(self.tree, self.machine)
         self.mdev_bus = MdevBus(self.tree)
         self.vfio = VfioCore(journal)
+        self.handed: Registry[HandedFile] = Registry()
+        """Files that ioctls made, until they are closed."""
         self.vfio_ap: VfioAp | None = None
         self.zcdn = ZcdnClass(self.tree)
         self.z90crypt = MiscDevice(journal, "z90crypt", 58, "z90crypt")
         self.vfio_misc = MiscDevice(journal, "vfio", 196, "vfio/vfio", 0o666)
+        self.iommu_misc = MiscDevice(journal, "iommu", 127, "iommu", 0o660)
         self.ap_module = Module(journal, "ap", 0)
         sizes = {"zcrypt": 118784, "zcrypt_cex4": 20480, "mdev": 28672, "vfio": 69632}
         self.modules = {name: Module(journal, name, size) for name, size in sizes.items()}

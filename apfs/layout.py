@@ -23,9 +23,11 @@ from apfs.kernel.device import (
 )
 from apfs.kernel.kobject import Link, Special
 from apfs.kernel.module import MODULE_ATTRIBUTES
-from apfs.kernel.openfile import DeviceFile
 from apfs.mdev import core as mdev_core
 from apfs.vfio import device as vfio
+from apfs.vfio.container import Container, GroupFile
+from apfs.vfio.device_file import CdevFile
+from apfs.vfio.iommufd import Iommufd
 from apfs.vfio_ap import attributes, client, driver
 from apfs.vfio_ap.attributes import matrix_mdev
 
@@ -202,7 +204,8 @@ def build(host: Host) -> None:
     sys = host.tree.root.fixed("sys")
     buses, devices, classes, modules = (sys.fixed(name) for name in ("bus", "devices", "class", "module"))
     virtual = devices.fixed("virtual")
-    dev = host.tree.root.fixed("dev")
+    iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(host.journal))
+    dev = host.tree.root.fixed("dev", (iommu,))
     _ap(host, buses, devices)
     _zcrypt(host, virtual, classes)
     mdevs = _matrix(host, buses, devices, classes)
@@ -210,7 +213,9 @@ def build(host: Host) -> None:
     _vfio(host, sys, mdevs, virtual, classes, dev)
     _modules(host, modules)
     dev.fixed("vfio-ap").dirs("0", _Parts(host.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
-    host.tree.root.fixed("ctl", control.CTL_ENTRIES, lambda _key: host)
+    ctl = host.tree.root.fixed("ctl", control.CTL_ENTRIES, lambda _key: host)
+    handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
+    ctl.fixed("fds").files("0", host.handed, handed)
 
 
 def _link(name: str, target: str, exists: Callable[[], object] = lambda: True) -> Link:
@@ -300,8 +305,10 @@ def _misc(host: Host, virtual: Directory, classes: Directory) -> None:
     z90crypt = f"{SYS}/devices/virtual/misc/z90crypt"
     misc.fixed("z90crypt", MISC_ATTRIBUTES, lambda _key: host.z90crypt)
     misc.fixed("vfio", MISC_ATTRIBUTES, lambda _key: host.vfio_misc if host.modules["vfio"].loaded else None)
+    misc.fixed("iommu", MISC_ATTRIBUTES, lambda _key: host.iommu_misc)
     container = _link("vfio", f"{SYS}/devices/virtual/misc/vfio", lambda: host.modules["vfio"].loaded)
-    classes.fixed("misc", (_link("z90crypt", z90crypt), container))
+    iommu = _link("iommu", f"{SYS}/devices/virtual/misc/iommu")
+    classes.fixed("misc", (iommu, _link("z90crypt", z90crypt), container))
 
 
 def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory) -> None:
@@ -321,7 +328,7 @@ def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, clas
     classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
 
     misc = (
-        _link(f"{host.z90crypt.major}:{host.z90crypt.minor}", host.z90crypt.path),
+        *(_link(f"{device.major}:{device.minor}", device.path) for device in (host.z90crypt, host.iommu_misc)),
         _link(
             f"{host.vfio_misc.major}:{host.vfio_misc.minor}", host.vfio_misc.path, lambda: host.modules["vfio"].loaded
         ),
@@ -335,12 +342,12 @@ def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, clas
     iommu = sys.fixed("kernel").fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
     iommu.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
 
-    def node(name: str, mode: int) -> Special:
-        return Special(name, mode, lambda _subject, _read, _write: DeviceFile())
-
-    nodes = dev.fixed("vfio", (node("vfio", 0o666),), loaded)
-    nodes.files("0", groups, node("group", 0o600))
-    nodes.fixed("devices").files("vfio", devices, node("device", 0o600))
+    container_node = Special("vfio", 0o666, lambda _subject, _read, _write: Container(host.journal))
+    group_node = Special("group", 0o600, lambda group, _read, _write: GroupFile(host.journal, group))
+    device_node = Special("device", 0o600, lambda device, _read, _write: CdevFile(host.journal, device))
+    nodes = dev.fixed("vfio", (container_node,), loaded)
+    nodes.files("0", groups, group_node)
+    nodes.fixed("devices").files("vfio", devices, device_node)
 
 
 def _modules(host: Host, directory: Directory) -> None:

@@ -7,10 +7,12 @@ mount, everything else is bound back from the real directory. The real ones are 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from apfs import mounts, uevents
+from apfs.ioctl import seccomp
+from apfs.ioctl.supervisor import Supervisor
+from apfs.vfio import uapi
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses for failures that are not the command's, as env(1) and docker have them."""
@@ -103,11 +108,12 @@ def compose_sys(mount: Path) -> list[str]:
 def compose_dev(mount: Path) -> list[str]:
     """Return the arguments that put /dev together: the real one, the emulated nodes, and the mount itself."""
     arguments = ["--tmpfs", "/dev"]
-    ours = {"vfio", "vfio-ap", "apfs"}
+    ours = {"vfio", "vfio-ap", "iommu", "apfs"}
     for name, entry in _entries(Path("/dev")).items():
         if name not in ours:
             arguments += _keep(entry, f"/dev/{name}")
     arguments += ["--bind", str(mount), HOST, "--bind", str(mount / "dev/vfio-ap"), "/dev/vfio-ap"]
+    arguments += ["--bind", str(mount / "dev/iommu"), "/dev/iommu"]
     if (mount / "dev/vfio").is_dir():
         return [*arguments, "--bind", str(mount / "dev/vfio"), "/dev/vfio"]
     return [*arguments, "--symlink", f"{HOST}/dev/vfio", "/dev/vfio"]
@@ -254,10 +260,18 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     ]
     for descriptor in (status_writer, block_reader, empty):
         os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
-    # The command keeps the descriptors that it would have without a sandbox, hence close_fds.
-    box = subprocess.Popen(["bwrap", *arguments, "--", "env", *restored, "--", *command], close_fds=False)
+    ours, theirs = socket.socketpair()
+    # The command keeps the descriptors that it would have without a sandbox, hence close_fds. Nobody else runs in
+    # this process, so that running Python between fork and exec is safe.
+    box = subprocess.Popen(
+        ["bwrap", *arguments, "--", "env", *restored, "--", *command],
+        close_fds=False,
+        preexec_fn=lambda: _stop_at_ioctls(theirs),  # noqa: PLW1509 -- see above
+    )
     for descriptor in (status_writer, block_reader, empty):
         os.close(descriptor)
+    theirs.close()
+    supervisor = _supervisor(ours, mount)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: _end(box, number))
     pump = None
@@ -267,15 +281,57 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
             if first and options.private_network:
                 pump = _start_pump(mount, json.loads(first)["child-pid"])
             os.close(block_writer)
+            if supervisor is not None:
+                supervisor.serve(status_reader)
             rest = statuses.read()
         status = box.wait()
     finally:
+        if supervisor is not None:
+            supervisor.close()
         if pump is not None:
             os.kill(pump, signal.SIGKILL)
             os.waitpid(pump, 0)
     if '"exit-code"' not in rest:
         raise SandboxError(_advice())
     return status
+
+
+def _stop_at_ioctls(channel: socket.socket) -> None:
+    """Install the filter and send its listener, or the errno of why there is none."""
+    try:
+        listener = seccomp.install(seccomp.program(uapi.TYPE))
+    except OSError as error:
+        channel.send(str(error.errno).encode())
+        return
+    socket.send_fds(channel, (b"0",), (listener,))
+    os.close(listener)
+
+
+def _supervisor(channel: socket.socket, mount: Path) -> Supervisor | None:
+    """Return the supervisor of the processes in the sandbox; None, with a warning, if VFIO ioctls cannot be served."""
+    with channel:
+        said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
+    why = ""
+    if not listeners:
+        if int(said) == errno.EBUSY and _is_nested(mount):
+            return None  # the supervisor of the outer sandbox serves this host as well
+        why = os.strerror(int(said))
+        if int(said) == errno.EBUSY:
+            why = "another program, such as an outer apfs exec with another host, watches the system calls already"
+    else:
+        try:
+            return Supervisor(listeners[0], mount)
+        except OSError as error:
+            os.close(listeners[0])
+            why = f"{mount}/ctl/ioctl: {error.strerror}"
+    print(f"apfs: VFIO ioctls are not served: {why}", file=sys.stderr)  # noqa: T201
+    return None
+
+
+def _is_nested(mount: Path) -> bool:
+    """Whether this process is in a sandbox itself, with the same host."""
+    outer = os.environ.get("APFS_MOUNT")
+    return outer is not None and Path(outer).exists() and Path(outer).stat().st_dev == mount.stat().st_dev
 
 
 def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:

@@ -17,7 +17,11 @@ from apfs.kernel.kobject import Attribute, Link
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev
 from apfs.vfio import device as vfio
+from apfs.vfio.container import Container, GroupFile
+from apfs.vfio.device_file import CdevFile, DeviceFile
 from apfs.vfio.fsm import NEXT, State, next_state
+from apfs.vfio.iommufd import Iommufd
+from apfs.vfio.uapi import name_of
 from apfs.vfio_ap import attributes, client, driver
 
 if TYPE_CHECKING:
@@ -79,6 +83,7 @@ _NODE_MASK = "Mask of what requests through this node may use; kept, but nothing
 
 TEXTS = {
     "/ctl console": "Takes one [verb](console.md) per write.",
+    "/ctl ioctl": "Where `apfs exec` asks for the answers to [VFIO ioctls](../vfio.md).",
     "/ctl journal": "Everything that happened, one JSON object per line.",
     "/ctl kmsg": "The kernel log.",
     "/ctl status": "The state of the host as one JSON object.",
@@ -192,6 +197,32 @@ def console_page() -> str:
     )
 
 
+IOCTL_FILES = (
+    ("Container", "`/dev/vfio/vfio`. Any other request: EINVAL before SET_IOMMU, ENOTTY afterwards.", Container),
+    ("Group", "`/dev/vfio/N`. Any other request: ENOTTY.", GroupFile),
+    ("Device", "From GET_DEVICE_FD, or a bound device node. Any other request: EOPNOTSUPP.", DeviceFile),
+    ("Device node", "`/dev/vfio/devices/vfioK`, in addition. Before BIND every other request: EINVAL.", CdevFile),
+    ("iommufd", "`/dev/iommu`. Any other request: ENOTTY.", Iommufd),
+)
+
+
+def ioctls_page() -> str:
+    """Return the page of the ioctls."""
+    intro = (
+        "One table per kind of file: what a number means depends on it. All of these can be served inside `apfs exec`; "
+        "see [VFIO](../vfio.md).\n"
+    )
+    parts = [_HEAD, "# Ioctls\n\n", intro]
+    for title, note, kind in IOCTL_FILES:
+        inherited = kind.__mro__[1].ioctls if kind is CdevFile else {}
+        rows = []
+        for number, method in kind.ioctls.items():
+            if number not in inherited:
+                rows.append((f"`{name_of(number, device=kind.is_device)}`", f"`{number:04x}`", _docstring(method)))
+        parts.append(f"\n## {title}\n\n{note}\n\n{_table(('name', 'number', 'meaning'), rows)}")
+    return "".join(parts)
+
+
 def _way(current: State, target: State) -> str:
     """Return the steps from one state to another."""
     if current == target:
@@ -258,6 +289,7 @@ def pages() -> dict[str, str]:
         "attributes.md": attributes_page(),
         "console.md": console_page(),
         "fsm.md": fsm_page(),
+        "ioctls.md": ioctls_page(),
         "tapq.md": tapq_page(),
     }
 

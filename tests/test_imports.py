@@ -22,14 +22,15 @@ ALLOWED = {
     "vfio_ap": {"kernel", "ap", "mdev", "vfio"},
     "scenario": {"kernel", "ap"},
     "control": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "host"},
+    "ioctl": {"vfio"},
     "layout": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "host"},
     "host": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "scenario", "layout"},
     "testing": {"kernel", "host"},
     "migrate": {"ap", "vfio_ap"},
     "mounts": set(),
     "uevents": set(),
-    "sandbox": {"mounts", "uevents"},
-    "fuse": {"kernel", "host", "fuse"},
+    "sandbox": {"mounts", "uevents", "ioctl", "vfio"},
+    "fuse": {"kernel", "vfio", "host", "fuse"},
     "cli": {"scenario", "host", "mounts", "migrate", "fuse", "sandbox"},
     "scenarios": set(),
     "__main__": {"cli"},
@@ -37,8 +38,8 @@ ALLOWED = {
 }
 PURE = {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "layout", "host", "testing"}
 OUTSIDE = {
-    *("__future__", "abc", "collections", "dataclasses", "enum", "errno", "functools", "json", "posixpath", "re"),
-    *("select", "stat", "struct", "typing"),
+    *("__future__", "abc", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json", "posixpath"),
+    *("re", "select", "stat", "struct", "typing"),
 }
 
 

@@ -19,6 +19,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, M
 
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Crash
+from apfs.vfio.channel import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -92,6 +93,8 @@ class Operations(pyfuse3.Operations):
         self._root = host.tree.root.id(0)
         self._files: dict[int, OpenFile] = {}
         self._next_handle = 1
+        self._supervisors: dict[int, Channel] = {}
+        """Channels by the process that opened them."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Who waits for one of the open files, by handle."""
         self._uid, self._gid = os.getuid(), os.getgid()
@@ -188,7 +191,7 @@ class Operations(pyfuse3.Operations):
     # -- files ----------------------------------------------------------------------------
 
     @_answered
-    async def open(self, inode: InodeT, flags: int, _ctx: pyfuse3.RequestContext) -> FileInfo:
+    async def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         """Open a file. O_TRUNC and O_APPEND mean nothing in sysfs."""
         mode = flags & os.O_ACCMODE
         file = self._tree.open(
@@ -197,6 +200,8 @@ class Operations(pyfuse3.Operations):
         handle = self._next_handle
         self._next_handle += 1
         self._files[handle] = file
+        if isinstance(file, Channel):
+            self._supervisors[ctx.pid] = file
         # Past the page cache: texts are made when they are read, and their size is not known before.
         return FileInfo(FileHandleT(handle), direct_io=True, keep_cache=False, nonseekable=not file.seekable)
 
@@ -214,10 +219,17 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def poll(
-        self, _inode: InodeT, fh: FileHandleT, handle: pyfuse3.PollHandle | None, _ctx: pyfuse3.RequestContext
+        self, _inode: InodeT, fh: FileHandleT, handle: pyfuse3.PollHandle | None, ctx: pyfuse3.RequestContext
     ) -> int:
-        """Answer poll. Nothing in these parts of sysfs ever wakes a poller, but the files in ctl do."""
-        ready = self._files[fh].poll()
+        """Answer poll. Nothing in these parts of sysfs ever wakes a poller, but the files in ctl do.
+
+        A supervisor polls a file to show which one it means; see `apfs.vfio.channel`.
+        """
+        file = self._files[fh]
+        supervisor = self._supervisors.get(ctx.pid)
+        if supervisor is not None and supervisor is not file:
+            supervisor.show(file)
+        ready = file.poll()
         if handle is not None and not ready:
             self.pollers[fh] = handle
         return ready
@@ -233,7 +245,10 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
         self.pollers.pop(fh, None)
-        self._files.pop(fh).close()
+        file = self._files.pop(fh)
+        if isinstance(file, Channel):
+            self._supervisors = {pid: other for pid, other in self._supervisors.items() if other is not file}
+        file.close()
 
     async def fsync(self, _fh: FileHandleT, _datasync: bool) -> None:  # noqa: FBT001 -- signature of pyfuse3
         """Succeed: there is nothing to flush."""

@@ -106,6 +106,15 @@ class Interrupt(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Ioctl(Record):
+    """A VFIO or iommufd ioctl that succeeded; one that failed is a `Refusal` with the operation `ioctl`."""
+
+    kind = "ioctl"
+    path: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
 class QueuesReset(Record):
     """Queues were zeroized by the vfio_ap driver; `failed` maps an APQN to a response code other than zero."""
 

@@ -146,6 +146,10 @@ class Registry(Generic[_T]):
         self._keys[name] = self._serial
         return self._serial
 
+    def unique(self, stem: str) -> str:
+        """Return a name that was never used: the stem and the serial number that comes next."""
+        return f"{stem}.{self._serial + 1}"
+
     def discard(self, name: str) -> None:
         """Take an object out."""
         key = self._keys.pop(name)

@@ -138,24 +138,3 @@ class TextFile:
 
     def close(self) -> None:
         """Let go of the file."""
-
-
-class DeviceFile:
-    """A VFIO device node: it can be opened, but all it does is ioctls (the core has neither read nor write)."""
-
-    seekable = False
-
-    def read(self, _offset: int, _size: int) -> bytes:
-        """Refuse with EINVAL, as a character device without a read operation does."""
-        raise KernelError(errno.EINVAL, "VFIO nodes have no read operation, only ioctls")
-
-    def write(self, _data: bytes) -> int:
-        """Refuse with EINVAL."""
-        raise KernelError(errno.EINVAL, "VFIO nodes have no write operation, only ioctls")
-
-    def poll(self) -> int:
-        """Report readiness, as a device without a poll operation does."""
-        return READY
-
-    def close(self) -> None:
-        """Let go of the file."""

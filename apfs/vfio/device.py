@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from apfs.kernel.device import SYS, UEVENT, emit
 from apfs.kernel.errors import KernelError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from apfs.kernel.journal import Journal, Keys
+    from apfs.kernel.openfile import OpenFile
+    from apfs.vfio.request import EventFd
 
 GROUP_MAJOR, DEVICE_MAJOR = 243, 242
 IRQ_REQUEST, IRQ_CONFIG_CHANGED = 0, 1
@@ -21,13 +23,26 @@ IRQ_NAMES = ("request", "config_changed")
 
 
 class VfioOps(Protocol):
-    """What a driver does for its VFIO device (struct vfio_device_ops)."""
+    """What a driver does for its VFIO device (struct vfio_device_ops, struct vfio_migration_ops)."""
 
     def open_device(self, vm: object | None) -> None:
         """Attach the device to a VM at its first open. EINVAL without one."""
 
     def close_device(self) -> None:
         """Detach at the last close."""
+
+    def reset(self) -> None:
+        """Reset the device. EIO."""
+
+    @property
+    def state(self) -> int:
+        """The migration state."""
+
+    def set_state(self, target: int) -> OpenFile | None:
+        """Walk to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
+
+    def data_size(self) -> int:
+        """Return the bytes of a migration stream."""
 
 
 class VfioCore:
@@ -36,6 +51,15 @@ class VfioCore:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.devices: list[VfioDevice] = []
+        self.kvm: Literal["auto", "none"] = "auto"
+        """Which VM the clients have. Linux learns of it by an ioctl of KVM, KVM_DEV_VFIO_FILE_ADD, which is not seen.
+
+        `auto`: each container, or iommufd, stands for a VM of its own. `none`: nobody has a VM.
+        """
+
+    def vm_of(self, context: object) -> object | None:
+        """Return the VM that a client has which opens devices through a container or an iommufd."""
+        return context if self.kvm == "auto" else None
 
     def register(self, path: str, name: str, ops: VfioOps) -> VfioDevice:
         """Register an emulated-IOMMU device, which gets a group of its own."""
@@ -49,6 +73,7 @@ class VfioCore:
     def unregister(self, device: VfioDevice) -> None:
         """Take a device away that nobody has open."""
         self.devices.remove(device)
+        device.group.device = None
         emit(device, "remove")
         emit(device.group, "remove")
 
@@ -58,15 +83,29 @@ class VfioGroup:
 
     subsystem = "vfio"
 
-    def __init__(self, journal: Journal, number: int) -> None:
+    def __init__(self, journal: Journal, number: int, device: VfioDevice) -> None:
         self.journal = journal
         self.number = number
         self.minor = number
         self.path = f"{SYS}/devices/virtual/vfio/{number}"
+        self.device: VfioDevice | None = device
+        """None when the device was removed and only open files of the group are left."""
+        self.opener: object | None = None
+        """Whoever has the group open."""
 
     def uevent_keys(self) -> Keys:
         """Return device number and name."""
         return (("MAJOR", str(GROUP_MAJOR)), ("MINOR", str(self.minor)), ("DEVNAME", f"vfio/{self.number}"))
+
+    def claim(self, opener: object) -> None:
+        """Open the group. ENODEV if its device is gone, EBUSY if it is open or the device is bound to an iommufd."""
+        if self.device is None:
+            raise KernelError(errno.ENODEV, f"the device of group {self.number} was removed")
+        if self.opener is not None:
+            raise KernelError(errno.EBUSY, f"group {self.number} is open already")
+        if self.device.bound:
+            raise KernelError(errno.EBUSY, f"the device of group {self.number} is bound to an iommufd")
+        self.opener = opener
 
 
 class VfioDevice:
@@ -76,14 +115,20 @@ class VfioDevice:
 
     def __init__(self, core: VfioCore, parent: str, name: str, index: int, ops: VfioOps) -> None:
         self.journal = core.journal
+        self.core = core
         self.name = name
         self.index = index
         self.path = f"{parent}/vfio-dev/vfio{index}"
         self.parent = parent
         # Nothing but emulated devices has an IOMMU group on this machine, and each has its own.
-        self.group = VfioGroup(core.journal, index)
-        self._ops = ops
+        self.group = VfioGroup(core.journal, index, self)
+        self.ops = ops
         self.open_count = 0
+        self.cdev_files = 0
+        """Open files of the device node, bound or not."""
+        self.bound = False
+        """Whether one of them is bound to an iommufd."""
+        self._triggers: dict[int, EventFd] = {}
 
     def uevent_keys(self) -> Keys:
         """Return device number and name."""
@@ -93,18 +138,35 @@ class VfioDevice:
     def open(self, vm: object | None) -> None:
         """Open the device; only the first open reaches the driver. Raises what the driver refuses."""
         if not self.open_count:
-            self._ops.open_device(vm)
+            self.ops.open_device(vm)
         self.open_count += 1
 
     def close(self) -> None:
         """Close it once; only the last close reaches the driver."""
         self.open_count -= 1
         if not self.open_count:
-            self._ops.close_device()
+            self.ops.close_device()
+            for irq in tuple(self._triggers):
+                self.set_trigger(irq, None)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody has an open file of it, which keeps it from being removed."""
+        return bool(self.open_count or self.cdev_files)
+
+    def set_trigger(self, irq: int, trigger: EventFd | None) -> None:
+        """Say who is to be told of an interrupt from now on, instead of who was before."""
+        before = self._triggers.pop(irq, None)
+        if before is not None:
+            before.drop()
+        if trigger is not None:
+            self._triggers[irq] = trigger
 
     def signal(self, irq: int) -> None:
-        """Signal one of the device's interrupts."""
-        self.journal.add(Interrupt(self.name, IRQ_NAMES[irq]))
+        """Signal one of the device's interrupts, if somebody wants to be told."""
+        if irq in self._triggers:
+            self.journal.add(Interrupt(self.name, IRQ_NAMES[irq]))
+            self._triggers[irq].signal()
 
     def request_release(self) -> None:
         """Ask whoever has the device open to let go, because it is to be taken away. EBUSY if somebody has.
@@ -112,12 +174,17 @@ class VfioDevice:
         Linux asks again every ten seconds and blocks the caller until it is done. A client of a file system server
         that waits cannot be killed, so here the request is made once and the caller is told to come back.
         """
+        if not self.in_use:
+            return
         if self.open_count:
             self.signal(IRQ_CONFIG_CHANGED)
+        text = "no device request registered: blocked until the user releases the device"
+        if IRQ_REQUEST in self._triggers:
             self.signal(IRQ_REQUEST)
-            self.journal.log("notice", f"vfio_ap_mdev {self.name}: relaying device request to user (#0)")
-            reason = f"{self.name} is in use by a guest: the guest was asked to release it; close it and try again"
-            raise KernelError(errno.EBUSY, reason)
+            text = "relaying device request to user (#0)"
+        self.journal.log("notice", f"vfio_ap_mdev {self.name}: {text}")
+        reason = f"{self.name} is in use by a guest: the guest was asked to release it; close it and try again"
+        raise KernelError(errno.EBUSY, reason)
 
 
 def _lowest_free(used: Iterable[int]) -> int:

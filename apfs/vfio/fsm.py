@@ -54,9 +54,11 @@ NEXT: dict[State, dict[State, State]] = {
 flags that the device does not have, ERROR is neither a target nor left by anything but a reset."""
 
 
-def next_state(current: State, target: State) -> State:
+def next_state(current: State, target: int) -> State:
     """Return the next step on the way; EINVAL, before anything is done, if there is no way."""
     try:
-        return NEXT[current][target]
+        return NEXT[current][State(target)]
+    except ValueError:
+        raise KernelError(errno.EINVAL, f"{target} is not a migration state: there are 0 to {max(State)}") from None
     except KeyError:
-        raise KernelError(errno.EINVAL, f"there is no way from {current.name} to {target.name}") from None
+        raise KernelError(errno.EINVAL, f"there is no way from {current.name} to {State(target).name}") from None

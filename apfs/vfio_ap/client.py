@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from apfs.kernel.errors import KernelError
 from apfs.kernel.kobject import Attribute, Special
 from apfs.kernel.kstrtox import kstrtoul
+from apfs.vfio.device import IRQ_NAMES
 from apfs.vfio.fsm import State
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 class Vm:
-    """A virtual machine, as far as the driver cares: something that is itself and no other."""
+    """A virtual machine whose VMM is whoever writes these files. It has the group open, as any VMM would."""
+
+    def signal(self) -> None:
+        """Do nothing when an interrupt is signalled: the journal has it already."""
+
+    def drop(self) -> None:
+        """Do nothing when no interrupts are wanted any more."""
 
 
 def guest_show(mdev: MatrixMdev) -> str:
@@ -29,14 +36,26 @@ def guest_show(mdev: MatrixMdev) -> str:
 
 
 def guest_store(mdev: MatrixMdev, text: str) -> None:
-    """1 opens the device with a VM attached, 0 closes it. EINVAL for anything else; no change is no error."""
+    """1 opens the device with a VM attached, 0 closes it; no change is no error.
+
+    EINVAL for anything else, EBUSY while a program has the group or the device open.
+    """
     wanted = kstrtoul(text)
     if wanted not in (0, 1):
         raise KernelError(errno.EINVAL, f"{wanted} is neither 0 nor 1")
-    if wanted and mdev.vm is None:
-        mdev.vdev.open(Vm())
-    elif not wanted and mdev.vm is not None:
-        mdev.vdev.close()
+    group = mdev.vdev.group
+    if isinstance(group.opener, Vm):
+        if not wanted:
+            mdev.vdev.close()
+            group.opener = None
+    elif wanted:
+        vm = Vm()
+        group.claim(vm)
+        mdev.vdev.open(vm)
+        for irq in range(len(IRQ_NAMES)):
+            mdev.vdev.set_trigger(irq, vm)
+    elif mdev.vm is not None:
+        raise KernelError(errno.EBUSY, f"a program has {mdev.mdev.uuid} open: it has to close it")
 
 
 def _opened(mdev: MatrixMdev) -> MatrixMdev:

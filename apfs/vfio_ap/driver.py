@@ -173,7 +173,7 @@ class VfioAp:
     @property
     def refcount(self) -> int:
         """How many mediated devices are open; each keeps the module loaded."""
-        return sum(mdev.vdev.open_count > 0 for mdev in self.driver.matrix_dev.mdevs)
+        return sum(mdev.vdev.in_use for mdev in self.driver.matrix_dev.mdevs)
 
     def unload(self) -> None:
         """Remove all mediated devices and both drivers. EAGAIN, with nothing changed, while a device is open."""

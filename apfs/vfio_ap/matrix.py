@@ -396,7 +396,7 @@ class MatrixMdev:
         """Return the bytes of a stream of the guest matrix as it is now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)."""
         return stream_size(len(self.shadow))
 
-    def set_state(self, target: State) -> MigrationFile | None:
+    def set_state(self, target: int) -> MigrationFile | None:
         """Walk to a migration state; return the new transfer file if the last step makes one.
 
         EPERM on a secure execution host, EINVAL for a state that cannot be reached; then nothing has moved.

@@ -11,7 +11,7 @@ from apfs.host import Host
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Journal, Refusal, Store
 from apfs.kernel.kobject import Attribute, Tree
-from apfs.kernel.openfile import READY, DeviceFile, OpenFile, TextFile
+from apfs.kernel.openfile import READY, OpenFile, TextFile
 from apfs.testing import Shell
 
 
@@ -206,17 +206,6 @@ def test_text_files_have_no_limit_and_cannot_be_written() -> None:
     with pytest.raises(KernelError) as refusal:
         file.write(b"1")
     assert refusal.value.errno == errno.EBADF
-    file.close()
-
-
-def test_device_files_neither_read_nor_write() -> None:
-    file = DeviceFile()
-    for call in (lambda: file.read(0, 10), lambda: file.write(b"1")):
-        with pytest.raises(KernelError) as refusal:
-            call()
-        assert refusal.value.errno == errno.EINVAL
-    assert file.poll() == READY
-    assert not file.seekable
     file.close()
 
 

@@ -359,6 +359,8 @@ def test_the_journal_is_numbered_and_complete(bench: Bench) -> None:
         bench.put(M1, "assign_adapter", 64)
     bench.console("scan")
     bench.guest(M1)
+    bench.put(M1, "assign_domain", 4)
+    bench.put(M1, "assign_adapter", 5)
     entries = [json.loads(line) for line in bench.cat("/ctl/journal").splitlines()]
     assert [entry["seq"] for entry in entries] == list(range(1, len(entries) + 1))
     kinds = [entry["type"] for entry in entries]

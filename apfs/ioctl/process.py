@@ -1,0 +1,101 @@
+"""Looking into another process: its memory, its open files.
+
+All of this needs the rights of ptrace(2) over the process, which its ancestors and their user have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+PIDFD_THREAD = os.O_EXCL
+_PIDFD_GETFD = 438  # the same on all architectures
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_size_t))
+
+
+def _transfer(function: str, pid: int, address: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """Move bytes and return how many could be moved. `OSError` if looking into the process is not allowed.
+
+    process_vm_readv(2) and its counterpart heed the protection of pages, as the kernel's own copying does;
+    /proc/PID/mem would write where the process cannot.
+    """
+    size = len(buffer)
+    # One vector per page: a transfer stops in front of the first vector that cannot be moved whole.
+    starts = [address, *range((address // _PAGE + 1) * _PAGE, address + size, _PAGE)]
+    ends = [*starts[1:], address + size]
+    remote = (_Vector * len(starts))(*(_Vector(start, end - start) for start, end in zip(starts, ends, strict=True)))
+    local = _Vector(ctypes.addressof(buffer), size)
+    moved: int = getattr(_LIBC, function)(
+        pid, ctypes.byref(local), ctypes.c_ulong(1), remote, ctypes.c_ulong(len(starts)), ctypes.c_ulong(0)
+    )
+    if moved >= 0:
+        return moved
+    if ctypes.get_errno() in (errno.EFAULT, errno.EINVAL):
+        return 0
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Return what can be read from an address on, at most `size` bytes; none if nothing can."""
+    if address + size > 1 << 64:
+        return b""
+    buffer = ctypes.create_string_buffer(size)
+    moved = _transfer("process_vm_readv", pid, address, buffer)
+    return buffer.raw[:moved]
+
+
+def write_memory(pid: int, address: int, data: bytes) -> bool:
+    """Write bytes; return whether all of them could be."""
+    if address + len(data) > 1 << 64:
+        return False
+    buffer = ctypes.create_string_buffer(data, len(data))
+    return not data or _transfer("process_vm_writev", pid, address, buffer) == len(data)
+
+
+@contextlib.contextmanager
+def duplicate(pid: int, fd: int) -> Iterator[int]:
+    """Give a duplicate of a descriptor of thread `pid`, for the length of a with statement.
+
+    `OSError`: EBADF if it is not open there, ESRCH if the thread is gone, EPERM if this is not allowed.
+    """
+    copy = _duplicate(pid, fd)
+    try:
+        yield copy
+    finally:
+        os.close(copy)
+
+
+def _duplicate(pid: int, fd: int) -> int:
+    try:
+        # A thread can have descriptors of its own; before Linux 6.9 only those of the whole process can be had.
+        pidfd = os.pidfd_open(pid, PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pidfd = os.pidfd_open(_process_of(pid))
+    try:
+        copy: int = _LIBC.syscall(_PIDFD_GETFD, pidfd, fd, 0)
+    finally:
+        saved = ctypes.get_errno()
+        os.close(pidfd)
+    if copy < 0:
+        raise OSError(saved, os.strerror(saved))
+    return copy
+
+
+def _process_of(tid: int) -> int:
+    with open(f"/proc/{tid}/status", encoding="utf-8") as status:  # noqa: PTH123 -- read line by line
+        return next(int(line.split()[1]) for line in status if line.startswith("Tgid:"))

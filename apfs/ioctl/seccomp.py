@@ -1,0 +1,186 @@
+"""Seccomp user notification: the filter that stops VFIO ioctls, and the requests of its listener (linux/seccomp.h).
+
+There is no binding that has all of it: libseccomp can neither add descriptors to the stopped process nor keep signals
+from interrupting it, so the few numbers and structs stand here, and the tests compare them with the header.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import struct
+import sys
+from typing import NamedTuple
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
+SECCOMP_RET_ALLOW = 0x7FFF0000
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
+SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
+
+NOTIF = struct.Struct("=QIIiIQ6Q")
+"""struct seccomp_notif: id, pid, flags, and struct seccomp_data: nr, arch, instruction_pointer, args."""
+NOTIF_RESP = struct.Struct("=QqiI")
+"""struct seccomp_notif_resp: id, val, error, flags."""
+NOTIF_ADDFD = struct.Struct("=QIIII")
+"""struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags."""
+_ID = struct.Struct("=Q")
+
+_WRITE, _READ = 1, 2
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    return direction << 30 | size << 16 | ord("!") << 8 | number
+
+
+NOTIF_RECV = _request(_WRITE | _READ, 0, NOTIF.size)
+NOTIF_SEND = _request(_WRITE | _READ, 1, NOTIF_RESP.size)
+NOTIF_ID_VALID = _request(_WRITE, 2, _ID.size)
+NOTIF_ADDFD_REQUEST = _request(_WRITE, 3, NOTIF_ADDFD.size)
+
+# Offsets in struct seccomp_data; of the request only the low half matters, and of that the low 16 bits.
+_NR, _ARCH, _ARGS = 0, 4, 16
+_REQUEST = _ARGS + 8 + (4 if sys.byteorder == "big" else 0)
+
+IOCTL_NUMBERS = {
+    0xC000003E: (16, 0x40000000 | 514),  # AUDIT_ARCH_X86_64, with x32
+    0x40000003: (54,),  # AUDIT_ARCH_I386
+    0xC00000B7: (29,),  # AUDIT_ARCH_AARCH64
+    0x40000028: (54,),  # AUDIT_ARCH_ARM
+    0x80000016: (54,),  # AUDIT_ARCH_S390X
+    0xC0000015: (54,),  # AUDIT_ARCH_PPC64LE
+    0xC00000F3: (29,),  # AUDIT_ARCH_RISCV64
+}
+"""Number of ioctl(2), by the architecture that a program runs as."""
+
+_SECCOMP_NUMBERS = {
+    "x86_64": 317,
+    "aarch64": 277,
+    "riscv64": 277,
+    "s390x": 348,
+    "ppc64le": 358,
+    "armv7l": 383,
+    "i686": 354,
+}
+"""Number of seccomp(2), by machine."""
+
+_LOAD, _JUMP_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
+_INSTRUCTION = struct.Struct("=HBBI")
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def program(type_byte: int) -> bytes:
+    """Return the filter: notify of ioctls whose request has this type byte, allow everything else.
+
+    A few instructions for any system call, none of which looks at anything but registers.
+    """
+    code: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _ARCH)]
+    for arch, numbers in IOCTL_NUMBERS.items():
+        # Behind each architecture stand: load nr, the comparisons, allow, the test of the request (4), allow.
+        code += [(_JUMP_EQUAL, 0, len(numbers) + 6, arch), (_LOAD, 0, 0, _NR)]
+        code += [(_JUMP_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
+        code += [(_RETURN, 0, 0, SECCOMP_RET_ALLOW), (_LOAD, 0, 0, _REQUEST), (_AND, 0, 0, 0xFF00)]
+        code += [(_JUMP_EQUAL, 1, 0, type_byte << 8), (_RETURN, 0, 0, SECCOMP_RET_ALLOW)]
+        code += [(_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)]
+    code.append((_RETURN, 0, 0, SECCOMP_RET_ALLOW))
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
+
+
+def install(filter_program: bytes) -> int:
+    """Install a filter for this thread and all that it starts, and return the listener.
+
+    `OSError`: EBUSY if a filter with a listener is in force already, ENOSYS or EINVAL where the kernel cannot.
+    """
+    number = _SECCOMP_NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of seccomp(2) on {platform.machine()} is not known")
+    if _LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    fprog = _Program(len(filter_program) // _INSTRUCTION.size, filter_program)
+    # With the second flag (Linux 5.19) only deadly signals interrupt a process whose ioctl is being served. Without,
+    # an ioctl may be made twice when a signal arrives.
+    for flags in (
+        SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+        SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    ):
+        listener: int = _LIBC.syscall(number, SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
+        if listener >= 0:
+            return listener
+        if ctypes.get_errno() != errno.EINVAL:
+            break
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class Notification(NamedTuple):
+    """A process, stopped at an ioctl."""
+
+    id: int
+    pid: int
+    """Its thread id."""
+    fd: int
+    request: int
+    arg: int
+
+
+def receive(listener: int) -> Notification | None:
+    """Return the next notification; None if the process has died in the meantime."""
+    buffer = bytearray(NOTIF.size)
+    try:
+        fcntl.ioctl(listener, NOTIF_RECV, buffer)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINTR):
+            return None
+        raise
+    number, pid, _, _, _, _, fd, request, arg, *_ = NOTIF.unpack(buffer)
+    # Descriptor and request are int and unsigned int; what is above is not looked at by the kernel either.
+    return Notification(number, pid, ctypes.c_int(fd).value, request & 0xFFFFFFFF, arg)
+
+
+def is_valid(listener: int, number: int) -> bool:
+    """Whether the process is still stopped there; if not, its pid may be another's by now."""
+    try:
+        fcntl.ioctl(listener, NOTIF_ID_VALID, _ID.pack(number))
+    except OSError:
+        return False
+    return True
+
+
+def add_descriptor(listener: int, number: int, fd: int) -> int:
+    """Give the process a duplicate of a descriptor, close-on-exec, and return its number there.
+
+    `OSError`: EMFILE if it has too many, ENOENT if it is gone.
+    """
+    buffer = bytearray(NOTIF_ADDFD.pack(number, 0, fd, 0, os.O_CLOEXEC))
+    added: int = fcntl.ioctl(listener, NOTIF_ADDFD_REQUEST, buffer)
+    return added
+
+
+def respond(listener: int, number: int, value: int) -> None:
+    """Let the process go on with a return value or (negative) an errno. One that has died is no error."""
+    error, result = (value, 0) if value < 0 else (0, value)
+    _send(listener, NOTIF_RESP.pack(number, result, error, 0))
+
+
+def proceed(listener: int, number: int) -> None:
+    """Let the kernel carry out the ioctl."""
+    _send(listener, NOTIF_RESP.pack(number, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+
+
+def _send(listener: int, response: bytes) -> None:
+    try:
+        fcntl.ioctl(listener, NOTIF_SEND, response)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise

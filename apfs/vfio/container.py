@@ -1,0 +1,221 @@
+"""Containers and groups: `/dev/vfio/vfio` and `/dev/vfio/N` (drivers/vfio/container.c, group.c)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, ClassVar
+
+from apfs.kernel.errors import KernelError
+from apfs.vfio import uapi
+from apfs.vfio.device_file import DeviceFile
+from apfs.vfio.iommufd import Iommufd
+from apfs.vfio.request import DONE, IoctlFile, NewFile, Reply, Request, descriptor_number
+from apfs.vfio.type1 import Type1
+from apfs.vfio.uapi import Cmd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from apfs.kernel.journal import Journal
+    from apfs.vfio.device import VfioDevice, VfioGroup
+
+_ALWAYS = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
+
+
+class Container(IoctlFile):
+    """An open container. It goes on without its file as long as groups are in it."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal, "/dev/vfio/vfio")
+        self._groups: list[GroupFile] = []
+        self.backend: Type1 | None = None
+
+    def attach(self, group: GroupFile) -> None:
+        """Take a group in."""
+        self._groups.append(group)
+
+    def detach(self, group: GroupFile) -> None:
+        """Let a group go; with the last one go the backend and its mappings."""
+        self._groups.remove(group)
+        if not self._groups:
+            self.backend = None
+
+    def check_ready(self) -> None:
+        """Make sure that devices can be opened; EINVAL before SET_IOMMU."""
+        if self.backend is None:
+            raise KernelError(errno.EINVAL, "the container has no IOMMU type: VFIO_SET_IOMMU first")
+
+    def _get_api_version(self, _request: Request) -> Reply:
+        """Return 0, the only version there is."""
+        return Reply(uapi.VFIO_API_VERSION)
+
+    def _check_extension(self, request: Request) -> Reply:
+        """Return 1 for types 1 and 3 and for UNMAP_ALL, for DMA_CC once an IOMMU type is set, else 0."""
+        supported = request.arg in _ALWAYS or (request.arg == uapi.VFIO_DMA_CC_IOMMU and self.backend is not None)
+        return Reply(int(supported))
+
+    def _set_iommu(self, request: Request) -> Reply:
+        """Choose type 1 or 1v2. EINVAL without a group or the second time, ENODEV for a type that nobody supports."""
+        if not self._groups or self.backend is not None:
+            raise KernelError(errno.EINVAL, "no group is attached to the container, or it has an IOMMU type already")
+        if request.arg not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
+            # UNMAP_ALL is an extension that the type 1 backend has, but no type that it can be opened as.
+            number = errno.EINVAL if request.arg == uapi.VFIO_UNMAP_ALL else errno.ENODEV
+            raise KernelError(number, f"no backend for IOMMU type {request.arg}")
+        self.backend = Type1(v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU)
+        return DONE
+
+    def _get_info(self, request: Request) -> Reply:
+        """Report page sizes and the capabilities migration and dma_avail."""
+        return self._backend().get_info(request)
+
+    def _map_dma(self, request: Request) -> Reply:
+        """Record a mapping; nothing is pinned."""
+        return self._backend().map_dma(request)
+
+    def _unmap_dma(self, request: Request) -> Reply:
+        """Forget mappings; reports how many bytes."""
+        return self._backend().unmap_dma(request)
+
+    def _dirty_pages(self, request: Request) -> Reply:
+        """Start, stop or report the tracking of dirty pages, of which there never are any."""
+        return self._backend().dirty_pages(request)
+
+    def _backend(self) -> Type1:
+        if self.backend is None:
+            raise KernelError(errno.EINVAL, "the container has no IOMMU type: VFIO_SET_IOMMU first")
+        return self.backend
+
+    def unknown(self, request: Request) -> Reply:
+        """Answer EINVAL before SET_IOMMU, ENOTTY afterwards."""
+        self._backend()
+        return super().unknown(request)
+
+    ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
+        Cmd.VFIO_GET_API_VERSION: _get_api_version,
+        Cmd.VFIO_CHECK_EXTENSION: _check_extension,
+        Cmd.VFIO_SET_IOMMU: _set_iommu,
+        Cmd.VFIO_IOMMU_GET_INFO: _get_info,
+        Cmd.VFIO_IOMMU_MAP_DMA: _map_dma,
+        Cmd.VFIO_IOMMU_UNMAP_DMA: _unmap_dma,
+        Cmd.VFIO_IOMMU_DIRTY_PAGES: _dirty_pages,
+    }
+
+
+class GroupFile(IoctlFile):
+    """An open group. Device files that came from it keep it open."""
+
+    def __init__(self, journal: Journal, group: VfioGroup) -> None:
+        """Open a group; ENODEV if it has gone, EBUSY if it is open or its device is bound to an iommufd."""
+        super().__init__(journal, f"/dev/vfio/{group.number}")
+        group.claim(self)
+        self._group = group
+        self._container: Container | Iommufd | None = None
+        self._references = 1
+        self.devices_open = 0
+
+    def close(self) -> None:
+        """Close the group's own file."""
+        self._release()
+
+    def _release(self) -> None:
+        self._references -= 1
+        if not self._references:
+            self._leave()
+            self._group.opener = None
+
+    def _leave(self) -> None:
+        if self._container is not None:
+            self._container.detach(self)
+            self._container = None
+
+    def device_closed(self) -> None:
+        """Hear that one of the device files is closed."""
+        self.devices_open -= 1
+        self._release()
+
+    def _device(self) -> VfioDevice:
+        if self._group.device is None:
+            raise KernelError(errno.ENODEV, f"the device of group {self._group.number} was removed")
+        return self._group.device
+
+    def _get_status(self, request: Request) -> Reply:
+        """Report VIABLE, and CONTAINER_SET when it is."""
+        argsz, _ = request.struct(uapi.GROUP_STATUS)
+        self._device()
+        flags = uapi.VFIO_GROUP_FLAGS_VIABLE
+        if self._container is not None:
+            flags |= uapi.VFIO_GROUP_FLAGS_CONTAINER_SET
+        return request.answer(uapi.GROUP_STATUS, argsz, flags)
+
+    def _set_container(self, request: Request) -> Reply:
+        """Put the group into a container, or an iommufd that plays one. EFAULT, EBADF, EINVAL, ENODEV, EBADFD."""
+        number = descriptor_number(request)
+        container = request.descriptor
+        if container is None:
+            raise KernelError(errno.EBADF, f"descriptor {number} is not open")
+        if self._container is not None:
+            raise KernelError(errno.EINVAL, "the group has a container already")
+        self._device()
+        if not isinstance(container, Container | Iommufd):
+            raise KernelError(errno.EBADFD, f"descriptor {number} is neither a VFIO container nor an iommufd")
+        container.attach(self)
+        self._container = container
+        return DONE
+
+    def _unset_container(self, _request: Request) -> Reply:
+        """Take the group out. EINVAL without a container, EBUSY while device files are open."""
+        if self._container is None:
+            raise KernelError(errno.EINVAL, "the group has no container")
+        if self.devices_open:
+            raise KernelError(errno.EBUSY, f"{self.devices_open} device files of the group are open")
+        self._leave()
+        return DONE
+
+    def _get_device_fd(self, request: Request) -> Reply:
+        """Open the device of that name, a UUID, and return its descriptor. EFAULT, EINVAL, ENODEV, EPERM."""
+        text, nul, _ = request.memory.partition(b"\0")
+        if not nul or len(text) >= uapi.PAGE:
+            raise KernelError(
+                errno.EINVAL if len(text) >= uapi.PAGE else errno.EFAULT, "the name has no end within a readable page"
+            )
+        device = self._device()
+        if text.decode("latin-1") != device.name:
+            why = f"group {self._group.number} has the device {device.name}, not {text.decode('latin-1')!r}"
+            raise KernelError(errno.ENODEV, why)
+        if self._container is None:
+            raise KernelError(errno.EINVAL, "the group has no container: VFIO_GROUP_SET_CONTAINER first")
+        self._container.check_ready()
+        device.open(device.core.vm_of(self._container))
+        self._references += 1
+        self.devices_open += 1
+        return Reply(file=NewFile(GroupDeviceFile(self._journal, device, self), "vfio-device"))
+
+    ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
+        Cmd.VFIO_GROUP_GET_STATUS: _get_status,
+        Cmd.VFIO_GROUP_SET_CONTAINER: _set_container,
+        Cmd.VFIO_GROUP_UNSET_CONTAINER: _unset_container,
+        Cmd.VFIO_GROUP_GET_DEVICE_FD: _get_device_fd,
+    }
+
+
+class GroupDeviceFile(DeviceFile):
+    """A device file that came from a group; it is open from the beginning."""
+
+    def __init__(self, journal: Journal, device: VfioDevice, group: GroupFile) -> None:
+        super().__init__(journal, device, device.name)
+        self._group = group
+
+    def close(self) -> None:
+        """Close the device once, and let go of the group."""
+        self.device.close()
+        self._group.device_closed()
+
+    def _bind_iommufd(self, _request: Request) -> Reply:
+        """Refuse with EINVAL: a device of a group cannot be bound."""
+        raise KernelError(errno.EINVAL, "a device file that came from a group cannot be bound to an iommufd")
+
+    ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
+        **DeviceFile.ioctls,
+        Cmd.VFIO_DEVICE_BIND_IOMMUFD: _bind_iommufd,
+    }

@@ -1,0 +1,170 @@
+"""An ioctl as values: what a caller asks, what it is answered, and the files that understand ioctls.
+
+Nothing here touches a process. Whoever serves one copies the memory behind the argument in before, and the writes of
+the reply out afterwards, so that one request is one step of the model.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from apfs.kernel.errors import KernelError
+from apfs.kernel.journal import Ioctl, Refusal
+from apfs.kernel.openfile import READY
+from apfs.vfio.uapi import S32, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from apfs.kernel.journal import Journal
+    from apfs.kernel.openfile import OpenFile
+    from apfs.vfio.uapi import CStruct
+
+
+@runtime_checkable
+class EventFd(Protocol):
+    """An eventfd of a caller."""
+
+    def signal(self) -> None:
+        """Add 1 to its counter."""
+
+    def drop(self) -> None:
+        """Let go of it."""
+
+
+class Foreign:
+    """An open file of the caller that is neither of this host nor an eventfd."""
+
+
+Descriptor = object
+"""What a file descriptor in a request refers to: an open file of this host, an `EventFd` or a `Foreign`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One ioctl: its number, its argument, the readable bytes behind it, and the file that a descriptor in it names.
+
+    `memory` ends where the caller's memory cannot be read any further, or where no request looks any more.
+    `descriptor` is None if the descriptor is not open.
+    """
+
+    cmd: int
+    arg: int
+    memory: bytes = b""
+    descriptor: Descriptor | None = None
+
+    def take(self, size: int, offset: int = 0) -> bytes:
+        """Copy bytes in; EFAULT if the caller's memory cannot be read."""
+        if len(self.memory) < offset + size:
+            raise KernelError(errno.EFAULT, f"{size} bytes at {self.arg + offset:#x} cannot be read")
+        return self.memory[offset : offset + size]
+
+    def struct(self, layout: CStruct) -> tuple[int, ...]:
+        """Copy a struct in whose first field is `argsz`; EFAULT, then EINVAL if it is too small."""
+        values = layout.unpack(self.take(layout.size))
+        if values[0] < layout.size:
+            raise KernelError(errno.EINVAL, f"argsz {values[0]} is less than the {layout.size} bytes of {layout.name}")
+        return values
+
+    def answer(self, layout: CStruct, *values: int) -> Reply:
+        """Succeed, with a struct written back to where the argument points."""
+        return Reply(writes=(Write(self.arg, layout.pack(*values)),))
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Bytes for the caller's memory."""
+
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """An open file that the caller gets a descriptor of, with close-on-exec set.
+
+    `name` is a word that tells a human what it is. The descriptor is the value that the ioctl returns unless `at` says
+    to which address it is written.
+    """
+
+    file: OpenFile
+    name: str
+    readable: bool = True
+    writable: bool = True
+    at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer: a value or (negative) an errno, and what the caller gets.
+
+    The writes are made in any case; one that cannot be made turns the answer into EFAULT.
+    """
+
+    value: int = 0
+    writes: tuple[Write, ...] = ()
+    file: NewFile | None = None
+    why: str = field(default="", compare=False)
+
+
+DONE = Reply()
+
+
+class IoctlFile:
+    """An open file that understands ioctls, and nothing else: it has neither read nor write."""
+
+    seekable = False
+    is_device: ClassVar[bool] = False
+    """Whether number 0x75 means VFIO_DEVICE_FEATURE here."""
+
+    ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {}
+    """The requests that it knows, by number."""
+
+    def __init__(self, journal: Journal, path: str) -> None:
+        self._journal = journal
+        self.path = path
+        """What the file is, for records."""
+
+    def ioctl(self, request: Request) -> Reply:
+        """Carry out a request and record it. A refusal is a reply too; nothing is raised."""
+        name = name_of(request.cmd, device=self.is_device)
+        try:
+            reply = self._carry_out(request)
+        except KernelError as error:
+            reply = Reply(-error.errno, why=error.why)
+        if reply.value < 0:
+            self._journal.add(Refusal("ioctl", self.path, name, errno.errorcode[-reply.value], reply.why))
+        else:
+            self._journal.add(Ioctl(self.path, name))
+        return reply
+
+    def _carry_out(self, request: Request) -> Reply:
+        known = self.ioctls.get(request.cmd)
+        return self.unknown(request) if known is None else known(self, request)
+
+    def unknown(self, request: Request) -> Reply:
+        """Answer a request that is not in the table: ENOTTY, unless overridden."""
+        raise KernelError(errno.ENOTTY, f"{self.path} does not know the ioctl {request.cmd:#x}")
+
+    def read(self, _offset: int, _size: int) -> bytes:
+        """Refuse with EINVAL, as a character device without a read operation does."""
+        raise KernelError(errno.EINVAL, f"{self.path} has no read operation, only ioctls")
+
+    def write(self, _data: bytes) -> int:
+        """Refuse with EINVAL."""
+        raise KernelError(errno.EINVAL, f"{self.path} has no write operation, only ioctls")
+
+    def poll(self) -> int:
+        """Report readiness, as a device without a poll operation does."""
+        return READY
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def descriptor_number(request: Request) -> int:
+    """Copy a lone file descriptor in; EFAULT."""
+    (number,) = S32.unpack(request.take(S32.size))
+    return number

@@ -1,0 +1,208 @@
+"""The type 1 IOMMU backend, as far as mediated devices use it: mappings are recorded, nothing is pinned.
+
+Source: drivers/vfio/vfio_iommu_type1.c. Addresses and sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apfs.kernel.errors import KernelError
+from apfs.vfio import uapi
+from apfs.vfio.request import DONE, Reply, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apfs.vfio.request import Request
+
+_TOP = 1 << 64
+_SLOTS = 65535
+# The largest bitmap that the kernel takes covers 2^31 pages.
+_MAX_BITMAP_BYTES = 1 << 28
+_PAGE_MASK = _TOP - uapi.PAGE
+_MAP_FLAGS = uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE | uapi.VFIO_DMA_MAP_FLAG_VADDR
+_UNMAP_FLAGS = uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | uapi.VFIO_DMA_UNMAP_FLAG_ALL | uapi.VFIO_DMA_UNMAP_FLAG_VADDR
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapped range."""
+
+    iova: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """First address behind it."""
+        return self.iova + self.size
+
+
+class Mappings:
+    """Ranges that do not overlap, in order."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._by_start: dict[int, Mapping] = {}
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def add(self, iova: int, size: int) -> None:
+        """Record a range that overlaps none."""
+        self._starts.insert(bisect_left(self._starts, iova), iova)
+        self._by_start[iova] = Mapping(iova, size)
+
+    def remove(self, mapping: Mapping) -> None:
+        """Forget a range."""
+        del self._starts[bisect_left(self._starts, mapping.iova)]
+        del self._by_start[mapping.iova]
+
+    def overlapping(self, iova: int, size: int) -> Iterator[Mapping]:
+        """Yield the ranges that share an address with the given one, lowest first."""
+        start = bisect_left(self._starts, iova)
+        if start and self._by_start[self._starts[start - 1]].end > iova:
+            start -= 1
+        yield from [self._by_start[first] for first in self._starts[start:] if first < iova + size]
+
+
+def _check_bitmap(pages: int, size: int) -> None:
+    if not pages or size > _MAX_BITMAP_BYTES or size < (pages + 63) // 64 * 8:
+        raise KernelError(errno.EINVAL, f"a bitmap of {size} bytes does not suit {pages} pages")
+
+
+def _clean_bitmap(base: int, data: int, mappings: list[Mapping]) -> tuple[Write, ...]:
+    """Return the writes for a bitmap from address `base` on: no mediated device of this kind ever dirties a page."""
+    writes = []
+    for mapping in mappings:
+        first, last = (mapping.iova - base) // uapi.PAGE, (mapping.end - base) // uapi.PAGE
+        # Bits of a byte that is shared with the range before stay as they are.
+        start, end = (first + 7) // 8, (last + 63) // 64 * 8
+        writes.append(Write(data + start, bytes(end - start)))
+    return tuple(writes)
+
+
+class Type1:
+    """The backend of one container. `v2` is what SET_IOMMU chose."""
+
+    def __init__(self, *, v2: bool) -> None:
+        self.v2 = v2
+        self.mappings = Mappings()
+        self.tracking = False
+
+    def get_info(self, request: Request) -> Reply:
+        """Report page sizes and, if there is room, the chain of capabilities (VFIO_IOMMU_GET_INFO)."""
+        head = uapi.TYPE1_INFO.offsets["cap_offset"]
+        argsz, *_ = uapi.TYPE1_INFO.unpack(request.take(head) + bytes(uapi.TYPE1_INFO.size - head))
+        if argsz < head:
+            raise KernelError(errno.EINVAL, f"argsz {argsz} is less than {head}")
+        info, migration = uapi.TYPE1_INFO.size, uapi.CAP_MIGRATION.size
+        chain = uapi.CAP_MIGRATION.pack(
+            uapi.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, info + migration, 0, 0, uapi.PAGE, _MAX_BITMAP_BYTES
+        )
+        chain += uapi.CAP_DMA_AVAIL.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, 0, _SLOTS - len(self.mappings))
+        chain += bytes(-len(chain) % 8)
+        room = argsz >= info + len(chain)
+        flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS
+        needed = argsz if room else info + len(chain)
+        answer = uapi.TYPE1_INFO.pack(needed, flags, _PAGE_MASK, info if room else 0, 0)
+        return Reply(writes=(Write(request.arg, answer[: min(argsz, info)] + (chain if room else b"")),))
+
+    def map_dma(self, request: Request) -> Reply:
+        """Record a mapping (vfio_dma_do_map). EINVAL, ENOENT, EEXIST, ENOSPC."""
+        _, flags, vaddr, iova, size = request.struct(uapi.DMA_MAP)
+        if flags & ~_MAP_FLAGS:
+            raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}")
+        update = bool(flags & uapi.VFIO_DMA_MAP_FLAG_VADDR)
+        access = bool(flags & ~uapi.VFIO_DMA_MAP_FLAG_VADDR)
+        if update == access:
+            raise KernelError(errno.EINVAL, f"flags {flags:#x} ask for neither reading nor writing, or for VADDR too")
+        if not size or (size | iova | vaddr) % uapi.PAGE or iova + size > _TOP or vaddr + size > _TOP:
+            raise KernelError(errno.EINVAL, f"{size:#x} bytes at {iova:#x} from {vaddr:#x}: not whole pages, or wraps")
+        found = list(self.mappings.overlapping(iova, size))
+        if update:
+            # Addresses are never invalid here, because with a mediated device UNMAP does not invalidate them.
+            raise KernelError(errno.EINVAL if found else errno.ENOENT, "no mapping with an invalid address there")
+        if found:
+            raise KernelError(errno.EEXIST, f"overlaps the mapping at {found[0].iova:#x}")
+        if len(self.mappings) == _SLOTS:
+            raise KernelError(errno.ENOSPC, f"all {_SLOTS} mappings are in use")
+        self.mappings.add(iova, size)
+        return DONE
+
+    def unmap_dma(self, request: Request) -> Reply:
+        """Forget mappings and tell how many bytes they had (vfio_dma_do_unmap). EINVAL, EBUSY."""
+        argsz, flags, iova, size = request.struct(uapi.DMA_UNMAP)
+        whole = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_ALL)
+        dirty = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP)
+        if flags & ~_UNMAP_FLAGS or (dirty and flags & ~uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP):
+            raise KernelError(errno.EINVAL, f"flags {flags:#x} are unknown or exclude each other")
+        data = self._unmap_bitmap(request, argsz, size) if dirty else None
+        if flags & uapi.VFIO_DMA_UNMAP_FLAG_VADDR:
+            raise KernelError(errno.EBUSY, "addresses cannot be updated while a mediated device uses the container")
+        if whole:
+            if iova or size:
+                raise KernelError(errno.EINVAL, "with ALL, address and size must be 0")
+            size = _TOP
+        elif not size or (size | iova) % uapi.PAGE or iova + size > _TOP:
+            raise KernelError(errno.EINVAL, f"{size:#x} bytes at {iova:#x}: not whole pages, or wraps")
+        found = list(self.mappings.overlapping(iova, size))
+        if self.v2:
+            bisected = [mapping for mapping in found if mapping.iova < iova or mapping.end > iova + size]
+            if bisected:
+                raise KernelError(errno.EINVAL, f"would cut the mapping at {bisected[0].iova:#x} in two")
+        else:
+            # The first version never cuts: it stops before a mapping that starts earlier than the wanted range.
+            found = [] if found and found[0].iova < iova else found
+        for mapping in found:
+            self.mappings.remove(mapping)
+        unmapped = sum(mapping.size for mapping in found) % _TOP
+        reply = request.answer(uapi.DMA_UNMAP, argsz, flags, iova, unmapped)
+        return reply if data is None else Reply(writes=(*_clean_bitmap(iova, data, found), *reply.writes))
+
+    def _unmap_bitmap(self, request: Request, argsz: int, size: int) -> int:
+        if argsz < uapi.DMA_UNMAP.size + uapi.BITMAP.size:
+            raise KernelError(errno.EINVAL, f"argsz {argsz} has no room for a bitmap")
+        pgsize, length, data = uapi.BITMAP.unpack(request.take(uapi.BITMAP.size, uapi.DMA_UNMAP.size))
+        _check_bitmap(size // pgsize if pgsize else 0, length)
+        if not self.tracking or pgsize != uapi.PAGE:
+            raise KernelError(errno.EINVAL, f"dirty pages are not tracked, or not in pages of {pgsize}")
+        return data
+
+    def dirty_pages(self, request: Request) -> Reply:
+        """Switch tracking of dirty pages on or off, or read their bitmap (VFIO_IOMMU_DIRTY_PAGES).
+
+        EACCES in a container of version 1.
+        """
+        if not self.v2:
+            raise KernelError(errno.EACCES, "dirty pages are tracked in type 1 v2 containers only")
+        argsz, flags = request.struct(uapi.DIRTY_BITMAP)
+        if flags == uapi.VFIO_IOMMU_DIRTY_PAGES_FLAG_START:
+            self.tracking = True
+        elif flags == uapi.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP:
+            self.tracking = False
+        elif flags == uapi.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP:
+            return self._dirty_bitmap(request, argsz)
+        else:
+            raise KernelError(errno.EINVAL, f"flags {flags:#x} are not exactly one of START, STOP and GET_BITMAP")
+        return DONE
+
+    def _dirty_bitmap(self, request: Request, argsz: int) -> Reply:
+        layout = uapi.DIRTY_BITMAP_GET
+        if argsz < uapi.DIRTY_BITMAP.size + layout.size:
+            raise KernelError(errno.EINVAL, f"argsz {argsz} has no room for a range")
+        iova, size, pgsize, length, data = layout.unpack(request.take(layout.size, uapi.DIRTY_BITMAP.size))
+        if iova + size >= _TOP:
+            raise KernelError(errno.EINVAL, f"{size:#x} bytes at {iova:#x} wrap")
+        _check_bitmap(size // pgsize if pgsize else 0, length)
+        if pgsize != uapi.PAGE or (iova | size) % uapi.PAGE or not size:
+            raise KernelError(errno.EINVAL, f"{size:#x} bytes at {iova:#x} are not whole pages of {pgsize}")
+        if not self.tracking:
+            raise KernelError(errno.EINVAL, "dirty pages are not tracked: START first")
+        found = list(self.mappings.overlapping(iova, size))
+        if any(mapping.iova < iova or mapping.end > iova + size for mapping in found):
+            raise KernelError(errno.EINVAL, "the range cuts a mapping in two")
+        return Reply(writes=_clean_bitmap(iova, data, found))
