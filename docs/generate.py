@@ -214,7 +214,7 @@ def ioctls_page() -> str:
     )
     parts = [_HEAD, "# Ioctls\n\n", intro]
     for title, note, kind in IOCTL_FILES:
-        inherited = kind.__mro__[1].ioctls if kind is CdevFile else {}
+        inherited = DeviceFile.ioctls if kind is CdevFile else {}
         rows = []
         for number, method in kind.ioctls.items():
             if number not in inherited:

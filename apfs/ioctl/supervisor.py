@@ -48,25 +48,25 @@ class Supervisor:
 
     def serve(self, until: int) -> None:
         """Serve until a descriptor can be read or its other end is closed."""
-        poll = select.poll()
-        poll.register(until, select.POLLIN)
-        poll.register(self._channel, select.POLLIN)
-        poll.register(self._listener, select.POLLIN)
-        while True:
-            ready = dict(poll.poll())
-            if until in ready:
-                return
-            if ready.get(self._channel, 0) & select.POLLIN:
-                self._do_signals()
-            elif self._channel in ready:
-                # The host is gone. Who waits for an answer gets ENODEV, see below.
-                poll.unregister(self._channel)
-            if ready.get(self._listener, 0) & select.POLLIN:
-                notification = seccomp.receive(self._listener)
-                if notification is not None:
-                    self._serve_one(notification)
-            elif self._listener in ready:
-                poll.unregister(self._listener)  # nobody is left who could make an ioctl
+        # Not poll(2), which would ask the server each time whether the channel has something: epoll waits to be told.
+        with select.epoll() as poll:
+            for fd in (until, self._channel, self._listener):
+                poll.register(fd, select.EPOLLIN)
+            while True:
+                ready = dict(poll.poll())
+                if until in ready:
+                    return
+                if ready.get(self._channel, 0) & select.EPOLLIN:
+                    self._do_signals()
+                elif self._channel in ready:
+                    # The host is gone. Who waits for an answer gets ENODEV, see below.
+                    poll.unregister(self._channel)
+                if ready.get(self._listener, 0) & select.EPOLLIN:
+                    notification = seccomp.receive(self._listener)
+                    if notification is not None:
+                        self._serve_one(notification)
+                elif self._listener in ready:
+                    poll.unregister(self._listener)  # nobody is left who could make an ioctl
 
     def _serve_one(self, notification: Notification) -> None:
         """Answer one notification, whatever happens: a process that gets no answer cannot go on."""
