@@ -65,6 +65,7 @@ def main() -> None:
     help="Whether the AP bus scans by itself every config_time seconds, or only when told to.",
 )
 @click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
+@click.option("--fast-loop/--no-fast-loop", default=True, hidden=True, help="For comparing the request loops.")
 @click.option("--lifeline-fd", type=int, hidden=True, help="Pipe whose other end, when closed, ends the mount.")
 def mount(
     mountpoint: str,
@@ -75,6 +76,7 @@ def mount(
     clock: str,
     ready_fd: int | None,
     lifeline_fd: int | None,
+    fast_loop: bool,
 ) -> None:
     """Mount an emulated host on the directory MOUNTPOINT.
 
@@ -128,11 +130,13 @@ def mount(
                 clock=clock == "real",
                 ready=_report(ready_fd),
                 lifeline=lifeline_fd,
+                fast_loop=fast_loop,
             )
         except (ScenarioError, MountError) as error:
             _fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
     else:
         options = [] if allow_other is None else ["--allow-other" if allow_other else "--no-allow-other"]
+        options += [] if fast_loop else ["--no-fast-loop"]
         try:
             mounts.start_server(mountpoint, ["--scenario", scenario, "--clock", clock, *options])
         except mounts.MountsError as error:

@@ -213,7 +213,7 @@ def build(host: Host) -> None:
     _vfio(host, sys, mdevs, virtual, classes, dev)
     _modules(host, modules)
     dev.fixed("vfio-ap").dirs("0", _Parts(host.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
-    ctl = host.tree.root.fixed("ctl", control.CTL_ENTRIES, lambda _key: host)
+    ctl = host.tree.root.fixed("ctl", control.CTL_ENTRIES, always=host)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", host.handed, handed)
 
@@ -236,12 +236,12 @@ _DRIVER_ENTRIES = (*DRIVER_ATTRIBUTES, MODULE_LINK)
 def _ap(host: Host, buses: Directory, devices: Directory) -> None:
     """Declare the AP bus with its cards, queues and drivers."""
     bus = host.ap_bus
-    root = devices.fixed("ap", (UEVENT,), lambda _key: bus.root)
+    root = devices.fixed("ap", (UEVENT,), always=bus.root)
     cards = root.dirs("card", _Cards(bus), (*card.CARD_ATTRIBUTES, *zcrypt.CARD_ATTRIBUTES))
     queue_entries: tuple[Entry, ...] = (*queue.QUEUE_ATTRIBUTES, *zcrypt.QUEUE_ATTRIBUTES, *driver.QUEUE_ATTRIBUTES)
     queues = cards.dirs("00", _Queues(bus), queue_entries)
 
-    directory = buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, lambda _key: bus)
+    directory = buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, always=bus)
     links = directory.fixed("devices")
     links.links("00", queues, _QueueLinks(bus, lambda device: device.queues))
     links.links("card", cards, _Cards(bus))
@@ -256,7 +256,7 @@ def _ap(host: Host, buses: Directory, devices: Directory) -> None:
 def _zcrypt(host: Host, virtual: Directory, classes: Directory) -> None:
     """Declare the class of additional zcrypt nodes."""
     nodes = virtual.fixed("zcrypt").dirs("0", host.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
-    classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, lambda _key: host.zcdn).links("0", nodes, host.zcdn.nodes)
+    classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=host.zcdn).links("0", nodes, host.zcdn.nodes)
 
 
 def _matrix(host: Host, buses: Directory, devices: Directory, classes: Directory) -> Directory:
@@ -303,9 +303,9 @@ def _misc(host: Host, virtual: Directory, classes: Directory) -> None:
     """Declare the misc devices of zcrypt and VFIO."""
     misc = virtual.fixed("misc")
     z90crypt = f"{SYS}/devices/virtual/misc/z90crypt"
-    misc.fixed("z90crypt", MISC_ATTRIBUTES, lambda _key: host.z90crypt)
+    misc.fixed("z90crypt", MISC_ATTRIBUTES, always=host.z90crypt)
     misc.fixed("vfio", MISC_ATTRIBUTES, lambda _key: host.vfio_misc if host.modules["vfio"].loaded else None)
-    misc.fixed("iommu", MISC_ATTRIBUTES, lambda _key: host.iommu_misc)
+    misc.fixed("iommu", MISC_ATTRIBUTES, always=host.iommu_misc)
     container = _link("vfio", f"{SYS}/devices/virtual/misc/vfio", lambda: host.modules["vfio"].loaded)
     iommu = _link("iommu", f"{SYS}/devices/virtual/misc/iommu")
     classes.fixed("misc", (iommu, _link("z90crypt", z90crypt), container))
@@ -352,8 +352,8 @@ def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, clas
 
 def _modules(host: Host, directory: Directory) -> None:
     """Declare `/sys/module`; the AP bus is built in, and there for its parameters only."""
-    ap = directory.fixed("ap", (UEVENT_WRITE_ONLY,), lambda _key: host.ap_module)
-    ap.fixed("parameters", bus_attributes.MODULE_PARAMETERS, lambda _key: host.ap_bus)
+    ap = directory.fixed("ap", (UEVENT_WRITE_ONLY,), always=host.ap_module)
+    ap.fixed("parameters", bus_attributes.MODULE_PARAMETERS, always=host.ap_bus)
     drivers = {
         "zcrypt_cex4": [("ap:cex4card", "ap/drivers/cex4card"), ("ap:cex4queue", "ap/drivers/cex4queue")],
         "vfio_ap": [("ap:vfio_ap", "ap/drivers/vfio_ap"), ("mdev:vfio_ap_mdev", "mdev/drivers/vfio_ap_mdev")],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT
 
+from apfs.fuse.cache import FOREVER, KernelCache
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Crash
 from apfs.vfio.channel import Channel
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# An attribute's mode and size never change behind the kernel's back (chmod goes through it); names and the link
-# counts of directories do, so those are always asked for.
-_ATTR_TIMEOUT = 3600.0
 _BLOCK = 4096
 
 REFUSED = {
@@ -67,8 +65,7 @@ def _answered(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Co
             operations.host.journal.add(Crash(handler.__name__, traceback.format_exc()))
             raise FUSEError(errno.EIO) from None
         finally:
-            if operations.pollers:
-                operations.happened()
+            operations.happened()
 
     return wrapper
 
@@ -97,18 +94,25 @@ class Operations(pyfuse3.Operations):
         """Channels by the process that opened them."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Who waits for one of the open files, by handle."""
+        self.cache = KernelCache(host.tree)
+        self._names = (0, 0)
+        """What changes whenever a name comes or goes: the number of uevents, and of files on their way to programs."""
         self._uid, self._gid = os.getuid(), os.getgid()
         self._born = time.time_ns()
 
     def _node(self, inode: int) -> int:
         return self._root if inode == pyfuse3.ROOT_INODE else inode
 
-    def _attributes(self, node: int) -> EntryAttributes:
+    def _attributes(self, node: int, name_timeout: float = 0) -> EntryAttributes:
         found = self._tree.stat(node)
         entry = EntryAttributes()
-        entry.st_ino = InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
-        entry.entry_timeout = 0
-        entry.attr_timeout = _ATTR_TIMEOUT if stat.S_ISREG(found.mode) else 0
+        entry.st_ino = inode = InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
+        entry.entry_timeout = name_timeout
+        entry.attr_timeout = FOREVER
+        if stat.S_ISDIR(found.mode):
+            self.cache.remember_count(inode)
+        elif stat.S_ISLNK(found.mode):
+            entry.attr_timeout = name_timeout  # its size is that of a text which changes with the name
         entry.st_mode = ModeT(found.mode)
         entry.st_nlink = found.nlink
         entry.st_size = found.size
@@ -124,7 +128,8 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def lookup(self, parent_inode: InodeT, name: bytes, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
         """Find a name. Those that are not UTF-8 do not exist."""
-        return self._attributes(self._tree.lookup(self._node(parent_inode), name.decode("utf-8", "replace")))
+        node = self._tree.lookup(self._node(parent_inode), name.decode("utf-8", "replace"))
+        return self._attributes(node, self.cache.name_timeout(node))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Do nothing: identities are computed and hold no memory."""
@@ -171,7 +176,8 @@ class Operations(pyfuse3.Operations):
             if start_id <= position and not pyfuse3.readdir_reply(token, name, self._attributes(node), position + 1):
                 return
         for entry in self._tree.readdir(int(fh), max(start_id - 2, 0)):
-            if not pyfuse3.readdir_reply(token, entry.name.encode(), self._attributes(entry.node), entry.next + 2):
+            attributes = self._attributes(entry.node, self.cache.listed_name_timeout(entry.node))
+            if not pyfuse3.readdir_reply(token, entry.name.encode(), attributes, entry.next + 2):
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -235,7 +241,11 @@ class Operations(pyfuse3.Operations):
         return ready
 
     def happened(self) -> None:
-        """Wake the pollers of files that have something to read now."""
+        """Tell the kernel of changed names, and wake the pollers of files that have something to read now."""
+        names = (self.host.journal.uevents_sent, len(self.host.handed))
+        if names != self._names:
+            self._names = names
+            self.cache.changed()
         for fh, handle in list(self.pollers.items()):
             if self._files[fh].poll():
                 del self.pollers[fh]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ def serve(
     clock: bool,
     ready: Callable[[], None],
     lifeline: int | None = None,
+    fast_loop: bool = True,
 ) -> None:
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
     `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
     descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
+    Without `fast_loop`, requests go through trio's scheduler.
     `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
     timer = ScanTimer(host)
@@ -91,7 +94,9 @@ def serve(
         hint = "a container needs --device /dev/fuse and --cap-add SYS_ADMIN"
         raise MountError(f"the mount was refused ({error}): {hint}") from None
     try:
-        trio.run(_loop, timer if clock else None, ready, lifeline)
+        operations.cache.connect()
+        with fast() if fast_loop else contextlib.nullcontext():
+            trio.run(_loop, timer if clock else None, ready, lifeline)
     finally:
         pyfuse3.close(unmount=True)
         if lifeline is not None:
@@ -107,8 +112,7 @@ async def _loop(timer: ScanTimer | None, ready: Callable[[], None], lifeline: in
         if timer:
             nursery.start_soon(timer.run)
         ready()
-        # Handlers never wait, so one task can do all requests one after the other.
-        await pyfuse3.main(1, 1)
+        await serve_requests()
         nursery.cancel_scope.cancel()
 
 

@@ -240,6 +240,11 @@ class Kind(ABC):
     def open(self, key: int, entry: int, read: bool, write: bool) -> OpenFile:  # noqa: FBT001
         """Open a regular file whose mode allows it."""
 
+    def lasting(self, entry: int) -> bool:
+        """Whether such a node exists as long as the directory that it is in, with the same attributes."""
+        del entry
+        return False
+
 
 class Population(Kind):
     """A kind whose members are listed one by one in directories of its parent kind."""
@@ -347,6 +352,7 @@ class Directory(Population):
         super().__init__(tree, parent)
         self.members = members
         self._entries = tuple(entries)
+        self._lasting = False
         self._by_name = {entry.name: number for number, entry in enumerate(self._entries, 1)}
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
@@ -356,13 +362,23 @@ class Directory(Population):
         )
 
     def fixed(
-        self, name: str, entries: Sequence[Entry] = (), subject: Callable[[int], object | None] | None = None
+        self,
+        name: str,
+        entries: Sequence[Entry] = (),
+        subject: Callable[[int], object | None] | None = None,
+        *,
+        always: object = None,
     ) -> Directory:
         """Declare one subdirectory of this name in every directory of this kind.
 
-        Its subject is `subject(key)`, by default the parent's; where that is None there is no such directory.
+        Its subject is `always`, or `subject(key)`, and where that is None there is no such directory; by default it is
+        the parent's.
         """
-        child = Directory(self.tree, self, _FixedName(name, subject or self.members.subject), entries)
+        if always is not None:
+            child = Directory(self.tree, self, _FixedName(name, lambda _key: always), entries)
+        else:
+            child = Directory(self.tree, self, _FixedName(name, subject or self.members.subject), entries)
+        child._lasting = subject is None
         self._fixed[name] = child
         self._add_slot(name, child)
         return child
@@ -439,6 +455,17 @@ class Directory(Population):
             return node.open(subject, read, write)
         assert isinstance(node, Attribute)  # noqa: S101 -- Tree.open lets only regular files come here
         return self.tree.attribute_file(self.id(key, entry), node, subject)
+
+    def lasting(self, entry: int) -> bool:
+        """Whether it is a fixed directory or an unconditional file."""
+        if not entry:
+            return self._lasting
+        node = self._entries[entry - 1]
+        return isinstance(node, Special) or (isinstance(node, Attribute) and node.visible is None)
+
+    def permanent(self) -> bool:
+        """Whether it and all directories above it are always there."""
+        return self.parent is None or (self._lasting and self.parent.permanent())
 
     def lookup(self, key: int, name: str) -> int | None:
         """Return the identity of an entry, None if there is none."""
@@ -626,6 +653,16 @@ class Tree:
     def _exists(self, node: int) -> bool:
         kind, key, entry = self._unpack(node)
         return kind.stat(key, entry) is not None
+
+    def lasting(self, node: int) -> bool:
+        """Whether a node exists as long as its directory does."""
+        kind, _, entry = self._unpack(node)
+        return kind.lasting(entry)
+
+    def permanent(self, node: int) -> bool:
+        """Whether a node is always there."""
+        kind, _, entry = self._unpack(node)
+        return isinstance(kind, Directory) and kind.permanent() and (not entry or kind.lasting(entry))
 
     def setattr(self, node: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
         """Change permissions or ownership, which sysfs keeps until the node goes away (kernfs_iop_setattr)."""

@@ -226,7 +226,7 @@ def test_ordinary_user(tmp_path: Path) -> None:
         {user} cat "$2/sys/bus/ap/apmask"
         if {user} cat "$2/sys/bus/ap/uevent" 2>&1; then exit 1; fi
         {user} "$1" -m apfs umount "$2"
-        if grep -q "fuse.apfs" /proc/self/mounts; then grep " $2 " /proc/self/mounts && exit 1; fi
+        if grep " $2 fuse.apfs " /proc/self/mounts; then exit 1; fi
     """
     command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, str(mountpoint), str(tmp_path)]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)

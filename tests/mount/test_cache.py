@@ -1,0 +1,112 @@
+"""Nothing stale: after a store has returned, nobody sees names, links or counts as they were before."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import UUID, create_mdev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PAIRS = 500
+MATRIX = "sys/devices/vfio_ap/matrix"
+CREATE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough/create"
+
+
+@pytest.fixture
+def host(mount: Callable[..., Path]) -> Path:
+    return mount("default", "--clock", "manual")
+
+
+def store(path: Path, text: str) -> None:
+    """Write once: nothing but this call may separate the change from the look at it."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def names(directory: Path) -> list[str]:
+    """List a directory."""
+    return [path.name for path in directory.iterdir()]
+
+
+def test_mediated_devices(host: Path) -> None:
+    device, links = host / MATRIX / UUID, host / "sys/bus/mdev/devices"
+    for _ in range(PAIRS):
+        store(host / CREATE, UUID)
+        assert device.is_dir()
+        assert names(links) == [UUID]
+        assert (device / "matrix").read_text() == ""
+        store(device / "remove", "1")
+        assert not device.exists()
+        assert not os.path.lexists(links / UUID)
+        assert names(links) == []
+
+
+def test_what_is_looked_at_from_inside_a_removed_directory(host: Path) -> None:
+    for _ in range(PAIRS):
+        directory = os.open(create_mdev(host), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            assert os.stat("matrix", dir_fd=directory).st_size == 4096
+            store(host / MATRIX / UUID / "remove", "1")
+            with pytest.raises(FileNotFoundError):
+                os.stat("matrix", dir_fd=directory)
+            with pytest.raises(FileNotFoundError):
+                os.open("matrix", os.O_RDONLY, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+
+def test_drivers_of_a_queue(host: Path) -> None:
+    queue, mask = host / "sys/devices/ap/card05/05.0047", host / "sys/bus/ap/apmask"
+    taken, kept = host / "sys/bus/ap/drivers/vfio_ap/05.0047", host / "sys/bus/ap/drivers/cex4queue/05.0047"
+    for _ in range(PAIRS):
+        store(mask, "-5")
+        assert (queue / "driver").readlink().name == "vfio_ap"
+        assert (queue / "status").read_text() == "unassigned\n"
+        assert os.path.lexists(taken)
+        assert not os.path.lexists(kept)
+        assert (queue / "driver").lstat().st_size == len(str((queue / "driver").readlink()))
+        store(mask, "+5")
+        assert (queue / "driver").readlink().name == "cex4queue"
+        assert not (queue / "status").exists()
+        assert not os.path.lexists(taken)
+        assert os.path.lexists(kept)
+        assert (queue / "driver").lstat().st_size == len(str((queue / "driver").readlink()))
+
+
+def test_cards_and_link_counts(host: Path) -> None:
+    console, cards = host / "ctl/console", host / "sys/devices/ap"
+    opened = os.open(cards, os.O_RDONLY | os.O_DIRECTORY)
+    before = os.fstat(opened).st_nlink
+    try:
+        for _ in range(PAIRS):
+            store(console, "plug 9 CEX8A")
+            store(console, "scan")
+            assert (cards / "card09/type").read_text() == "CEX8A\n"
+            assert os.fstat(opened).st_nlink == cards.stat().st_nlink == before + 1
+            store(console, "unplug 9")
+            store(console, "scan")
+            assert not (cards / "card09").exists()
+            assert "card09" not in names(cards)
+            assert os.fstat(opened).st_nlink == cards.stat().st_nlink == before
+    finally:
+        os.close(opened)
+
+
+def test_modules(host: Path) -> None:
+    console = host / "ctl/console"
+    for _ in range(PAIRS // 10):
+        store(console, "rmmod vfio_ap")
+        assert not (host / MATRIX).exists()
+        assert not (host / "sys/module/vfio_ap").exists()
+        store(console, "modprobe vfio_ap")
+        assert (host / MATRIX / "features").exists()
+        assert (host / "sys/module/vfio_ap/refcnt").read_text() == "0\n"
