@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 PIDFD_THREAD = os.O_EXCL
-_PIDFD_GETFD = 438  # the same on all architectures
+PIDFD_GETFD = 438  # the same on all architectures
 
 
 class _Vector(ctypes.Structure):
@@ -87,7 +87,7 @@ def _duplicate(pid: int, fd: int) -> int:
             raise
         pidfd = os.pidfd_open(_process_of(pid))
     try:
-        copy: int = _LIBC.syscall(_PIDFD_GETFD, pidfd, fd, 0)
+        copy: int = _LIBC.syscall(PIDFD_GETFD, pidfd, fd, 0)
     finally:
         saved = ctypes.get_errno()
         os.close(pidfd)

@@ -98,14 +98,20 @@ def program(type_byte: int) -> bytes:
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
 
 
+def seccomp_number() -> int:
+    """Return the number of seccomp(2) on this machine; `OSError` (ENOSYS) if it is not known here."""
+    number = _SECCOMP_NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of seccomp(2) on {platform.machine()} is not known")
+    return number
+
+
 def install(filter_program: bytes) -> int:
     """Install a filter for this thread and all that it starts, and return the listener.
 
     `OSError`: EBUSY if a filter with a listener is in force already, ENOSYS or EINVAL where the kernel cannot.
     """
-    number = _SECCOMP_NUMBERS.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, f"the number of seccomp(2) on {platform.machine()} is not known")
+    number = seccomp_number()
     if _LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     fprog = _Program(len(filter_program) // _INSTRUCTION.size, filter_program)

@@ -1,0 +1,40 @@
+"""Runs VFIO clients, compiled or in Python, inside `apfs exec`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tools.conftest import inside
+
+HERE = Path(__file__).parent
+# Not the interpreter of the tests: the client is a program like any other.
+PYTHON = "/usr/bin/python3"
+LEGACY_HOST = "default"
+
+
+def client(
+    script: str,
+    *arguments: str,
+    options: tuple[str, ...] = (),
+    scenario: str | None = LEGACY_HOST,
+    status: int | None = 0,
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python script inside `apfs exec` that starts with `from client import *`."""
+    command = f'PYTHONPATH={HERE} exec {PYTHON} -c "$@"'
+    text = f"from client import *\nimport sys\n{script}"
+    return inside(command, text, *arguments, options=options, scenario=scenario, status=status)
+
+
+@pytest.fixture(scope="session")
+def sequence(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The program of sequence.c, linked dynamically and statically."""
+    directory = tmp_path_factory.mktemp("sequence")
+    programs = {}
+    for kind, flags in {"dynamic": (), "static": ("-static",)}.items():
+        programs[kind] = directory / kind
+        command = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", *flags]
+        subprocess.run([*command, "-o", programs[kind], HERE / "sequence.c"], check=True)
+    return programs

@@ -1,0 +1,324 @@
+"""Callers that die, multiply, get signals, or are somewhere else: nothing hangs, nothing leaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import TIMEOUT, UUID, apfs
+from tests.ioctl.conftest import HERE, PYTHON, client
+from tests.tools.conftest import inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Mounter = Callable[..., Path]
+
+GUEST = "create(adapters=(5,), domains=(0x47,))\nd = Device()\n"
+# The whole number takes a minute or more; the leak that it would show, a tenth shows as well.
+CYCLES = int(os.environ.get("APFS_TEST_CYCLES", "1000"))
+
+
+def on(mount: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a client on a mounted host and return it at once."""
+    text = f"from client import *\nimport sys\n{script}"
+    command = [sys.executable, "-m", "apfs", "exec", "--mount", str(mount), "--", PYTHON, "-c", text, *arguments]
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def is_free(mount: Path) -> bool:
+    """Whether nothing of a client is left, and the device can be opened and removed."""
+    guest = mount / "dev/vfio-ap" / UUID / "guest"
+    assert guest.read_text() == "0\n"
+    assert list((mount / "ctl/fds").iterdir()) == []
+    guest.write_text("1")
+    guest.write_text("0")
+    (mount / "sys/bus/mdev/devices" / UUID / "remove").write_text("1")
+    return True
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "STOP", "STOP_COPY", "RESUMING"])
+def test_a_client_is_killed_in_any_state(mount: Mounter, state: str) -> None:
+    host = mount()
+    with on(host, f"{GUEST}\nd.set_state({state}); print('there', flush=True); sys.stdin.read()") as box:
+        assert box.stdout is not None
+        assert box.stdout.readline() == "there\n"
+        assert json.loads((host / "ctl/status").read_text())["mdevs"][UUID]["migration_state"] == state
+        box.kill()
+    # The sandbox and all in it die with apfs exec; the last file is closed when they are gone.
+    apfs("exec", "--mount", str(host), "true")
+    wait_for(lambda: (host / "dev/vfio-ap" / UUID / "guest").read_text() == "0\n")
+    assert is_free(host)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Look until something is so. The run's time limit ends a wait in vain."""
+    while not condition():
+        os.sched_yield()
+
+
+def test_clients_are_killed_in_the_middle_of_ioctls(mount: Mounter) -> None:
+    host = mount()
+    script = """
+create()
+for _ in range(40):
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            d = Device()
+            d.set_state(STOP_COPY)
+            d.close()
+    read, write_end = os.pipe()
+    # Long enough for it to be anywhere: as many calls of our own as the turn says.
+    for _ in range(_ % 20):
+        os.stat(group_of())
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    os.close(read); os.close(write_end)
+d = Device()
+print(d.state())
+d.close()
+"""
+    with on(host, script) as box:
+        output, _ = box.communicate(timeout=TIMEOUT)
+    assert output == "2\n"
+    assert is_free(host)
+
+
+def test_many_threads_at_once() -> None:
+    result = client(f"""{GUEST}
+import threading
+results = []
+def work(number):
+    mine = os.open("/dev/vfio/vfio", os.O_RDWR)
+    for _ in range(10):
+        answer = struct.unpack("=4I", call(d.fd, DEVICE_GET_INFO, struct.pack("=4I", 16 + number, 0, 0, 0)))
+        results.append(answer == (16 + number, 0x21, 0, 2))
+        results.append(ioctl(mine, CHECK_EXTENSION, number) == (number in (1, 3, 9)))
+    os.close(mine)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(results), all(results))
+""")
+    assert result.stdout == "1280 True\n"
+
+
+def test_children_and_their_children() -> None:
+    result = client(f"""{GUEST}
+import subprocess
+program = '''
+from client import *
+import sys
+print(struct.unpack("=4I", call(int(sys.argv[1]), DEVICE_GET_INFO, struct.pack("=4I", 16, 0, 0, 0)))[1], flush=True)
+'''
+os.set_inheritable(d.fd, True)
+subprocess.run(["sh", "-c", '"$@" & wait', "sh", sys.executable, "-c", program, str(d.fd)], close_fds=False, check=True)
+""")
+    assert result.stdout == "33\n"
+
+
+def test_a_thread_with_descriptors_of_its_own() -> None:
+    result = client("""
+import threading
+create()
+group = os.open(group_of(), os.O_RDWR)
+CLONE_FILES = 0x400
+def work():
+    ctypes.CDLL(None).unshare(CLONE_FILES)
+    # Here the number means another file from now on.
+    container = os.open("/dev/vfio/vfio", os.O_RDWR)
+    os.dup2(container, group)
+    print(ioctl(group, CHECK_EXTENSION, 1))
+thread = threading.Thread(target=work); thread.start(); thread.join()
+print(struct.unpack("=II", call(group, GROUP_GET_STATUS, struct.pack("=II", 8, 0)))[1])
+""")
+    assert result.stdout.split() == ["1", "1"]
+
+
+def test_signals_do_not_repeat_calls() -> None:
+    """One that comes before the supervisor has heard of an ioctl interrupts it (EINTR); nothing was done then."""
+    result = client(f"""{GUEST}
+import signal
+def another_fd():
+    while True:
+        try:
+            return d.another_fd()
+        except InterruptedError:
+            assert not restart
+caught = 0
+def handler(*_):
+    global caught
+    caught += 1
+signal.signal(signal.SIGALRM, handler)
+for restart in (True, False):
+    signal.siginterrupt(signal.SIGALRM, not restart)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    fds = [another_fd() for _ in range(50)]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(sorted(fds) == list(range(min(fds), min(fds) + 50)))
+    for fd in fds: os.close(fd)
+print(caught > 0, len(os.listdir("/dev/apfs/ctl/fds")))
+""")
+    assert result.stdout.split() == ["True", "True", "True", "1"]
+
+
+def test_opening_and_closing_leaks_nothing(mount: Mounter) -> None:
+    host = mount()
+    script = """
+create()
+supervisor = int(sys.argv[1])
+def cycles(count):
+    for _ in range(count):
+        d = Device()
+        d.eventfd(0)
+        os.close(d.set_state(STOP_COPY))
+        d.close()
+cycles(20)
+print("ready", flush=True); sys.stdin.readline()
+cycles(int(sys.argv[2]))
+print("done", flush=True); sys.stdin.readline()
+"""
+    script = script.replace("d.eventfd(0)", "os.close(d.eventfd(0))").replace("supervisor = int(sys.argv[1])\n", "")
+    server = server_of(host)
+    with on(host, script, "-", str(CYCLES)) as box:
+        assert box.stdin is not None
+        assert box.stdout is not None
+        assert box.stdout.readline() == "ready\n"
+        before = descriptors(box.pid), descriptors(server), resident(server)
+        box.stdin.write("\n")
+        box.stdin.flush()
+        assert box.stdout.readline() == "done\n"
+        after = descriptors(box.pid), descriptors(server), resident(server)
+        box.stdin.write("\n")
+        box.stdin.flush()
+    # The eventfd of the last cycle may be on its way out yet.
+    assert after[0] - before[0] <= 1
+    assert after[1] == before[1]
+    # The journal keeps a record of each call; at about 150 bytes each nothing else is left of a cycle.
+    assert after[2] - before[2] < CYCLES * 8 * 400 + (4 << 20)
+    assert is_free(host)
+
+
+def descriptors(pid: int) -> int:
+    """Return how many descriptors a process has."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def resident(pid: int) -> int:
+    """Return a process's resident memory in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def server_of(mount: Path) -> int:
+    """Return the process that serves a mount."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--foreground" in words and os.fsencode(mount) in words:
+                return int(entry.name)
+    raise AssertionError(f"nobody serves {mount}")
+
+
+def test_the_server_is_killed_while_a_device_is_open(mount: Mounter) -> None:
+    host = mount()
+    script = f"""{GUEST}
+print("there", flush=True); sys.stdin.readline()
+print(outcome(d.fd, DEVICE_RESET), outcome(d.fd, DEVICE_GET_INFO, struct.pack("=4I", 16, 0, 0, 0)))
+"""
+    with on(host, script) as box:
+        assert box.stdin is not None
+        assert box.stdout is not None
+        assert box.stdout.readline() == "there\n"
+        os.kill(server_of(host), signal.SIGKILL)
+        box.stdin.write("\n")
+        box.stdin.flush()
+        assert set(box.stdout.readline().split()) <= {"ENODEV", "ENOTCONN"}
+
+
+MIGRATE_OUT = """
+d = Device(); d.set_state(STOP)
+data = d.set_state(STOP_COPY)
+out = int(sys.argv[1])
+while piece := os.read(data, 7):
+    os.write(out, piece)
+os.close(out)
+d.set_state(STOP)
+"""
+MIGRATE_IN = """
+d = Device()
+data = d.set_state(RESUMING)
+incoming, result = int(sys.argv[1]), "ok"
+while piece := os.read(incoming, 11):
+    try:
+        os.write(data, piece)
+    except OSError as error:
+        result = errno.errorcode[error.errno]
+        break
+if result == "ok":
+    d.set_state(RUNNING)
+print(result, d.state(), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("target", "expected"), [("CEX8C", "ok 2"), ("CEX7C", "EFAULT 4")])
+def test_two_hosts_migrate_through_a_pipe(mount: Mounter, target: str, expected: str) -> None:
+    source, destination = mount(), mount()
+    if target != "CEX8C":
+        for verb in ("unplug 5", "scan", f"plug 5 {target}", "scan"):
+            (destination / "ctl/console").write_text(verb)
+    for host in (source, destination):
+        prepare = "create(adapters=(5,), domains=(4, 0x47))"
+        with on(host, prepare) as box:
+            assert box.wait(TIMEOUT) == 0
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    os.set_inheritable(writer, True)
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+
+    def start(host: Path, script: str, fd: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "apfs", "exec", "--mount", str(host), "--", PYTHON, "-c"]
+        return subprocess.Popen(
+            [*command, f"from client import *\nimport sys\n{script}", str(fd)],
+            env=env,
+            pass_fds=(fd,),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    with start(source, MIGRATE_OUT, writer) as sender, start(destination, MIGRATE_IN, reader) as receiver:
+        os.close(reader)
+        os.close(writer)
+        output, _ = receiver.communicate(timeout=TIMEOUT)
+        sender.communicate(timeout=TIMEOUT)
+    assert output.strip() == expected
+    if target != "CEX8C":
+        assert "05.0004" in (destination / "ctl/kmsg").read_text()
+
+
+def test_a_sandbox_in_a_sandbox() -> None:
+    result = inside(
+        f"""
+        export PYTHONPATH={HERE}
+        apfs="{sys.executable} -m apfs"
+        $apfs exec --mount /dev/apfs -- {PYTHON} -c 'from client import *; create(); print(Device().state())'
+        $apfs exec --scenario default -- {PYTHON} -c 'from client import *; print(outcome(
+            os.open("/dev/vfio/vfio", os.O_RDWR), GET_API_VERSION))' 2>&1
+        """,
+        scenario="default",
+    )
+    state, warning, outcome = result.stdout.splitlines()
+    assert state == "2"
+    assert warning.startswith("apfs: VFIO ioctls are not served: another program, such as an outer apfs exec")
+    assert outcome == "ENOTTY"

@@ -1,0 +1,136 @@
+"""The calls of a VMM, one by one, made by a C program that knows nothing of apfs, and by QEMU."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.tools.conftest import inside, need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+U = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+SETUP = f"""
+u={U} m=/sys/devices/vfio_ap/matrix
+echo $u > $m/mdev_supported_types/vfio_ap-passthrough/create
+echo -5 > /sys/bus/ap/apmask
+echo 5 > $m/$u/assign_adapter
+echo 0x47 > $m/$u/assign_domain
+"""
+
+# What every device does, whichever way it was opened. The stream: one queue, the word of a CEX8C, APQN 05.0047.
+DEVICE = """\
+DEVICE_GET_INFO: 0 argsz 20 flags 0x21 regions 0 irqs 2
+DEVICE_GET_IRQ_INFO: 0 index 0 flags 0x1 count 1
+DEVICE_SET_IRQS: 0
+DEVICE_SET_IRQS drop: 0
+DEVICE_GET_IRQ_INFO: 0 index 1 flags 0x1 count 1
+DEVICE_SET_IRQS: 0
+DEVICE_SET_IRQS drop: 0
+DEVICE_GET_IRQ_INFO: error EINVAL index 2 flags 0 count 0
+DEVICE_SET_IRQS: error EINVAL
+DEVICE_SET_IRQS drop: error EINVAL
+DEVICE_RESET: 0
+FEATURE GET MIGRATION: 0 flags 1
+FEATURE PROBE DMA_LOGGING_START: error ENOTTY
+FEATURE SET MIG_DEVICE_STATE: 0 state 1 data_fd none
+FEATURE SET MIG_DEVICE_STATE: 0 state 3 data_fd some
+data_fd: close-on-exec
+stream: 0000000100000000 928000000e540307 0547000000000000
+read again: 0
+write: EBADF
+FEATURE SET RUNNING: 0 state 2 data_fd -1
+read of the device: EINVAL
+pread of the device: EINVAL
+DEVICE_GET_REGION_INFO: error EOPNOTSUPP
+"""
+LEGACY = f"""\
+group opened again: EBUSY
+GROUP_GET_STATUS: 0 flags 1
+GET_API_VERSION: 0
+CHECK_EXTENSION TYPE1v2: 1
+SET_IOMMU without a group: error EINVAL
+GROUP_GET_DEVICE_FD without a container: error EINVAL
+GROUP_SET_CONTAINER: 0
+GROUP_GET_STATUS: 0 flags 3
+SET_IOMMU: 0
+IOMMU_GET_INFO: 0 argsz 72 flags 3 pages 0xfffffffffffff000 caps at 0
+IOMMU_GET_INFO: 0 cap 2 cap 3
+IOMMU_MAP_DMA: 0
+IOMMU_MAP_DMA again: error EEXIST
+GROUP_GET_DEVICE_FD: close-on-exec
+{DEVICE}\
+GROUP_UNSET_CONTAINER: error EBUSY
+IOMMU_UNMAP_DMA: 0 size 0x100000
+GROUP_UNSET_CONTAINER: 0
+"""
+CDEV = f"""\
+DEVICE_GET_INFO unbound: error EINVAL
+BIND_IOMMUFD to itself: error EBADFD
+BIND_IOMMUFD: 0 id 1
+BIND_IOMMUFD again: error EINVAL
+IOAS_ALLOC: 0 id 2
+ATTACH_IOMMUFD_PT unknown: error ENOENT
+ATTACH_IOMMUFD_PT: 0 id 2
+IOAS_IOVA_RANGES: error EMSGSIZE count 1
+IOAS_IOVA_RANGES: 0 0-ffffffffffffffff alignment 4096
+IOAS_MAP: 0
+{DEVICE}\
+DESTROY in use: error EBUSY
+DETACH_IOMMUFD_PT: 0
+IOAS_UNMAP: 0 length 0x100000
+DESTROY: 0
+"""
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ('legacy "/dev/vfio/$(basename "$(readlink $m/$u/iommu_group)")" $u', LEGACY),
+        ("cdev /dev/vfio/devices/vfio0", CDEV),
+    ],
+    ids=["legacy", "cdev"],
+)
+def test_every_call_answers_as_linux_does(sequence: dict[str, Path], kind: str, calls: str, expected: str) -> None:
+    result = inside(f'{SETUP}\n"$1" {calls}', str(sequence[kind]), scenario="default")
+    assert result.stdout == expected
+    assert result.stderr == ""
+
+
+def test_group_and_device_node_exclude_each_other(sequence: dict[str, Path]) -> None:
+    script = f'{SETUP}\nexec 7<>/dev/vfio/0; "$1" cdev /dev/vfio/devices/vfio0'
+    result = inside(script, str(sequence["dynamic"]), scenario="default", status=None)
+    assert "BIND_IOMMUFD to itself: error EBUSY\n" in result.stdout
+
+
+def test_qemu_comes_as_far_as_the_type_of_the_device() -> None:
+    """QEMU for x86 has no driver for AP devices: it makes the whole sequence, and then says what it has found."""
+    need("qemu-system-x86_64")
+    result = inside(
+        f"""{SETUP}
+        qemu-system-x86_64 -M q35,accel=tcg -m 64 -nodefaults -display none -S \\
+            -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/$u
+        cat /dev/apfs/ctl/journal
+        """,
+        scenario="default",
+    )
+    assert f"vfio {U}: this isn't a PCI device" in result.stderr
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(record["path"], record["request"]) for record in records if record["type"] == "ioctl"] == [
+        ("/dev/vfio/0", "VFIO_GROUP_GET_STATUS"),
+        ("/dev/vfio/vfio", "VFIO_GET_API_VERSION"),
+        ("/dev/vfio/vfio", "VFIO_CHECK_EXTENSION"),
+        ("/dev/vfio/0", "VFIO_GROUP_SET_CONTAINER"),
+        ("/dev/vfio/vfio", "VFIO_SET_IOMMU"),
+        ("/dev/vfio/vfio", "VFIO_IOMMU_GET_INFO"),
+        ("/dev/vfio/vfio", "VFIO_IOMMU_GET_INFO"),
+        ("/dev/vfio/vfio", "VFIO_IOMMU_MAP_DMA"),
+        ("/dev/vfio/vfio", "VFIO_IOMMU_MAP_DMA"),
+        ("/dev/vfio/0", "VFIO_GROUP_GET_DEVICE_FD"),
+        (U, "VFIO_DEVICE_GET_INFO"),
+    ]
+    assert not [record for record in records if record["type"] == "refusal"]
