@@ -56,7 +56,7 @@ def evaluate(tmp_path: Path, expressions: dict[str, str]) -> dict[str, int]:
 
 def test_numbers(tmp_path: Path) -> None:
     wanted = {name: value for name, value in uapi.CONSTANTS.items() if uapi.since(name) <= installed()}
-    assert len(wanted) > 60
+    assert {"VFIO_GET_API_VERSION", "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE"} <= set(wanted)
     assert evaluate(tmp_path, {name: name for name in wanted}) == wanted
 
 
