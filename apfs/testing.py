@@ -1,28 +1,104 @@
-"""Helpers for tests that need a host but no mount: the tree as a shell sees it, without a file system in between."""
+"""What a test does with an emulated host: read, write, and ask what happened.
+
+`Files` is what all hosts can do. `Shell` does it to a `Host` in this process, without a mount; for mounted hosts there
+is `apfs.testbed`.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import posixpath
 import stat
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
+from apfs.history import History
 from apfs.kernel.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apfs.host import Host
+    from apfs.kernel.journal import Refusal, Uevent
     from apfs.kernel.kobject import Stat
 
 _LINKS = 40
 
 
-class Shell:
-    """Reads and writes files of a host by absolute path, following links; every refusal is a `KernelError`."""
+class Files(ABC):
+    """A host as its files, mounted or not. Paths are those on the host, `/sys/bus/ap/apmask`; links are followed.
+
+    What the host refuses raises an exception with the `errno` that a system call would set: `KernelError`, which also
+    says why, or `OSError` on a mount. The reason is in the journal in both cases.
+    """
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return the content of a file, read to its end."""
+
+    @abstractmethod
+    def write(self, path: str, data: str | bytes) -> int:
+        """Write a text in one write and return the bytes taken."""
+
+    @abstractmethod
+    def ls(self, path: str) -> list[str]:
+        """Return the names in a directory, in its order."""
+
+    @abstractmethod
+    def readlink(self, path: str) -> str:
+        """Return the text of a link."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether there is something at a path."""
+
+    def cat(self, path: str) -> str:
+        """Return the content of a file as a text."""
+        return self.read(path).decode()
+
+    def echo(self, text: object, path: str) -> int:
+        """Write a text with a newline behind it."""
+        return self.write(path, f"{text}\n")
+
+    def console(self, verb: str) -> None:
+        """Do what an operator, a hypervisor or a fault does: `plug 7 CEX7P`, `scan`, `tick 60` (docs/console.md)."""
+        self.write("/ctl/console", verb)
+
+    @property
+    def journal(self) -> History:
+        """Everything that happened until now."""
+        return History.parse(self.cat("/ctl/journal"))
+
+    def refusals(self, path: str = "*") -> list[Refusal]:
+        """Return the refused requests of a path or a pattern of paths."""
+        return self.journal.refusals(path)
+
+    def uevents(self, devpath: str = "*", action: str | None = None) -> list[Uevent]:
+        """Return the events of a DEVPATH or a pattern of them; of one action, if given."""
+        return self.journal.uevents(devpath, action)
+
+    def kmsg(self) -> list[str]:
+        """Return the lines of the kernel log."""
+        return self.journal.kmsg()
+
+    def status(self) -> dict[str, Any]:
+        """Return the state behind sysfs: masks, cards, queues, mediated devices (docs/console.md has the keys)."""
+        status: dict[str, Any] = json.loads(self.cat("/ctl/status"))
+        return status
+
+
+class Shell(Files):
+    """The files of a host in this process; every refusal is a `KernelError`."""
 
     def __init__(self, host: Host) -> None:
+        self.host = host
         self._tree = host.tree
+
+    @property
+    def journal(self) -> History:
+        """Everything that happened until now."""
+        return History.of(self.host.journal)
 
     def _walk(self, path: str, *, follow: bool = True) -> int:
         """Return the node at a path, as path_resolution(7) does."""
@@ -42,10 +118,6 @@ class Shell:
                     node = child
         return node
 
-    def cat(self, path: str) -> str:
-        """Return the content of a file, read as `cat` does."""
-        return self.read(path).decode()
-
     def read(self, path: str, size: int = 131072) -> bytes:
         """Return the content of a file, read to its end in pieces of `size` bytes."""
         file = self._tree.open(self._walk(path), read=True, write=False)
@@ -64,10 +136,6 @@ class Shell:
             return file.write(data.encode() if isinstance(data, str) else data)
         finally:
             file.close()
-
-    def echo(self, text: object, path: str) -> int:
-        """Write a text with a newline behind it."""
-        return self.write(path, f"{text}\n")
 
     def ls(self, path: str) -> list[str]:
         """Return the names in a directory, in its order."""

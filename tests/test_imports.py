@@ -25,21 +25,24 @@ ALLOWED = {
     "ioctl": {"vfio"},
     "layout": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "host"},
     "host": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "scenario", "layout"},
-    "testing": {"kernel", "host"},
+    "history": {"kernel"},
+    "testing": {"kernel", "history", "host"},
     "migrate": {"ap", "vfio_ap"},
     "mounts": set(),
     "uevents": set(),
     "sandbox": {"mounts", "uevents", "ioctl", "vfio"},
+    "testbed": {"mounts", "migrate", "testing"},
+    "pytest_plugin": {"host", "mounts", "scenario", "testing", "testbed"},
     "fuse": {"kernel", "vfio", "host", "fuse"},
     "cli": {"scenario", "host", "mounts", "migrate", "fuse", "sandbox"},
     "scenarios": set(),
     "__main__": {"cli"},
     "__init__": set(),
 }
-PURE = {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "layout", "host", "testing"}
+PURE = {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "layout", "host", "history", "testing"}
 OUTSIDE = {
     *("__future__", "abc", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json", "posixpath"),
-    *("re", "select", "stat", "struct", "typing"),
+    *("fnmatch", "re", "select", "stat", "struct", "typing"),
 }
 
 
