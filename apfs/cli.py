@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,6 +24,7 @@ INSTALL_HINT = (
     "install them with `pip install 'apfs[mount]'` "
     "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
 )
+_PR_SET_PDEATHSIG = 1
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
@@ -273,6 +275,7 @@ def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
 @click.option("--keep-id", is_flag=True, help="Stay who you are; otherwise an ordinary user is root inside.")
 @click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST inside. Repeatable.")
 @click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
+@click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
     scenario: str | None,
@@ -282,6 +285,7 @@ def exec_(
     keep_id: bool,
     binds: tuple[str, ...],
     tmpfs: tuple[str, ...],
+    die_with_parent: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and else the real machine.
@@ -313,6 +317,11 @@ def exec_(
     pairs = [bind.partition(":")[::2] for bind in binds]
     if not all(source and destination for source, destination in pairs):
         raise click.UsageError("--bind takes SRC:DEST")
+    if die_with_parent:
+        # All that belongs to the sandbox ends with this process, however that ends.
+        import ctypes  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     options = sandbox.Options(net == "private", keep_id, list(pairs), list(tmpfs))
     try:
         status = sandbox.run(list(command), mounted, ["--scenario", scenario or "default"], options)

@@ -61,9 +61,10 @@ class Files(ABC):
         """Write a text with a newline behind it."""
         return self.write(path, f"{text}\n")
 
-    def console(self, verb: str) -> None:
-        """Do what an operator, a hypervisor or a fault does: `plug 7 CEX7P`, `scan`, `tick 60` (docs/console.md)."""
-        self.write("/ctl/console", verb)
+    def console(self, *verbs: str) -> None:
+        """Do what operators, hypervisors and faults do: `plug 7 CEX7P`, `scan`, `tick 60` (docs/console.md has all)."""
+        for verb in verbs:
+            self.write("/ctl/console", verb)
 
     @property
     def journal(self) -> History:

@@ -247,7 +247,7 @@ def test_all_linked_queues_are_reset() -> None:
     bench.mark()
     bench.put(M1, "remove", 1)
     assert bench.resets() == [3]
-    assert bench.status("05.0004") == "unassigned\n"
+    assert bench.queue_status("05.0004") == "unassigned\n"
 
 
 def test_the_log_of_a_life() -> None:
@@ -299,7 +299,7 @@ def test_unbinding_leaves_the_device_without_its_driver(end: str) -> None:
         assert bench.ls(path) == [], path
     assert not bench.exists(f"/dev/vfio-ap/{M1}")
     assert bench.resets() == [4]
-    assert bench.status("05.0004") == "unassigned\n"
+    assert bench.queue_status("05.0004") == "unassigned\n"
 
 
 def test_unbinding_twice_and_binding_are_refused() -> None:

@@ -98,7 +98,7 @@ def test_queues_stay_unbound_and_are_taken_back_when_it_is_loaded() -> None:
     assert not bench.exists(f"{queue('05.0004')}/driver")
     assert bench.exists(f"{queue('07.0004')}/driver")
     bench.console("modprobe vfio_ap")
-    assert bench.status("05.0004") == "unassigned\n"
+    assert bench.queue_status("05.0004") == "unassigned\n"
     assert "07.0004" not in bench.ls(AP_DRIVER)
 
 

@@ -186,7 +186,7 @@ def test_modprobe_and_rmmod(bench: Bench, name: str) -> None:
     assert not bench.exists(MATRIX)
     bench.console(f"modprobe {name}")
     assert bench.exists(MATRIX)
-    assert bench.status("05.0004") == "unassigned\n"
+    assert bench.queue_status("05.0004") == "unassigned\n"
     bench.console("rmmod vfio_ap")
     assert not bench.exists(MATRIX)
 

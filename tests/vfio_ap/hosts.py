@@ -1,18 +1,17 @@
 """Hosts, paths and questions to the journal that the tests of vfio_ap share. No mount, no mocks."""
 
 import errno
-import json
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import pytest
 
+from apfs.history import History, R
 from apfs.host import Host
 from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import GuestUpdate, Interrupt, LogLine, QueuesReset, Record, Uevent
+from apfs.kernel.journal import GuestUpdate, Interrupt, LogLine, QueuesReset, Record
 from apfs.scenario import loads
 from apfs.testing import Shell
 
@@ -56,8 +55,6 @@ name = "bare"
 apmask = "0x0"
 """
 
-_R = TypeVar("_R", bound=Record)
-
 
 def mask_text(numbers: Iterable[int]) -> str:
     """Return a mask as sysfs shows it, made the slow way."""
@@ -90,8 +87,7 @@ class Bench(Shell):
     """A host on the bench: a shell on it, and what has been in its journal since the last `mark`."""
 
     def __init__(self, text: str = WORKED) -> None:
-        self.host = Host(loads(text))
-        super().__init__(self.host)
+        super().__init__(Host(loads(text)))
         self._mark = self.host.journal.last
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -112,11 +108,6 @@ class Bench(Shell):
         for name, numbers in zip(ASSIGN, (adapters, domains, control), strict=True):
             for number in numbers:
                 self.put(uuid, name, number)
-
-    def console(self, *verbs: str) -> None:
-        """Give console verbs."""
-        for verb in verbs:
-            self.echo(verb, CONSOLE)
 
     def guest(self, uuid: str, text: object = 1) -> None:
         """Start (1) or stop (0) a guest."""
@@ -161,11 +152,10 @@ class Bench(Shell):
 
     def guest_control_domains(self, uuid: str) -> list[int]:
         """Return the control domains a guest has or would have, which sysfs does not show."""
-        status: dict[str, Any] = json.loads(self.cat("/ctl/status"))
-        domains: list[int] = status["mdevs"][uuid]["guest_matrix"]["control_domains"]
+        domains: list[int] = self.status()["mdevs"][uuid]["guest_matrix"]["control_domains"]
         return domains
 
-    def status(self, apqn: str) -> str:
+    def queue_status(self, apqn: str) -> str:
         """Return the status of a queue that is bound to vfio_ap."""
         return self.cat(f"{queue(apqn)}/status")
 
@@ -194,33 +184,36 @@ class Bench(Shell):
         """Forget what the journal has so far."""
         self._mark = self.host.journal.last
 
-    def records(self, kind: type[_R]) -> list[_R]:
+    @property
+    def journal(self) -> History:
+        """What happened since the mark, and with it the answers of `uevents`, `refusals` ..."""
+        return super().journal.since(self._mark)
+
+    def records(self, kind: type[R]) -> list[R]:
         """Return the records of a kind since the mark."""
-        return [record for _, record in self.host.journal.since(self._mark) if isinstance(record, kind)]
+        return self.journal.of_kind(kind)
 
     def story(self, *kinds: type[Record]) -> list[Record]:
         """Return the records of some kinds since the mark, in their order."""
-        return [record for _, record in self.host.journal.since(self._mark) if isinstance(record, kinds)]
+        return [record for record in self.journal if isinstance(record, kinds)]
 
     def log(self) -> list[str]:
         """Return the kernel log since the mark, each line with its level in front."""
-        return [f"{record.level} {record.text}" for record in self.records(LogLine)]
+        return [f"{record.level} {record.text}" for record in self.journal.of_kind(LogLine)]
 
     def pushes(self) -> list[tuple[str, str, str]]:
         """Return the masks that guests were given since the mark."""
-        return [(record.adapters, record.domains, record.control_domains) for record in self.records(GuestUpdate)]
+        return [
+            (record.adapters, record.domains, record.control_domains) for record in self.journal.of_kind(GuestUpdate)
+        ]
 
     def interrupts(self) -> list[tuple[str, str]]:
         """Return the interrupts of VFIO devices since the mark."""
-        return [(record.mdev, record.irq) for record in self.records(Interrupt)]
+        return [(record.mdev, record.irq) for record in self.journal.of_kind(Interrupt)]
 
     def resets(self) -> list[int]:
         """Return how many queues were reset each time since the mark."""
-        return [record.count for record in self.records(QueuesReset)]
-
-    def uevents(self) -> list[Uevent]:
-        """Return the events since the mark."""
-        return self.records(Uevent)
+        return [record.count for record in self.journal.of_kind(QueuesReset)]
 
 
 def queue(apqn: str) -> str:

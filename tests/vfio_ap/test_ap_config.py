@@ -302,7 +302,7 @@ def test_moving_queues_from_one_device_to_another() -> None:
     bench.write(path(), ",,")
     bench.write(path(M2), line)
     assert bench.guest_matrix(M2) == product((5, 6), (4, 0xAB))
-    assert bench.status("05.0004") == "assigned\n"
+    assert bench.queue_status("05.0004") == "assigned\n"
 
 
 def test_only_what_was_removed_is_reset() -> None:

@@ -161,14 +161,14 @@ def test_limits(machine: str) -> None:
 def test_without_qci_every_guest_matrix_stays_empty() -> None:
     bench = Bench('[qci]\nsupported = false\ndomains = [4]\n[[card]]\nadapter = 5\ntype = "CEX8C"\n')
     bench.echo("-5", "/sys/bus/ap/apmask")
-    assert bench.status("05.0004") == "unassigned\n"
+    assert bench.queue_status("05.0004") == "unassigned\n"
     bench.create(M1)
     bench.assign(M1, (5,), (4,), (4,))
     assert bench.matrix(M1) == ["05.0004"]
     assert bench.guest_matrix(M1) == []
     assert bench.guest_control_domains(M1) == []
     bench.guest(M1)
-    assert bench.status("05.0004") == "assigned\n"
+    assert bench.queue_status("05.0004") == "assigned\n"
 
 
 def test_limits_are_those_of_the_machine_and_not_its_configuration() -> None:

@@ -202,7 +202,7 @@ def test_assigning_can_take_away() -> None:
     assert bench.guest_matrix(M1) == product((5,), (4, 0x47, 0xAB))
     assert bench.pushes() == [(mask_text((5,)), mask_text((4, 0x47, 0xAB)), mask_text((4, 0xAB)))]
     assert bench.resets() == [2]  # 06.0004 and 06.00ab, which are still linked
-    assert bench.status("06.0004") == "assigned\n"
+    assert bench.queue_status("06.0004") == "assigned\n"
 
 
 def test_no_recovery_on_unassign() -> None:

@@ -119,14 +119,14 @@ def test_a_device_without_anything_can_be_used() -> None:
     bench.guest(M1)
     assert bench.pushes() == [NOTHING]
     bench.assign(M1, (5,), (4,))
-    assert bench.status("05.0004") == "in use\n"
+    assert bench.queue_status("05.0004") == "in use\n"
 
 
 def test_a_guest_from_the_start() -> None:
     mdev = f'[[mdev]]\nuuid = "{M1}"\nadapters = [5]\ndomains = [4]\nguest = true\n'
     bench = Bench(WORKED + mdev)
     assert bench.cat(f"/dev/vfio-ap/{M1}/guest") == "1\n"
-    assert bench.status("05.0004") == "in use\n"
+    assert bench.queue_status("05.0004") == "in use\n"
 
 
 # -- opening as a VMM does --------------------------------------------------------------------------------------------
@@ -161,10 +161,10 @@ def test_a_second_open_has_no_further_effect() -> None:
     assert bench.pushes() == []
     vdev.close()
     assert bench.pushes() == []
-    assert bench.status("05.0004") == "in use\n"
+    assert bench.queue_status("05.0004") == "in use\n"
     vdev.close()
     assert bench.pushes() == [NOTHING]
-    assert bench.status("05.0004") == "assigned\n"
+    assert bench.queue_status("05.0004") == "assigned\n"
 
 
 # -- taking the device away -------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_a_device_in_use_stays(path: str, text: str) -> None:
         with refused("EBUSY"):
             bench.echo(text, path)
     assert bench.dump() == before
-    assert bench.status("05.0004") == "in use\n"
+    assert bench.queue_status("05.0004") == "in use\n"
     assert [irq for _, irq in bench.interrupts()] == ["config_changed", "request"] * 2
     notices = [line for line in bench.log() if line.startswith("notice ")]
     assert len(notices) == 2
@@ -194,7 +194,7 @@ def test_a_device_in_use_stays(path: str, text: str) -> None:
     bench.guest(M1, 0)
     bench.echo(text, path)
     assert not bench.exists(f"{MATRIX}/{M1}/matrix")
-    assert bench.status("05.0004") == "unassigned\n"
+    assert bench.queue_status("05.0004") == "unassigned\n"
 
 
 def test_a_zero_removes_nothing_and_asks_nobody() -> None:

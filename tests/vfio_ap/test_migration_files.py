@@ -113,7 +113,7 @@ def test_without_a_guest_there_is_nothing_to_migrate(bench: Bench, name: str) ->
 
 def test_stop_does_not_stop_anything(bench: Bench) -> None:
     state(bench, "STOP")
-    assert bench.status("05.0004") == "in use\n"
+    assert bench.queue_status("05.0004") == "in use\n"
     assert bench.pushes() == []
     assert bench.resets() == []
     bench.put(M1, "unassign_domain", "0x47")

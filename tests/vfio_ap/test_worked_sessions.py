@@ -63,8 +63,8 @@ def test_build_a_matrix() -> None:
     assert bench.show(M1, "ap_config") == FINAL
     assert len(FINAL) == 201
     for apqn in FOUR:
-        assert bench.status(apqn) == "assigned\n"
-    assert bench.status("05.0047") == "unassigned\n"
+        assert bench.queue_status(apqn) == "assigned\n"
+    assert bench.queue_status("05.0047") == "unassigned\n"
     assert bench.cat(f"{TYPE}/available_instances") == "65535\n"
 
 
@@ -100,7 +100,7 @@ def test_with_a_guest() -> None:
     before = bench.dump(MATRIX)
     bench.guest(M1)
     for apqn in FOUR:
-        assert bench.status(apqn) == "in use\n"
+        assert bench.queue_status(apqn) == "in use\n"
     assert bench.dump(MATRIX) == before
 
     bench.mark()
@@ -110,13 +110,13 @@ def test_with_a_guest() -> None:
     control = mask_text((4, 0xAB))
     assert bench.records(GuestUpdate) == [GuestUpdate(M1, mask_text((5, 6)), mask_text((4, 0x47, 0xAB)), control)]
     assert bench.interrupts() == [(M1, "config_changed")]
-    assert bench.status("05.0047") == bench.status("06.0047") == "in use\n"
+    assert bench.queue_status("05.0047") == bench.queue_status("06.0047") == "in use\n"
 
     bench.mark()
     bench.put(M1, "unassign_adapter", "6")
     assert bench.guest_matrix(M1) == product((5,), (4, 0x47, 0xAB))
     assert bench.resets() == [3]
-    assert [bench.status(f"06.{domain}") for domain in ("0004", "0047", "00ab")] == ["unassigned\n"] * 3
+    assert [bench.queue_status(f"06.{domain}") for domain in ("0004", "0047", "00ab")] == ["unassigned\n"] * 3
 
     bench.mark()
     with refused("EBUSY"):  # where Linux blocks the writer until the guest lets go
