@@ -7,6 +7,7 @@ the rest of apfs only when a fixture is used.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -43,7 +44,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Show the end of the journals of a failed test's hosts."""
     report = yield
     if report.failed:
-        for name, host in item.stash.get(_HOSTS, {}).items():
+        for name, host in _hosts(item).items():
             report.sections.append((f"apfs journal of {name}", _journal(host)))
     return report
 
@@ -118,6 +119,21 @@ def _reported(request: pytest.FixtureRequest, hosts: dict[str, Shell] | dict[str
     finally:
         for name in hosts:
             del known[name]
+
+
+def _hosts(item: pytest.Item) -> dict[str, Files]:
+    """Return the hosts of a test by name: of our fixtures, however it came to them, and its other arguments."""
+    testing = sys.modules.get("apfs.testing")
+    if testing is None:  # then there is no host in this process
+        return {}
+    known = item.stash.get(_HOSTS, {})
+    arguments: dict[str, object] = getattr(item, "funcargs", {})
+    others = {
+        name: value
+        for name, value in arguments.items()
+        if isinstance(value, testing.Files) and not any(value is host for host in known.values())
+    }
+    return known | others
 
 
 def _journal(host: Files) -> str:

@@ -131,6 +131,7 @@ def test_mistakes_are_named_in_one_line(project: Project) -> None:
 
 FAILING = """
 import pytest
+from apfs.testbed import MountedHost
 
 def test_host(apfs_host):
     apfs_host.echo("-5", "/sys/bus/ap/apmask")
@@ -149,6 +150,19 @@ def test_pair(apfs_pair):
 
 def test_good(apfs_host):
     apfs_host.echo("-7", "/sys/bus/ap/apmask")
+
+@pytest.fixture(scope="module")
+def own():
+    with MountedHost("empty") as host:
+        yield host
+
+@pytest.fixture
+def alias(apfs_host):
+    return apfs_host
+
+def test_own(own, alias):
+    own.echo("-8", "/sys/bus/ap/apmask")
+    assert False
 
 @pytest.fixture
 def broken(apfs_host):
@@ -172,7 +186,7 @@ def section(said: str, name: str) -> str:
 def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -> None:
     project.write("test_failing.py", FAILING)
     said = project.pytest(*options, status=1)
-    assert "3 failed, 1 passed, 1 error" in said
+    assert "4 failed, 1 passed, 1 error" in said
     refusals, records = section(said, "apfs_mount").split("records: ")
     assert refusals == (
         "refusals: 1\n     4 refused write /sys/bus/ap/ap_domain '300\\n': EINVAL: domain 300 is not in 0..255\n"
@@ -181,6 +195,8 @@ def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -
     assert "store /sys/bus/ap/apmask '-5" in said
     assert "source queue 05.0004 does not fit the target queue" in section(said, "apfs_pair.target")
     assert "migration mdev=" in section(said, "apfs_pair.source")
+    assert "store /sys/bus/ap/apmask '-8" in section(said, "own")
+    assert "apfs journal of alias" not in said  # the same as apfs_host
     assert "store /sys/bus/ap/apmask '-9" in said
     assert "store /sys/bus/ap/apmask '-7" not in said
     assert project.left_behind() == []
