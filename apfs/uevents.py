@@ -13,6 +13,7 @@ import select
 import socket
 import stat
 import struct
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +114,8 @@ def join(pid: int) -> None:
     own_user = Path("/proc/self/ns/user").readlink() == Path(f"/proc/{pid}/ns/user").readlink()
     if not own_user:
         namespaces.insert(0, ("user", _CLONE_NEWUSER))
+        while not is_mapped(pid):
+            time.sleep(0.001)
     # Open all before entering the first: afterwards the others may be out of reach.
     descriptors = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind) for name, kind in namespaces]
     for descriptor, kind in descriptors:
@@ -124,6 +127,14 @@ def join(pid: int) -> None:
         # libudev believes only messages whose sender is root in the listener's eyes.
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+
+
+def is_mapped(pid: int) -> bool:
+    """Whether the user namespace of a process has its users and groups, without which nobody can become root in it.
+
+    bubblewrap tells of its child before it has written them.
+    """
+    return all(Path(f"/proc/{pid}/{name}").read_text() for name in ("uid_map", "gid_map"))
 
 
 def has_udevd(pid: int) -> bool:

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 LISTENER = """
 import os, socket, sys
@@ -163,3 +163,19 @@ def test_parse_undoes_the_control_file() -> None:
     assert first.get("APMASK") == "0xff\n"
     assert (first.sequence, second.sequence) == ("3", "4")
     assert second.keys == (("ACTION", "add"), ("DEVPATH", "/b"))
+
+
+def test_a_user_namespace_is_joined_when_it_has_users() -> None:
+    command = ["unshare", "--user", "sh", "-c", "echo ready; read -r _"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        of_process = Path(f"/proc/{process.pid}")
+        assert not uevents.is_mapped(process.pid)
+        (of_process / "uid_map").write_text(f"0 {os.getuid()} 1")
+        assert not uevents.is_mapped(process.pid)
+        (of_process / "setgroups").write_text("deny")
+        (of_process / "gid_map").write_text(f"0 {os.getgid()} 1")
+        assert uevents.is_mapped(process.pid)
+        process.stdin.close()
