@@ -136,8 +136,10 @@ class Machine:
     def zapq_row(self, apid: int, domains: Mask) -> dict[int, int]:
         """Execute PQAP(ZAPQ) for some domains of an adapter, wait for the ends, return response codes other than 0."""
         missing = domains - self.domains_of(apid)
-        bad = {apqi: int(Response.Q_NOT_AVAIL) for apqi in missing}
         card = self.cards.get(apid)
+        if card and card.configured and not card.checkstopped and not missing and not self.failing_resets:
+            return {}  # as nearly always
+        bad = {apqi: int(Response.Q_NOT_AVAIL) for apqi in missing}
         if card and not (card.configured and not card.checkstopped):
             response = Response.CHECKSTOPPED if card.configured else Response.DECONFIGURED
             bad |= dict.fromkeys(domains - missing, int(response))

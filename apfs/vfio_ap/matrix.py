@@ -8,8 +8,8 @@ to a device is not stored: they are those that are bound to the driver and assig
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from apfs.ap.qinfo import FIELDS, OLDEST, Apqn, Response
 from apfs.kernel.bitmap import NONE, Mask
@@ -33,8 +33,7 @@ Axis = Literal["adapter", "domain", "control_domain"]
 _PASSING = (Response.NORMAL, Response.DECONFIGURED, Response.CHECKSTOPPED)
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix:
+class Matrix(NamedTuple):
     """Adapters, usage domains and control domains (struct ap_matrix)."""
 
     apm: Mask = NONE
@@ -45,8 +44,9 @@ class Matrix:
         """Yield the product of adapters and domains, ascending."""
         return (Apqn(apid, apqi) for apid in self.apm for apqi in self.aqm)
 
-    def __len__(self) -> int:
-        """Return the number of APQNs."""
+    @property
+    def size(self) -> int:
+        """The number of APQNs."""
         return len(self.apm) * len(self.aqm)
 
     def shared(self, other: Matrix) -> Matrix:
@@ -63,13 +63,15 @@ class Matrix:
 
     def mask(self, axis: Axis) -> Mask:
         """Return one of the masks."""
-        return {"adapter": self.apm, "domain": self.aqm, "control_domain": self.adm}[axis]
+        if axis == "adapter":
+            return self.apm
+        return self.aqm if axis == "domain" else self.adm
 
     def with_mask(self, axis: Axis, mask: Mask) -> Matrix:
         """Return the matrix with one of its masks replaced."""
         if axis == "adapter":
-            return replace(self, apm=mask)
-        return replace(self, aqm=mask) if axis == "domain" else replace(self, adm=mask)
+            return Matrix(mask, self.aqm, self.adm)
+        return Matrix(self.apm, mask, self.adm) if axis == "domain" else Matrix(self.apm, self.aqm, mask)
 
 
 EMPTY = Matrix()
@@ -125,8 +127,12 @@ class MatrixDevice:
             count += len(domains)
             for apqi, response in self.bus.machine.zapq_row(apid, domains).items():
                 failed[Apqn(apid, apqi)] = response
-            for apqn in [apqn for apqn in self.bad_resets if apqn.apid == apid and apqn.apqi in domains]:
-                del self.bad_resets[apqn]
+            if self.bad_resets:
+                self.bad_resets = {
+                    apqn: response
+                    for apqn, response in self.bad_resets.items()
+                    if apqn.apid != apid or apqn.apqi not in domains
+                }
         for apqn, response in failed.items():
             if response not in _PASSING:
                 self.bad_resets[apqn] = response
@@ -168,7 +174,7 @@ class MatrixDevice:
         """Whether a device has an APQN of adapters x domains assigned; the newest such one is named in the log."""
         for mdev in reversed(self.mdevs):
             shared = mdev.matrix.shared(Matrix(adapters, domains))
-            if len(shared):
+            if shared.size:
                 for apqn in shared.apqns():
                     mdev.log("warn", f"queue {apqn} is assigned to this device and cannot be reserved for the host")
                 return True
@@ -179,11 +185,11 @@ class MatrixDevice:
         added = Matrix(
             new.adapters - old.adapters, new.domains - old.domains, new.control_domains - old.control_domains
         )
-        added = replace(added, apm=added.apm - self._too_old(added))
+        added = added._replace(apm=added.apm - self._too_old(added))
         for mdev in self.mdevs:
             before = mdev.shadow
-            mdev.shadow = replace(
-                before, apm=before.apm - (old.adapters - new.adapters), aqm=before.aqm - (old.domains - new.domains)
+            mdev.shadow = before._replace(
+                apm=before.apm - (old.adapters - new.adapters), aqm=before.aqm - (old.domains - new.domains)
             )
             if mdev.shadow != before:
                 mdev.push()
@@ -275,7 +281,7 @@ class MatrixMdev:
         self.refilter(control_domains=True)
 
     def _check_range(self, axis: Axis, number: int) -> None:
-        limit = getattr(self.limits, axis)
+        limit: int = getattr(self.limits, axis)
         if number > limit:
             raise KernelError(errno.ENODEV, f"{axis.replace('_', ' ')} {number} is above the limit of {limit}")
 
@@ -293,7 +299,7 @@ class MatrixMdev:
                 raise KernelError(errno.EADDRNOTAVAIL, reason)
         for other in reversed(self.matrix_dev.mdevs):
             shared = EMPTY if other is self else prospective.shared(other.matrix)
-            if len(shared):
+            if shared.size:
                 for apqn in shared.apqns():
                     self.log("warn", f"queue {apqn} is already assigned to {other.mdev.uuid}")
                 first = next(shared.apqns())
@@ -314,7 +320,7 @@ class MatrixMdev:
         if matrix:
             self._filter_matrix()
         if control_domains:
-            self.shadow = replace(self.shadow, adm=self.matrix.adm & self.matrix_dev.info.control_domains)
+            self.shadow = self.shadow._replace(adm=self.matrix.adm & self.matrix_dev.info.control_domains)
         if self.shadow != before:
             self.push()
             out = (before.apm - self.shadow.apm) & self.matrix.apm
@@ -326,20 +332,18 @@ class MatrixMdev:
         aqm = self.matrix.aqm & info.domains
         candidates = self.matrix.apm & info.adapters
         if aqm:
-            apids = (apid for apid in candidates if self.matrix_dev.passable(apid).issuperset(aqm))
-            candidates = Mask.from_numbers(apids)
+            for apid in candidates:
+                if not self.matrix_dev.passable(apid).issuperset(aqm):
+                    candidates = candidates.without(apid)
         self.shadow = Matrix(candidates, aqm, self.shadow.adm)
 
     def _unplug(self, axis: Axis, numbers: Mask, linked: list[tuple[int, Mask]]) -> None:
         """Take numbers out of the guest's matrix, then reset the linked queues that the guest had of them."""
         before = self.shadow
-        for number in numbers:
-            self.shadow = self.shadow.without(axis, number)
+        self.shadow = before.with_mask(axis, before.mask(axis) - numbers)
         self.push()
         if axis != "control_domain":
-            lost_apm = numbers if axis == "adapter" else before.apm
-            lost_aqm = numbers if axis == "domain" else before.aqm
-            lost = Matrix(lost_apm & before.apm, lost_aqm & before.aqm)
+            lost = before.with_mask(axis, before.mask(axis) & numbers)
             self.matrix_dev.reset((apid, domains & lost.aqm) for apid, domains in linked if apid in lost.apm)
 
     def push(self) -> None:
@@ -394,7 +398,7 @@ class MatrixMdev:
 
     def data_size(self) -> int:
         """Return the bytes of a stream of the guest matrix as it is now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)."""
-        return stream_size(len(self.shadow))
+        return stream_size(self.shadow.size)
 
     def set_state(self, target: int) -> MigrationFile | None:
         """Walk to a migration state; return the new transfer file if the last step makes one.
@@ -418,10 +422,10 @@ class MatrixMdev:
         if step == State.STOP:
             self._end_session()
         elif step == State.STOP_COPY:
-            self.transfer = SavingFile(make_stream(len(self.shadow), self._guest_queues()))
+            self.transfer = SavingFile(make_stream(self.shadow.size, self._guest_queues()))
             return self.transfer
         elif step == State.RESUMING:
-            self.transfer = ResumingFile(len(self.shadow), self._as_target, self._log_error)
+            self.transfer = ResumingFile(self.shadow.size, self._as_target, self._log_error)
             return self.transfer
         return None
 
@@ -447,7 +451,7 @@ class MatrixMdev:
             domains, hwinfo = rows[apqn.apid]
             return hwinfo if apqn.apqi in domains else None
 
-        return Target(len(self.shadow), queue)
+        return Target(self.shadow.size, queue)
 
     def _log_error(self, line: str, *, prefix: bool = True) -> None:
         if prefix:
