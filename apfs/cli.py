@@ -66,6 +66,7 @@ def main() -> None:
     show_default=True,
     help="Whether the AP bus scans by itself every config_time seconds, or only when told to.",
 )
+@click.option("--debug", is_flag=True, help="Print every FUSE request on standard error. Implies --foreground.")
 @click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
 @click.option("--fast-loop/--no-fast-loop", default=True, hidden=True, help="For comparing the request loops.")
 @click.option("--lifeline-fd", type=int, hidden=True, help="Pipe whose other end, when closed, ends the mount.")
@@ -76,6 +77,7 @@ def mount(
     foreground: bool,
     allow_other: bool | None,
     clock: str,
+    debug: bool,
     ready_fd: int | None,
     lifeline_fd: int | None,
     fast_loop: bool,
@@ -117,7 +119,7 @@ def mount(
         if descriptor is not None:
             # The mount helper lives as long as the mount and must not hold them open.
             os.set_inheritable(descriptor, False)  # noqa: FBT003 -- takes no keywords
-    if foreground:
+    if foreground or debug:
         from apfs.fuse.session import MountError, serve  # noqa: PLC0415
         from apfs.host import Host  # noqa: PLC0415
 
@@ -130,9 +132,10 @@ def mount(
                 place,
                 allow_other=others,
                 clock=clock == "real",
-                ready=_report(ready_fd),
+                ready=_report(ready_fd, silent=not debug),
                 lifeline=lifeline_fd,
                 fast_loop=fast_loop,
+                debug=debug,
             )
         except (ScenarioError, MountError) as error:
             _fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
@@ -145,11 +148,12 @@ def mount(
             _fail(str(error), error.status)
 
 
-def _report(ready_fd: int | None) -> Callable[[], None]:
+def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:
     def report() -> None:
         if ready_fd is not None:
             os.write(ready_fd, READY)
             os.close(ready_fd)
+        if ready_fd is not None and silent:
             # From now on nobody listens to what the server prints, and it must not keep a file system busy.
             os.chdir("/")
             null = os.open(os.devnull, os.O_RDWR)

@@ -61,11 +61,9 @@ class KernelCache:
         """Return for how long a name may be remembered that was looked up."""
         return FOREVER if self._device is not None or self._tree.permanent(node) else 0
 
-    def listed_name_timeout(self, node: int) -> float:
-        """Return for how long a name may be remembered that was part of a listing."""
-        if self._device is None:
-            return FOREVER if self._tree.permanent(node) else 0
-        return FOREVER if self._tree.lasting(node) else 0
+    def lists(self, node: int) -> bool:
+        """Whether to remember a name that was part of a listing, and that lasts as long as its directory."""
+        return self._device is not None or self._tree.permanent(node)
 
     def remember_count(self, inode: pyfuse3.InodeT) -> None:
         """Take note that the kernel is told a directory's link count."""

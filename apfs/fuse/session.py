@@ -59,10 +59,12 @@ class ScanTimer:
                 self.ticked()
 
 
-def _options(*, allow_other: bool) -> set[str]:
+def _options(*, allow_other: bool, debug: bool) -> set[str]:
     options = set(pyfuse3.default_options) | {"fsname=apfs", "subtype=apfs", "default_permissions"}
     if allow_other:
         options.add("allow_other")
+    if debug:
+        options.add("debug")
     if shutil.which("fusermount3"):
         options.add("auto_unmount")  # a killed server leaves no dead mount behind; needs the helper
     return options
@@ -77,19 +79,20 @@ def serve(
     ready: Callable[[], None],
     lifeline: int | None = None,
     fast_loop: bool = True,
+    debug: bool = False,
 ) -> None:
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
     `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
     descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
-    Without `fast_loop`, requests go through trio's scheduler.
+    Without `fast_loop`, requests go through trio's scheduler. With `debug`, libfuse prints each on standard error.
     `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened
     try:
-        pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other))
+        pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other, debug=debug))
     except RuntimeError as error:
         hint = "a container needs --device /dev/fuse and --cap-add SYS_ADMIN"
         raise MountError(f"the mount was refused ({error}): {hint}") from None

@@ -16,7 +16,7 @@ import errno
 import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Refusal
@@ -36,6 +36,8 @@ _ENTRY_MASK = (1 << _ENTRY_BITS) - 1
 # A listing position is slot << 33 | (key + 1): 33 bits, because a key may be all ones.
 _SLOT_SHIFT = _KEY_BITS + 1
 _AFTER_MASK = (1 << _SLOT_SHIFT) - 1
+# Paths remembered, of the nodes that are written to.
+_PATHS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class Registry(Generic[_T]):
         self._names: dict[int, str] = {}
         self._keys: dict[str, int] = {}
         self._serial = 0
+        self.changes = 0
+        """How often an object came or went."""
 
     def add(self, name: str, item: _T) -> int:
         """Enter an object under a name that is free, and return its key."""
@@ -144,6 +148,7 @@ class Registry(Generic[_T]):
         self._objects[self._serial] = item
         self._names[self._serial] = name
         self._keys[name] = self._serial
+        self.changes += 1
         return self._serial
 
     def unique(self, stem: str) -> str:
@@ -154,6 +159,7 @@ class Registry(Generic[_T]):
         """Take an object out."""
         key = self._keys.pop(name)
         del self._objects[key], self._names[key]
+        self.changes += 1
 
     def get(self, name: str) -> _T | None:
         """Return the object of that name."""
@@ -205,11 +211,34 @@ class Stat(NamedTuple):
 
 
 class DirEntry(NamedTuple):
-    """One entry of a listing; `next` is the position behind it."""
+    """One entry of a listing.
+
+    `type` is its S_IFMT bits, `next` the position behind it, and `lasting` what stat tells of it where it exists for as
+    long as the directory does.
+    """
 
     name: str
     node: int
     next: int
+    type: int
+    lasting: Stat | None
+
+
+class Access(NamedTuple):
+    """How a file is to be opened; `mode` is what chmod made of its permissions, None if nothing."""
+
+    read: bool
+    write: bool
+    mode: int | None
+
+    def check(self, mode: int) -> None:
+        """Raise EACCES, for root as well, if a file of this mode cannot be opened so."""
+        if self.mode is not None:
+            mode = self.mode
+        if self.read and not mode & 0o444:
+            raise KernelError(errno.EACCES, "write-only, for root as well")
+        if self.write and not mode & 0o222:
+            raise KernelError(errno.EACCES, "read-only, for root as well")
 
 
 class Kind(ABC):
@@ -237,8 +266,8 @@ class Kind(ABC):
         """Return the absolute path that a link leads to, None if it is gone; EINVAL if it is not a link."""
 
     @abstractmethod
-    def open(self, key: int, entry: int, read: bool, write: bool) -> OpenFile:  # noqa: FBT001
-        """Open a regular file whose mode allows it."""
+    def open(self, key: int, entry: int, access: Access) -> OpenFile | None:
+        """Open a regular file, None if there is no such node; EISDIR and ELOOP if it is another, EACCES by its mode."""
 
     def lasting(self, entry: int) -> bool:
         """Whether such a node exists as long as the directory that it is in, with the same attributes."""
@@ -261,6 +290,9 @@ class Population(Kind):
     def name(self, key: int) -> str:
         """Return the name of a member."""
 
+    type: ClassVar[int]
+    """File type of the members, as in S_IFMT."""
+
 
 _P = TypeVar("_P", bound=Population)
 
@@ -270,6 +302,8 @@ class LinkSet(Population):
 
     They stand in a directory with key 0, or (`keyed`) in the directory that has the target's own key.
     """
+
+    type = stat.S_IFLNK
 
     def __init__(
         self, parent: Directory, target: Directory, selection: Selection, names: Names | None, *, keyed: bool
@@ -305,12 +339,17 @@ class LinkSet(Population):
     def link(self, key: int, entry: int) -> str | None:
         return self._target.path(key, entry) if self._selection.has(key) else None
 
-    def open(self, key: int, entry: int, read: bool, write: bool) -> OpenFile:  # noqa: FBT001
-        raise NotImplementedError  # Tree.open lets only regular files come here
+    def open(self, key: int, entry: int, access: Access) -> OpenFile | None:
+        del entry, access
+        if not self._selection.has(key):
+            return None
+        raise KernelError(errno.ELOOP, "not a regular file")
 
 
 class FileSet(Population):
     """Files that are members of a kind, such as `/dev/vfio/<group>`, all alike but for their subject."""
+
+    type = stat.S_IFREG
 
     def __init__(self, parent: Directory, members: Members, file: Special) -> None:
         super().__init__(parent.tree, parent)
@@ -337,9 +376,13 @@ class FileSet(Population):
     def link(self, key: int, entry: int) -> str | None:
         raise KernelError(errno.EINVAL, f"{self.path(key, entry)} is not a link")
 
-    def open(self, key: int, entry: int, read: bool, write: bool) -> OpenFile:  # noqa: FBT001
+    def open(self, key: int, entry: int, access: Access) -> OpenFile | None:
         del entry
-        return self._file.open(self._members.subject(key), read, write)
+        subject = self._members.subject(key)
+        if subject is None:
+            return None
+        access.check(self._file.mode)
+        return self._file.open(subject, access.read, access.write)
 
 
 class Directory(Population):
@@ -348,11 +391,16 @@ class Directory(Population):
     Declared once per host, top down from `Tree.root`, by `fixed`, `dirs`, `links` and `files`.
     """
 
+    type = stat.S_IFDIR
+
     def __init__(self, tree: Tree, parent: Directory | None, members: Members, entries: Sequence[Entry]) -> None:
         super().__init__(tree, parent)
         self.members = members
         self._entries = tuple(entries)
+        self._stats = tuple(None if isinstance(entry, Link) else _file_stat(entry) for entry in entries)
         self._lasting = False
+        self.varies = False
+        """Whether its link count can change: subdirectories come and go."""
         self._by_name = {entry.name: number for number, entry in enumerate(self._entries, 1)}
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
@@ -379,12 +427,14 @@ class Directory(Population):
         else:
             child = Directory(self.tree, self, _FixedName(name, subject or self.members.subject), entries)
         child._lasting = subject is None
+        self.varies = self.varies or not child._lasting
         self._fixed[name] = child
         self._add_slot(name, child)
         return child
 
     def dirs(self, first: str, members: Members, entries: Sequence[Entry] = ()) -> Directory:
         """Declare a population of subdirectories; listings show it where the name `first` would stand."""
+        self.varies = True
         return self._populate(first, Directory(self.tree, self, members, entries))
 
     def links(
@@ -434,9 +484,7 @@ class Directory(Population):
         if isinstance(node, Link):
             target = node.target(subject)
             return None if target is None else _link_stat(self.path(key, entry), target)
-        if not node.present(subject):
-            return None
-        return Stat(stat.S_IFREG | node.mode, PAGE_SIZE if isinstance(node, Attribute) else 0, 1)
+        return self._stats[entry - 1] if node.present(subject) else None
 
     def _nlink(self, key: int) -> int:
         below = sum(child.members.count(key) for child in self._fixed.values())
@@ -449,11 +497,20 @@ class Directory(Population):
         subject = self.members.subject(key)
         return None if subject is None else node.target(subject)
 
-    def open(self, key: int, entry: int, read: bool, write: bool) -> OpenFile:  # noqa: FBT001
-        node, subject = self._entries[entry - 1], self.members.subject(key)
+    def open(self, key: int, entry: int, access: Access) -> OpenFile | None:
+        subject = self.members.subject(key)
+        if subject is None:
+            return None
+        if not entry:
+            raise KernelError(errno.EISDIR, "not a regular file")
+        node = self._entries[entry - 1]
+        if not node.present(subject):
+            return None
+        if isinstance(node, Link):
+            raise KernelError(errno.ELOOP, "not a regular file")
+        access.check(node.mode)
         if isinstance(node, Special):
-            return node.open(subject, read, write)
-        assert isinstance(node, Attribute)  # noqa: S101 -- Tree.open lets only regular files come here
+            return node.open(subject, access.read, access.write)
         return self.tree.attribute_file(self.id(key, entry), node, subject)
 
     def lasting(self, entry: int) -> bool:
@@ -491,14 +548,20 @@ class Directory(Population):
 
     def _readdir(self, key: int, subject: object, position: int) -> Iterator[DirEntry]:
         after = (position & _AFTER_MASK) - 1
+        base = self.id(key)
         for slot in range(position >> _SLOT_SHIFT, len(self._slots)):
             name, child = self._slots[slot]
             if isinstance(child, int):
-                if self._entries[child - 1].present(subject):
-                    yield DirEntry(name, self.id(key, child), (slot + 1) << _SLOT_SHIFT)
+                entry = self._entries[child - 1]
+                if entry.present(subject):
+                    kind = stat.S_IFLNK if isinstance(entry, Link) else stat.S_IFREG
+                    lasting = self._stats[child - 1] if self.lasting(child) else None
+                    yield DirEntry(name, base | child, (slot + 1) << _SLOT_SHIFT, kind, lasting)
             else:
+                kind, first, here = child.type, child.id(0), (slot << _SLOT_SHIFT) + 1
                 for member in child.keys(key, after):
-                    yield DirEntry(child.name(member), child.id(member), slot << _SLOT_SHIFT | (member + 1))
+                    lasting = child.stat(member, 0) if child.lasting(0) else None
+                    yield DirEntry(child.name(member), first | member << _ENTRY_BITS, here + member, kind, lasting)
             after = -1
 
 
@@ -536,8 +599,10 @@ class Tree:
         self.journal = journal
         self._kinds: list[Kind] = []
         self._open: set[AttributeFile] = set()
+        self._paths: dict[int, str] = {}
         self._iattrs: dict[int, _Iattr] = {}
-        self._faults: dict[str, tuple[int, int]] = {}
+        self.faults: dict[str, tuple[int, int]] = {}
+        """What `inject` did: errno and accesses left, by path."""
         self.root = Directory(self, None, _FixedName("", lambda _key: self), ())
 
     def register(self, kind: Kind) -> int:
@@ -550,8 +615,14 @@ class Tree:
 
     def path(self, node: int) -> str:
         """Return the absolute path of a node, whether or not it exists at present."""
-        kind, key, entry = self._unpack(node)
-        return kind.path(key, entry)
+        # Until it goes away, a node has the same path. Making it takes 3 µs, of the 20 of a store; remembering, 0.1.
+        path = self._paths.get(node)
+        if path is None:
+            if len(self._paths) >= _PATHS:
+                self._paths.clear()
+            kind, key, entry = self._unpack(node)
+            path = self._paths[node] = kind.path(key, entry)
+        return path
 
     def resolve(self, path: str) -> int:
         """Return the node at an absolute path, without following links; ENOTDIR if the way is blocked."""
@@ -583,11 +654,11 @@ class Tree:
         found = kind.stat(key, entry)
         if found is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
-        if self._iattrs:
-            mode = self._iattrs.get(node, _Iattr()).mode
-            if mode is not None:
-                return found._replace(mode=stat.S_IFMT(found.mode) | mode)
-        return found
+        return self._permitted(node, found) if self._iattrs else found
+
+    def _permitted(self, node: int, found: Stat) -> Stat:
+        mode = self._iattrs.get(node, _Iattr()).mode
+        return found if mode is None else found._replace(mode=stat.S_IFMT(found.mode) | mode)
 
     def readlink(self, node: int) -> str:
         """Return the relative text of a link; EINVAL if the node is none."""
@@ -608,6 +679,11 @@ class Tree:
         entries = kind.readdir(key, position)
         if entries is None:
             raise KernelError(errno.ENOENT, f"{self.path(directory)} is gone")
+        if self._iattrs:
+            return (
+                entry._replace(lasting=self._permitted(entry.node, entry.lasting)) if entry.lasting else entry
+                for entry in entries
+            )
         return entries
 
     def open(self, node: int, *, read: bool, write: bool) -> OpenFile:
@@ -616,19 +692,16 @@ class Tree:
         EACCES, root included, if its mode has no read (write) bit at all: the general permission check would let root
         pass. EISDIR and ELOOP for directories and links.
         """
-        mode = self.stat(node).mode
         kind, key, entry = self._unpack(node)
+        changed = self._iattrs[node].mode if node in self._iattrs else None
         try:
-            if not stat.S_ISREG(mode):
-                raise KernelError(errno.EISDIR if stat.S_ISDIR(mode) else errno.ELOOP, "not a regular file")
-            if read and not mode & 0o444:
-                raise KernelError(errno.EACCES, "write-only, for root as well")
-            if write and not mode & 0o222:
-                raise KernelError(errno.EACCES, "read-only, for root as well")
-            return kind.open(key, entry, read, write)
+            file = kind.open(key, entry, Access(read, write, changed))
         except KernelError as error:
             self.refused("open", node, "", error)
             raise
+        if file is None:
+            raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
+        return file
 
     def attribute_file(self, node: int, attribute: Attribute, subject: object) -> AttributeFile:
         """Make an open file of an attribute, and remember it until it is closed."""
@@ -645,6 +718,7 @@ class Tree:
 
         To be called when something has been removed, before anything of the same name can come back.
         """
+        self._paths.clear()
         for file in self._open:
             file.gone = file.gone or not self._exists(file.node)
         for node in [node for node in self._iattrs if not self._exists(node)]:
@@ -663,6 +737,11 @@ class Tree:
         """Whether a node is always there."""
         kind, _, entry = self._unpack(node)
         return isinstance(kind, Directory) and kind.permanent() and (not entry or kind.lasting(entry))
+
+    def varies(self, directory: int) -> bool:
+        """Whether a directory's link count can change."""
+        kind, _, _ = self._unpack(directory)
+        return isinstance(kind, Directory) and kind.varies
 
     def setattr(self, node: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
         """Change permissions or ownership, which sysfs keeps until the node goes away (kernfs_iop_setattr)."""
@@ -687,21 +766,19 @@ class Tree:
 
     def inject(self, path: str, number: int, accesses: int) -> None:
         """Make the next reads and writes of the attribute at `path`, which need not exist yet, fail with an errno."""
-        self._faults[path] = (number, accesses)
+        self.faults[path] = (number, accesses)
 
     def clear_faults(self) -> None:
         """Take back what `inject` did."""
-        self._faults.clear()
+        self.faults.clear()
 
     def take_fault(self, node: int) -> None:
         """Raise the fault injected into this node's path, if one is left."""
-        if not self._faults:
-            return
         path = self.path(node)
-        if path in self._faults:
-            number, left = self._faults.pop(path)
+        if path in self.faults:
+            number, left = self.faults.pop(path)
             if left > 1:
-                self._faults[path] = (number, left - 1)
+                self.faults[path] = (number, left - 1)
             raise KernelError(number, "injected by the console verb fault")
 
 
@@ -723,6 +800,10 @@ def link_text(link: str, target: str) -> str:
     while common < min(len(here), len(there) - 1) and here[common] == there[common]:
         common += 1
     return "../" * (len(here) - common) + "/".join(there[common:])
+
+
+def _file_stat(entry: Attribute | Special) -> Stat:
+    return Stat(stat.S_IFREG | entry.mode, PAGE_SIZE if isinstance(entry, Attribute) else 0, 1)
 
 
 def _link_stat(link: str, target: str) -> Stat:

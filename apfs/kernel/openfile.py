@@ -63,10 +63,12 @@ class AttributeFile:
         """Return a part of the text, which is made when reading starts at offset 0 and stable until it does again."""
         if offset == 0 or self._text is None:
             try:
-                self._check()
-                if self._attribute.show is None:
+                if self.gone or self._tree.faults:
+                    self._check()
+                show = self._attribute.show
+                if show is None:
                     raise KernelError(errno.EIO, "the attribute has no show function")
-                self._text = self._attribute.show(self._subject).encode("latin-1")[:_SHOW_MAX]
+                self._text = show(self._subject).encode("latin-1")[:_SHOW_MAX]
             except KernelError as error:
                 self._tree.refused("read", self.node, "", error)
                 raise
@@ -89,10 +91,12 @@ class AttributeFile:
             text = text.split("\0", 1)[0]
         path = self._tree.path(self.node)  # afterwards the node may have no name any more
         try:
-            self._check()
-            if self._attribute.store is None:
+            if self.gone or self._tree.faults:
+                self._check()
+            store = self._attribute.store
+            if store is None:
                 raise KernelError(errno.EIO, "the attribute has no store function")
-            self._attribute.store(self._subject, text)
+            store(self._subject, text)
         except KernelError as error:
             self._tree.refused("write", self.node, text, error)
             raise

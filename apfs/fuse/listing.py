@@ -1,0 +1,75 @@
+"""Names in listings that bring no attributes along.
+
+pyfuse3 lists with READDIRPLUS only, where each name comes with the attributes of what it leads to, and the kernel
+enters both at once: an inode for each name, 1.6 GiB of them after a walk through 65,536 queues; and with the timeout of
+the listing, so that a name which a lookup told it to remember is forgotten again. A name whose node id is 0 is left
+alone: it is listed, with inode number and type, and looked up when it is used. pyfuse3 has one property for node id
+and inode number, so that the node id is set to 0 behind its back, where a search finds it.
+
+Measured with the 65,536 links of /sys/bus/ap/devices, in times of a minimal C server that sends all attributes:
+`ls -f` 0.9 instead of 2.6, `ls -l` 1.0 instead of 3.3.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, InodeT, ModeT
+
+_NODE_ID, _GENERATION = 0x5EED_0F_1D_0DE5, 0x5EED_0F_6E_0E4A
+
+
+def _node_id_offset() -> int | None:
+    """Return where in an `EntryAttributes` its node id is, None if that is not certain.
+
+    It wraps a struct fuse_entry_param, which begins with node id and generation; the struct stat with the inode number
+    comes after them (fuse_lowlevel.h).
+    """
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(_NODE_ID)
+    entry.generation = _GENERATION
+    content = ctypes.string_at(id(entry), type(entry).__basicsize__)
+    node_id, generation = (bytes(ctypes.c_uint64(value)) for value in (_NODE_ID, _GENERATION))
+    offset = content.find(node_id + generation)
+    return offset if offset >= 0 and content.count(node_id) == 2 else None  # noqa: PLR2004 -- and the inode number
+
+
+class _Name:
+    """The reply for names of one type, filled in again for each."""
+
+    def __init__(self, kind: int, offset: int) -> None:
+        self.entry = EntryAttributes()
+        self.entry.st_mode = ModeT(kind)
+        self.node_id = ctypes.c_uint64.from_address(id(self.entry) + offset)
+
+
+class BareNames:
+    """Replies for names without attributes."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._names: dict[int, _Name] = {}
+
+    def reply(self, inode: InodeT, kind: int) -> EntryAttributes:
+        """Return what `readdir_reply` is to send of a name that leads to a node of this type (S_IFMT)."""
+        name = self._names.get(kind)
+        if name is None:
+            name = self._names[kind] = _Name(kind, self._offset)
+        name.entry.st_ino = inode
+        name.node_id.value = 0
+        return name.entry
+
+
+def bare_names() -> BareNames | None:
+    """Return how to list names without attributes; warn and return None if this pyfuse3 is not as expected."""
+    offset = _node_id_offset()
+    if offset is None:
+        warnings.warn(
+            f"the node id is not where it used to be in pyfuse3 {pyfuse3.__version__}: listings will take longer",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return BareNames(offset)
