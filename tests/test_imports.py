@@ -42,7 +42,7 @@ ALLOWED = {
 PURE = {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "layout", "host", "history", "testing"}
 OUTSIDE = {
     *("__future__", "abc", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json", "posixpath"),
-    *("fnmatch", "re", "select", "stat", "struct", "typing"),
+    *("fnmatch", "operator", "re", "select", "stat", "struct", "typing"),
 }
 
 

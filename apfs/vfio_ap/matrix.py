@@ -17,7 +17,7 @@ from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import GuestUpdate, Migration, QueuesReset
 from apfs.vfio.device import IRQ_CONFIG_CHANGED
 from apfs.vfio.fsm import State, next_state
-from apfs.vfio_ap.migration import MigrationFile, Queue, ResumingFile, SavingFile, Target, make_stream, stream_size
+from apfs.vfio_ap.migration import MigrationFile, ResumingFile, Row, SavingFile, Target, make_stream, stream_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -422,7 +422,7 @@ class MatrixMdev:
         if step == State.STOP:
             self._end_session()
         elif step == State.STOP_COPY:
-            self.transfer = SavingFile(make_stream(self.shadow.size, self._guest_queues()))
+            self.transfer = SavingFile(make_stream(self.shadow.size, self._guest_rows()))
             return self.transfer
         elif step == State.RESUMING:
             self.transfer = ResumingFile(self.shadow.size, self._as_target, self._log_error)
@@ -434,24 +434,15 @@ class MatrixMdev:
             self.transfer.disable()
             self.transfer = None
 
-    def _guest_queues(self) -> Iterator[Queue]:
+    def _guest_rows(self) -> Iterator[Row]:
+        cards = self.matrix_dev.bus.cards
         for apid in self.shadow.apm:
-            bound = self.matrix_dev.bound(apid)
-            for apqi in self.shadow.aqm & bound:
-                yield Queue(Apqn(apid, apqi), self.matrix_dev.bus.cards[apid].hwinfo)
+            domains = self.shadow.aqm & self.matrix_dev.bound(apid)
+            if domains:
+                yield Row(apid, domains, cards[apid].hwinfo)
 
     def _as_target(self) -> Target:
-        rows: dict[int, tuple[Mask, int]] = {}
-
-        def queue(apqn: Apqn) -> int | None:
-            if apqn.apid not in rows:
-                card = self.matrix_dev.bus.cards.get(apqn.apid)
-                bound = self.matrix_dev.bound(apqn.apid) & self.shadow.aqm
-                rows[apqn.apid] = (bound, card.hwinfo) if card and apqn.apid in self.shadow.apm else (NONE, 0)
-            domains, hwinfo = rows[apqn.apid]
-            return hwinfo if apqn.apqi in domains else None
-
-        return Target(self.shadow.size, queue)
+        return Target(self.shadow.size, self._guest_rows)
 
     def _log_error(self, line: str, *, prefix: bool = True) -> None:
         if prefix:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 from dataclasses import dataclass
+from operator import le
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, Apqn
@@ -16,10 +17,15 @@ from apfs.kernel.errors import KernelError
 from apfs.kernel.openfile import READY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
+
+    from apfs.kernel.bitmap import Mask
 
 HEADER = struct.Struct(">i4x")
 ENTRY = struct.Struct(">QH6x")
+_ENTRY_HEAD = struct.Struct(">QB")
+_ENTRY_TAILS = tuple(bytes((apqi, 0, 0, 0, 0, 0, 0)) for apqi in range(256))
+"""An entry is the same on all domains of an adapter but for its last byte of the APQN."""
 
 # Bits 0 to 17 (facilities, class, bind state) and 32 to 39 (AP type).
 _COMPARED = 0xFFFFC000FF000000
@@ -98,10 +104,11 @@ def differences(source: int, target: int) -> list[Difference]:
     return found
 
 
-class Queue(NamedTuple):
-    """A queue of a guest: its number, and what its driver recorded of the hardware when it was bound."""
+class Row(NamedTuple):
+    """Queues of a guest on one adapter, and what their driver recorded of the hardware when they were bound."""
 
-    apqn: Apqn
+    apid: int
+    domains: Mask
     hwinfo: int
 
 
@@ -110,13 +117,19 @@ def stream_size(count: int) -> int:
     return HEADER.size + ENTRY.size * count
 
 
-def make_stream(count: int, queues: Iterable[Queue]) -> bytes:
+def make_stream(count: int, rows: Iterable[Row]) -> bytes:
     """Return the stream of a guest matrix of `count` APQNs.
 
     APQNs without a queue device are skipped without leaving a gap, so that zero entries stand at the end.
     """
     parts = [HEADER.pack(count)]
-    parts += [ENTRY.pack(hwinfo & CARD_HWINFO_MASK, apqn[0] << 8 | apqn[1]) for apqn, hwinfo in queues]
+    tails: dict[Mask, list[bytes]] = {}
+    for apid, domains, hwinfo in rows:
+        if domains not in tails:
+            tails[domains] = [_ENTRY_TAILS[apqi] for apqi in domains]
+        head = _ENTRY_HEAD.pack(hwinfo & CARD_HWINFO_MASK, apid)
+        # One join per adapter: 65,536 queues take 1 ms instead of 60.
+        parts.append(head.join([b"", *tails[domains]]))
     return b"".join(parts).ljust(stream_size(count), b"\0")
 
 
@@ -126,18 +139,12 @@ def read_count(stream: bytes | bytearray) -> int:
     return count
 
 
-def read_queues(stream: bytes | bytearray) -> Iterator[Queue]:
-    """Yield the entries of a complete stream."""
-    for hwinfo, apqn in ENTRY.iter_unpack(memoryview(stream)[HEADER.size :]):
-        yield Queue(Apqn(apqn >> 8, apqn & 0xFF), hwinfo)
-
-
 class Target(NamedTuple):
     """What a stream is checked against: the target's guest matrix as it is now."""
 
     total: int
-    queue: Callable[[Apqn], int | None]
-    """TAPQ word of a queue of the guest matrix, None for what is not in it (or has no queue device)."""
+    rows: Callable[[], Iterable[Row]]
+    """Returns its queues, as far as they have a queue device."""
 
 
 class Verdict(NamedTuple):
@@ -159,25 +166,58 @@ def check_count(source: int, target: int) -> Verdict:
     return Verdict(errno.ENODEV if target > source else errno.E2BIG, why, (why,))
 
 
-def check_queues(queues: list[Queue], target: Target) -> Verdict:
-    """Check a complete list of queues: all APQNs that the target lacks, then the first that is not compatible.
+def check_queues(stream: bytes | bytearray, target: Target) -> Verdict:
+    """Check a complete stream: all APQNs that the target lacks, then the first that is not compatible.
 
     ENODEV and EFAULT. A queue of the target's guest matrix that has lost its device counts as lacking; the driver
     meant to look it up and would crash.
     """
-    words = [target.queue(apqn) for apqn, _ in queues]
-    missing = [queue.apqn for queue, word in zip(queues, words, strict=True) if word is None]
+    rows = list(target.rows())
+    whole = sum(len(row.domains) for row in rows) == target.total
+    if whole and _fits(stream, make_stream(target.total, rows)):
+        return ACCEPTED
+    words = {row.apid << 8 | apqi: row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
+    queues = list(ENTRY.iter_unpack(memoryview(stream)[HEADER.size :]))
+    missing = [_apqn(apqn) for _, apqn in queues if apqn not in words]
     if missing:
         lines = tuple(f"queue {apqn} of the source is not in the target guest's AP configuration" for apqn in missing)
         return Verdict(errno.ENODEV, f"{len(missing)} queues of the source are not on the target", lines)
-    for (apqn, source), word in zip(queues, words, strict=True):
-        assert word is not None  # noqa: S101 -- looked at above
-        if not compatible(source, word & CARD_HWINFO_MASK):
+    for source, number in queues:
+        if not compatible(source, words[number]):
+            apqn = _apqn(number)
             headline = f"Migration incompatible: source queue {apqn} does not fit the target queue"
-            found = differences(source, word & CARD_HWINFO_MASK)
+            found = differences(source, words[number])
             lines = (headline, *(line for difference in found for line in difference.lines(apqn)))
             return Verdict(errno.EFAULT, f"source queue {apqn} is not compatible with the target's", lines)
     return ACCEPTED
+
+
+def _apqn(number: int) -> Apqn:
+    return Apqn(number >> 8, number & 0xFF)
+
+
+_BS = bytes(byte & 0xC0 for byte in range(256))
+
+
+def _fits(stream: bytes | bytearray, own: bytes) -> bool:
+    """Whether each entry is of the same queue as the one at its place in the target's own stream, and compatible.
+
+    A good stream nearly always is. Whole columns of bytes are compared: 65,536 queues take 4 ms instead of 140. False
+    means that it must be looked at entry by entry, not that it is refused.
+    """
+
+    def same(*columns: int) -> bool:
+        return all(stream[HEADER.size + n :: ENTRY.size] == own[HEADER.size + n :: ENTRY.size] for n in columns)
+
+    def column(of: bytes | bytearray, number: int) -> bytes:
+        return bytes(of[HEADER.size + number :: ENTRY.size])
+
+    # The bytes of an entry: 0 to 3 facilities, class, bind state and reserved bits, 4 AP type, 8 and 9 APQN.
+    if not same(8, 9, 0, 1):
+        return False
+    if same(2, 3):
+        return same(4) or all(map(le, column(stream, 4), column(own, 4)))
+    return same(4) and column(stream, 2).translate(_BS) == column(own, 2).translate(_BS)
 
 
 class Log(Protocol):
@@ -267,7 +307,7 @@ class ResumingFile(MigrationFile):
             target = self._target()
             self._judge(check_count(read_count(self._stream), target.total))
             if self.position == size:
-                self._judge(check_queues(list(read_queues(self._stream)), target))
+                self._judge(check_queues(self._stream, target))
         return len(data)
 
     def _judge(self, verdict: Verdict) -> None:
