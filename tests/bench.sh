@@ -1,7 +1,18 @@
 #!/bin/sh
-# Measures start-up times and the overhead of exec, and prints their medians and ratios. Nothing is judged: machines differ.
+# Measures apfs side by side with yardsticks, which it builds and installs, and prints tables. Takes half an hour.
+#
+#   tests/bench.sh [ROUNDS [JSON-FILE]]
+#
+# Goals are compared with ratios, and nothing fails: machines differ.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-"$root/mount-examples/setup.sh" mount,test,lint
-"$root/.venv/bin/python" "$root/tests/bench/startup.py" "$@"
-exec "$root/.venv/bin/python" "$root/tests/bench/overhead.py" "$@"
+rounds=${1:-15}
+"$root/mount-examples/setup.sh" mount,test,lint umockdev
+cd "$root"
+yardstick=$(mktemp)
+trap 'rm -f "$yardstick"' EXIT
+# shellcheck disable=SC2046 -- a list of flags
+gcc -O2 -Wall -Wextra -o "$yardstick" tests/bench/yardstick.c $(pkg-config --cflags --libs fuse3)
+.venv/bin/python -m tests.bench.speed "$yardstick" --rounds "$rounds" ${2:+--json "$2"}
+.venv/bin/python tests/bench/startup.py "$rounds"
+.venv/bin/python tests/bench/overhead.py "$rounds"
