@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apfs import layout
+from apfs.ap import zcrypt
 from apfs.ap.bus import ApBus
 from apfs.ap.machine import CardHardware, Machine
 from apfs.ap.qinfo import FIELDS, Apqn, hwinfo_of
+from apfs.ap.queue import driver_override_store
 from apfs.ap.zcdn import ZcdnClass
 from apfs.kernel.device import MiscDevice
 from apfs.kernel.errors import KernelError
@@ -49,7 +51,8 @@ class Host:
             self.scenario.qci, self.scenario.environment, secure_execution=self.scenario.secure_execution
         )
         self.machine.cards = {
-            apid: replace(card, queues=dict(card.queues), associations={}) for apid, card in self.scenario.cards.items()
+            apid: replace(card, queues=dict(card.queues), associations=dict(card.associations))
+            for apid, card in self.scenario.cards.items()
         }
         self.ap_bus = ApBus(self.tree, self.machine)
         self.mdev_bus = MdevBus(self.tree)
@@ -86,12 +89,43 @@ class Host:
             self.ap_bus.change_masks(apmask=self.scenario.apmask)
         if self.scenario.aqmask != self.ap_bus.aqmask:
             self.ap_bus.change_masks(aqmask=self.scenario.aqmask)
+        self._set_up_devices()
+        self._set_up_bus()
         for index, spec in enumerate(self.scenario.mdevs):
             try:
                 self._create(spec)
             except KernelError as error:
                 raise self.scenario.source.error(f"{error.why} ({error.name})", ("mdev", index)) from None
         self.journal.muted = False
+
+    def _set_up_devices(self) -> None:
+        """Give queues to drivers by override, as driverctl does, and switch cards and queues off."""
+        bus = self.ap_bus
+        for apqn, driver in self.scenario.overrides.items():
+            queue = bus.queue(*apqn)
+            if queue:
+                driver_override_store(queue, driver)
+                if queue.driver:
+                    bus.release(queue)
+                bus.attach(queue)
+        for apid in self.scenario.offline_cards:
+            card = bus.cards.get(apid)
+            if card:
+                zcrypt.card_online_store(card, "0")
+        for apqn in sorted(self.scenario.offline_queues):
+            queue = bus.queue(*apqn)
+            if queue and zcrypt.queue_bound(queue):
+                zcrypt.queue_online_store(queue, "0")
+
+    def _set_up_bus(self) -> None:
+        """Write settings to the bus."""
+        bus, settings = self.ap_bus, self.scenario.bus
+        bus.set_config_time(settings.config_time)
+        bus.poll_thread = settings.poll_thread and not self.machine.interrupts
+        if settings.ap_domain is not None:
+            bus.default_domain = settings.ap_domain
+        if settings.poll_timeout is not None:
+            bus.poll_timeout = settings.poll_timeout
 
     def _create(self, spec: MdevSpec) -> None:
         if self.vfio_ap is None:

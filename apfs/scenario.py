@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from apfs.ap.bus_attributes import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
 from apfs.ap.machine import OP_MODES, CardHardware, Environment, MasterKeys
 from apfs.ap.qinfo import FACILITIES, FIELDS, Apqn, Qci, hwinfo_of
-from apfs.kernel.bitmap import ALL, Mask, ap_parse_bitmap_str
+from apfs.kernel.bitmap import ALL, NONE, Mask, ap_parse_bitmap_str
 from apfs.kernel.errors import KernelError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RANGE = re.compile(r"(?P<first>0x[0-9a-fA-F]+|\d+)(?:-(?P<last>0x[0-9a-fA-F]+|\d+))?", re.ASCII)
 _SYNTAX = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column \d+|end of document)\)")
 _LAST = 255
+_SECRETS = 65536
 
 Where = tuple[str | int, ...]
 
@@ -68,6 +70,16 @@ class MdevSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BusSettings:
+    """What was written to attributes of the AP bus; None is what the bus chooses itself."""
+
+    ap_domain: int | None = None
+    config_time: int = 30
+    poll_thread: bool = False
+    poll_timeout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """A host before it is switched on."""
 
@@ -79,6 +91,12 @@ class Scenario:
     vfio_ap: bool = True
     qci: Qci = field(default_factory=Qci)
     cards: dict[int, CardHardware] = field(default_factory=dict)
+    offline_cards: Mask = NONE
+    """Adapters that are switched off in Linux, with all their queues."""
+    offline_queues: frozenset[Apqn] = frozenset()
+    overrides: dict[Apqn, str] = field(default_factory=dict)
+    """Name of the driver by queue (driver_override)."""
+    bus: BusSettings = field(default_factory=BusSettings)
     apmask: Mask = ALL
     aqmask: Mask = ALL
     mdevs: tuple[MdevSpec, ...] = ()
@@ -211,10 +229,16 @@ def _one_of(*choices: str) -> Callable[[object], str]:
     return parse
 
 
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LAST:
-        raise ValueError(f"expected a number in 0..{_LAST}, not {value!r}")
-    return value
+def _number_in(first: int, last: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not first <= value <= last:
+            raise ValueError(f"expected a number in {first}..{last}, not {value!r}")
+        return value
+
+    return parse
+
+
+_number = _number_in(0, _LAST)
 
 
 def _numbers(value: object) -> Mask:
@@ -260,8 +284,8 @@ def _firmware(value: object) -> tuple[int, int]:
 
 def _digits(count: int) -> Callable[[object], str]:
     def parse(value: object) -> str:
-        if not re.fullmatch(rf"[0-9a-f]{{{count}}}", _text(value)):
-            raise ValueError(f"expected {count} lower-case hex digits, not {value!r}")
+        if not re.fullmatch(rf"([0-9a-f]{{{count}}})?", _text(value)):
+            raise ValueError(f"expected {count} lower-case hex digits, or none if no key is set, not {value!r}")
         return str(value)
 
     return parse
@@ -272,6 +296,12 @@ def _apqn(value: object) -> Apqn:
     if apqn is None:
         raise ValueError(f"expected a queue such as '05.00ab', not {value!r}")
     return apqn
+
+
+def _driver(value: object) -> str:
+    if not re.fullmatch(r"[^\0\n]{1,64}", _text(value)):
+        raise ValueError(f"expected the name of a driver, not {value!r}")
+    return str(value)
 
 
 def _uuid(value: object) -> str:
@@ -292,16 +322,31 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
     secure_execution = top.take("secure_execution", _bool, default=False)
     vfio_ap = top.take("vfio_ap", _bool, default=True)
     qci_table, card_tables, queue_tables = top.table("qci"), top.tables("card"), top.tables("queue")
-    masks, mdev_tables = top.table("masks"), top.tables("mdev")
+    bus_table, masks, mdev_tables = top.table("bus"), top.table("masks"), top.tables("mdev")
     top.done()
     qci = _qci(qci_table)
     cards: dict[int, CardHardware] = {}
+    offline_cards = NONE
     for table in card_tables:
-        _cards(table, qci, cards)
-    for table in queue_tables:
-        _queue(table, qci, cards)
+        apids = _cards(table, qci, cards)
+        if not table.take("online", _bool, default=True):
+            offline_cards |= apids
+        table.done()
     apmask, aqmask = masks.take("apmask", _mask, ALL), masks.take("aqmask", _mask, ALL)
     masks.done()
+    offline_queues: set[Apqn] = set()
+    overrides: dict[Apqn, str] = {}
+    for table in queue_tables:
+        apqns = _queues(table, qci, cards)
+        if not table.take("online", _bool, default=True):
+            offline_queues.update(apqns)
+        override = table.take("driver_override", _driver)
+        if override and (apmask != ALL or aqmask != ALL):
+            reason = "driver_override: queues are given away by mask or by override, not both"
+            raise _MistakeError(reason, (*table.where, "driver_override"))
+        if override:
+            overrides |= dict.fromkeys(apqns, override)
+        table.done()
     return Scenario(
         name=name,
         description=description,
@@ -310,7 +355,7 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
         secure_execution=secure_execution,
         vfio_ap=vfio_ap,
         qci=Qci(
-            adapters=Mask.from_numbers(cards),
+            adapters=Mask.from_numbers(cards) | qci.adapters,
             domains=qci.domains,
             control_domains=qci.control_domains,
             max_adapter=qci.max_adapter,
@@ -319,6 +364,10 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
             supported=qci.supported,
         ),
         cards=cards,
+        offline_cards=offline_cards,
+        offline_queues=frozenset(offline_queues),
+        overrides=overrides,
+        bus=_bus(bus_table, qci),
         apmask=apmask,
         aqmask=aqmask,
         mdevs=_mdevs(mdev_tables),
@@ -330,6 +379,7 @@ def _qci(table: _Table) -> Qci:
     supported = table.take("supported", _bool, default=True)
     facilities = table.take("facilities", _names(*FACILITIES), ("APSC", "APXA", "QACT", "RC8A") if supported else ())
     qci = Qci(
+        adapters=table.take("adapters", _numbers, NONE),
         domains=table.take("domains", _numbers, Mask()),
         control_domains=table.take("control_domains", _numbers, table.take("domains", _numbers, Mask())),
         max_adapter=table.take("max_adapter", _number, _LAST),
@@ -340,16 +390,31 @@ def _qci(table: _Table) -> Qci:
     table.done()
     if facilities and not supported:
         raise _MistakeError("facilities: there are none where QCI is not supported", (*table.where, "facilities"))
-    last_domain = qci.limits()[1]
-    for key, mask in (("domains", qci.domains), ("control_domains", qci.control_domains)):
-        beyond = mask.after(last_domain)
+    last_adapter, last_domain = qci.limits()
+    for key, mask, what, last in (
+        ("adapters", qci.adapters, "adapter", last_adapter),
+        ("domains", qci.domains, "domain", last_domain),
+        ("control_domains", qci.control_domains, "domain", last_domain),
+    ):
+        beyond = mask.after(last)
         if beyond:
-            reason = f"{key}: {beyond.lowest()} is above the machine's highest domain, {last_domain}"
+            reason = f"{key}: {beyond.lowest()} is above the machine's highest {what}, {last}"
             raise _MistakeError(reason, (*table.where, key if table.has(key) else "domains"))
     return qci
 
 
-def _tapq(table: _Table, word: int) -> int:
+def _bus(table: _Table, qci: Qci) -> BusSettings:
+    settings = BusSettings(
+        ap_domain=table.take("ap_domain", _number_in(0, qci.limits()[1])),
+        config_time=table.take("config_time", _number_in(CONFIG_TIME_MIN, CONFIG_TIME_MAX), 30),
+        poll_thread=table.take("poll_thread", _bool, default=False),
+        poll_timeout=table.take("poll_timeout", _number_in(0, POLL_TIMEOUT_MAX_NS)),
+    )
+    table.done()
+    return settings
+
+
+def _tapq(table: _Table) -> dict[str, int]:
     def field_value(name: str) -> Callable[[object], int]:
         def parse(value: object) -> int:
             return FIELDS[name].set(0, _number(value)) >> FIELDS[name].shift
@@ -357,35 +422,40 @@ def _tapq(table: _Table, word: int) -> int:
         return parse
 
     fields = table.table("tapq")
-    for name in FIELDS:
-        value = fields.take(name, field_value(name))
-        if value is not None:
-            word = FIELDS[name].set(word, value)
+    values = {name: fields.take(name, field_value(name)) for name in FIELDS}
     fields.done()
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_fields(word: int, values: dict[str, int]) -> int:
+    for name, value in values.items():
+        word = FIELDS[name].set(word, value)
     return word
 
 
-def _cards(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
-    key = "adapters" if table.has("adapters") else "adapter"
-    apids = table.need(key, _numbers if key == "adapters" else lambda value: Mask.of(_number(value)))
-    word = _tapq(table, table.need("type", lambda value: hwinfo_of(_text(value))))
-    serial = table.take("serial", _text)
+def _master_keys(table: _Table) -> Callable[[MasterKeys], MasterKeys]:
+    """Return what puts the keys that are given in place of others."""
     keys = table.table("master_keys")
-    defaults = MasterKeys()
-    master_keys = MasterKeys(
-        keys.take("aes", _digits(16), defaults.aes),
-        keys.take("apka", _digits(16), defaults.apka),
-        keys.take("asym", _digits(32), defaults.asym),
-        keys.take("wk", _digits(64), defaults.wk),
-    )
+    digits = {"aes": 16, "apka": 16, "asym": 32, "wk": 64}
+    given = {name: keys.take(name, _digits(count)) for name, count in digits.items() if keys.has(name)}
+    for name in digits:
+        keys.take(name, _text)
     keys.done()
+    return lambda others: replace(others, **given)
+
+
+def _cards(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> Mask:
+    key = "adapters" if table.has("adapters") else "adapter"
+    apids: Mask = table.need(key, _numbers if key == "adapters" else lambda value: Mask.of(_number(value)))
+    word = _with_fields(table.need("type", lambda value: hwinfo_of(_text(value))), _tapq(table))
+    serial = table.take("serial", _text)
+    master_keys = _master_keys(table)(MasterKeys())
     configured, checkstopped = (
         table.take("configured", _bool, default=True),
         table.take("checkstopped", _bool, default=False),
     )
     firmware, api_ordinal = table.take("firmware", _firmware, (5, 8)), table.take("api_ordinal", _number, 6)
     op_modes = table.take("op_modes", _names(*OP_MODES), ("FIPS2009", "FIPS2011"))
-    table.done()
     last = qci.limits()[0]
     for apid in apids:
         if apid > last:
@@ -395,6 +465,7 @@ def _cards(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
         cards[apid] = CardHardware(
             word, serial or default_serial(apid), configured, checkstopped, firmware, api_ordinal, op_modes, master_keys
         )
+    return apids
 
 
 def default_serial(apid: int) -> str:
@@ -402,13 +473,30 @@ def default_serial(apid: int) -> str:
     return f"93AA{apid:04X}00000000"
 
 
-def _queue(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> None:
-    apqn = table.need("apqn", _apqn)
-    if apqn.apid not in cards or apqn.apqi not in qci.domains:
-        raise _MistakeError(f"apqn: there is no queue {apqn}: no such card or domain", (*table.where, "apqn"))
-    card = cards[apqn.apid]
-    card.queues[apqn.apqi] = _tapq(table, card.word(apqn.apqi))
-    table.done()
+def _queues(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> list[Apqn]:
+    """Apply a table to the hardware of its queues, which are returned."""
+    if table.has("adapters") or table.has("domains"):
+        key = "adapters"
+        adapters, domains = table.need("adapters", _numbers), table.need("domains", _numbers)
+        apqns = [Apqn(apid, apqi) for apid in adapters for apqi in domains]
+    else:
+        key = "apqn"
+        apqns = [table.need("apqn", _apqn)]
+    fields, keys = _tapq(table), _master_keys(table)
+    present, secret = table.take("present", _bool, default=True), table.take("secret", _number_in(0, _SECRETS - 1))
+    for apqn in apqns:
+        apid, apqi = apqn
+        if apid not in cards or apqi not in qci.domains:
+            raise _MistakeError(f"{key}: there is no queue {apqn}: no such card or domain", (*table.where, key))
+        card = cards[apid]
+        if fields or not present:
+            # An all-zero word is how the hardware says that there is no such queue.
+            card.queues[apqi] = _with_fields(card.word(apqi), fields) if present else 0
+        if keys(card.keys(apqi)) != card.keys(apqi):
+            card.domain_keys[apqi] = keys(card.keys(apqi))
+        if secret is not None:
+            card.associations[apqi] = secret
+    return apqns
 
 
 def _mdevs(tables: list[_Table]) -> tuple[MdevSpec, ...]:

@@ -23,7 +23,7 @@ OP_MODES = ("FIPS2009", "BSI2009", "FIPS2011", "BSI2011", "SIGG-IMPORT", "SIGG",
 
 @dataclass(frozen=True, slots=True)
 class MasterKeys:
-    """Verification patterns of a card's master keys, as hex digits, in the registers that hold a valid key.
+    """Verification patterns of a domain's current master keys, as hex digits; an empty text if no key is set.
 
     CCA has `AES`, `APKA` (16 digits) and `ASYM` (32 digits); EP11 has the wrapping key `WK` (64 digits).
     """
@@ -51,10 +51,16 @@ class CardHardware:
     """Information words of domains that differ from the rest."""
     associations: dict[int, int] = field(default_factory=dict)
     """Secret index of domains that are associated (secure execution)."""
+    domain_keys: dict[int, MasterKeys] = field(default_factory=dict)
+    """Master keys of domains that differ from the rest."""
 
     def word(self, apqi: int) -> int:
         """Return the information word of a domain's queue."""
         return self.queues.get(apqi, self.hwinfo)
+
+    def keys(self, apqi: int) -> MasterKeys:
+        """Return the master keys of a domain."""
+        return self.domain_keys.get(apqi, self.master_keys)
 
 
 class Machine:

@@ -170,16 +170,17 @@ def mkvps_show(queue: ApQueue) -> str:
     if queue.card.mode == "ep11":
         if hardware is None:
             return "WK CUR: - -\nWK NEW: - -\n"
-        return f"WK CUR: valid 0x{hardware.master_keys.wk}\nWK NEW: empty -\n"
+        pattern = hardware.keys(queue.apqi).wk
+        return f"WK CUR: {f'valid 0x{pattern}' if pattern else 'invalid -'}\nWK NEW: empty -\n"
     lines = []
     for name, register, digits in _CCA_PATTERNS:
         if hardware is None:
             lines += [f"{name} {state}: - -\n" for state in ("NEW", "CUR", "OLD")]
         else:
-            pattern, zero = getattr(hardware.master_keys, register), "0" * digits
+            pattern, zero = getattr(hardware.keys(queue.apqi), register), "0" * digits
             lines += [
                 f"{name} NEW: empty 0x{zero}\n",
-                f"{name} CUR: valid 0x{pattern}\n",
+                f"{name} CUR: valid 0x{pattern}\n" if pattern else f"{name} CUR: invalid 0x{zero}\n",
                 f"{name} OLD: invalid 0x{zero}\n",
             ]
     return "".join(lines)

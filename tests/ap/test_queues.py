@@ -189,6 +189,14 @@ def test_cca_keys() -> None:
     )
 
 
+def test_keys_that_are_not_set() -> None:
+    none = '[card.master_keys]\naes = ""\nwk = ""\n'
+    lines = one("CEX8C", none).cat(f"{Q0}/mkvps").splitlines()
+    assert lines[1] == f"AES CUR: invalid 0x{'0' * 16}"
+    assert lines[4].startswith("APKA CUR: valid ")
+    assert one("CEX8P", none).cat(f"{Q0}/mkvps") == "WK CUR: invalid -\nWK NEW: empty -\n"
+
+
 def test_ep11_keys() -> None:
     assert one("CEX8P", KEYS).cat(f"{Q0}/mkvps") == f"WK CUR: valid 0x{'d' * 64}\nWK NEW: empty -\n"
 

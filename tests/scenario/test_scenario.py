@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from apfs.ap.machine import MasterKeys
+from apfs.ap.qinfo import Apqn
 from apfs.host import Host
 from apfs.kernel.bitmap import ALL, NONE, Mask
-from apfs.scenario import MdevSpec, Scenario, ScenarioError, load, loads
+from apfs.scenario import BusSettings, MdevSpec, Scenario, ScenarioError, load, loads
 from apfs.testing import Shell
 
 U1 = "11111111-aaaa-4aaa-8aaa-111111111111"
@@ -58,6 +59,13 @@ KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
         lambda s: (s.qci.supported, s.qci.limits(), len(s.qci.facilities)),
         (False, (63, 15), 0),
         (True, (255, 255), 4),
+    ),
+    "qci.adapters": ("[qci]\nadapters = [1, 9]", lambda s: s.qci.adapters, Mask.of(1, 9), NONE),
+    "bus": (
+        "[bus]\nap_domain = 4\nconfig_time = 60\npoll_thread = true\npoll_timeout = 0",
+        lambda s: s.bus,
+        BusSettings(4, 60, poll_thread=True, poll_timeout=0),
+        BusSettings(None, 30, poll_thread=False, poll_timeout=None),
     ),
     "masks.apmask": ('[masks]\napmask = "-5"', lambda s: s.apmask, ~Mask.of(5), ALL),
     "masks.aqmask": ('[masks]\naqmask = "0x8"', lambda s: s.aqmask, Mask.of(0), ALL),
@@ -113,6 +121,7 @@ CARD_KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] =
         "6dffc0000aff0307",
         "928000000e540307",
     ),
+    "online": ("online = false", lambda s: s.offline_cards, Mask.of(5), NONE),
     "master_keys.aes": (
         f'master_keys = {{ aes = "{KEY32[:16]}" }}',
         lambda s: s.cards[5].master_keys.aes,
@@ -136,6 +145,12 @@ CARD_KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] =
         lambda s: s.cards[5].master_keys.wk,
         KEY64,
         MasterKeys().wk,
+    ),
+    "master_keys, not set": (
+        'master_keys = { aes = "", wk = "" }',
+        lambda s: s.cards[5].master_keys,
+        MasterKeys(aes="", wk=""),
+        MasterKeys(),
     ),
 }
 
@@ -175,6 +190,85 @@ def test_queues() -> None:
     assert f"{card.word(4):016x} {card.word(0x47):016x}" == "068000000d540307 868000000e540307"
 
 
+QUEUE_KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
+    "present": ("present = false", lambda s: s.cards[5].word(4), 0, 0x928000000E540307),
+    "online": ("online = false", lambda s: s.offline_queues, {Apqn(5, 4)}, frozenset()),
+    "driver_override": ('driver_override = "vfio_ap"', lambda s: s.overrides, {Apqn(5, 4): "vfio_ap"}, {}),
+    "secret": ("secret = 65535", lambda s: s.cards[5].associations, {4: 65535}, {}),
+    "master_keys": (
+        f'master_keys = {{ aes = "{KEY32[:16]}" }}',
+        lambda s: (s.cards[5].keys(4), s.cards[5].keys(0x47)),
+        (MasterKeys(aes=KEY32[:16]), MasterKeys()),
+        (MasterKeys(), MasterKeys()),
+    ),
+}
+
+
+@pytest.mark.parametrize("key", QUEUE_KEYS)
+def test_keys_of_queues(key: str) -> None:
+    text, get, value, default = QUEUE_KEYS[key]
+    queue = '[[queue]]\napqn = "05.0004"\n'
+    assert get(loads(QCI + CARD + queue + text)) == value
+    assert get(loads(QCI + CARD + queue)) == default
+
+
+def test_many_queues_in_one_table() -> None:
+    card = '[[card]]\nadapters = "5-7"\ntype = "CEX8C"\n'
+    scenario = loads(QCI + card + '[[queue]]\nadapters = ["6-7"]\ndomains = [4, 0x47]\nonline = false\n')
+    assert scenario.offline_queues == {Apqn(6, 4), Apqn(6, 0x47), Apqn(7, 4), Apqn(7, 0x47)}
+
+
+def test_what_was_set_in_linux_is_set() -> None:
+    text = (
+        QCI
+        + CARD
+        + CARD.replace("5", "6")
+        + "online = false\n[bus]\nap_domain = 0x47\nconfig_time = 7\npoll_timeout = 9\n"
+        + '[[queue]]\napqn = "05.0004"\ndriver_override = "vfio_ap"\n'
+        + '[[queue]]\napqn = "05.0047"\nonline = false\nmaster_keys = { aes = "" }\n'
+    )
+    host = Host(loads(text))
+    assert list(host.journal) == []
+    shell = Shell(host)
+    bus = {name: shell.cat(f"/sys/bus/ap/{name}") for name in ("ap_domain", "config_time", "poll_timeout")}
+    assert bus == {"ap_domain": "71\n", "config_time": "7\n", "poll_timeout": "9\n"}
+    card = "/sys/devices/ap/card05"
+    assert shell.readlink(f"{card}/05.0004/driver").endswith("/vfio_ap")
+    assert shell.cat(f"{card}/05.0004/driver_override") == "vfio_ap\n"
+    assert [shell.cat(f"{card}/{name}") for name in ("online", "05.0047/online")] == ["1\n", "0\n"]
+    card = "/sys/devices/ap/card06"
+    assert [shell.cat(f"{card}/{name}") for name in ("online", "06.0004/online")] == ["0\n", "0\n"]
+    shell.echo(1, f"{card}/online")
+    shell.echo(1, "/sys/devices/ap/card05/05.0047/online")
+    assert "AES CUR: valid 0xb072bc5c245aac8a\n" in shell.cat(f"{card}/06.0047/mkvps")
+    assert f"AES CUR: invalid 0x{'0' * 16}\n" in shell.cat("/sys/devices/ap/card05/05.0047/mkvps")
+
+
+def test_a_poll_thread_runs_only_without_interrupts() -> None:
+    for environment, running in (("lpar", "0\n"), ("zvm", "1\n")):
+        host = Host(loads(f'environment = "{environment}"\n[bus]\npoll_thread = true\n'))
+        assert Shell(host).cat("/sys/bus/ap/poll_thread") == running
+
+
+def test_a_secret_needs_a_queue_that_is_bound() -> None:
+    text = (
+        'secure_execution = true\n[qci]\ndomains = 4\nfacilities = ["APXA", "APSB"]\n'
+        '[[card]]\nadapter = 5\ntype = "CEX8P"\n[[queue]]\napqn = "05.0004"\nsecret = 7\n'
+    )
+    queue = "/sys/devices/ap/card05/05.0004"
+    assert Shell(Host(loads(text))).cat(f"{queue}/se_associate") == "associated 7\n"
+    assert Shell(Host(loads(text + "tapq = { bs = 2 }\n"))).cat(f"{queue}/se_associate") == "unassociated\n"
+
+
+def test_an_adapter_without_a_card_is_configured_only() -> None:
+    host = Host(loads("[qci]\nadapters = [5]\ndomains = [4]\n"))
+    assert Shell(host).cat("/sys/bus/ap/ap_adapter_mask").startswith("0x04000")
+    assert host.ap_bus.cards == {}
+    host.plug(5, "CEX8C")
+    host.scan()
+    assert list(host.ap_bus.cards) == [5]
+
+
 def test_a_host_does_not_write_into_its_scenario() -> None:
     scenario = loads(QCI + CARD + "[masks]\napmask = '-5'\n")
     for _ in range(2):
@@ -200,7 +294,7 @@ MISTAKES: dict[str, str] = {
     "unknown array of tables": 'name = "n"\n\n[[colours]]  # here\nred = 1\n[[colours]]\n',
     "unknown nested table": 'name = "n"\n[colours.red]  # here\nx = 1\n',
     "unknown dotted key": 'name = "n"\nqci.colour = 1  # here\n',
-    "unknown key of qci": "[qci]\ndomains = [1]\nadapters = [1]  # here\n",
+    "unknown key of qci": "[qci]\ndomains = [1]\nadaptors = [1]  # here\n",
     "unknown key of a card": CARD + "\ncolour = 1  # here\n" + CARD,
     "unknown key of the second card": CARD + CARD.replace("5", "6") + "colour = 1  # here\n",
     "unknown key of tapq": CARD + "\n[card.tapq]\napsc = 1\ncolour = 1  # here\n",
@@ -301,6 +395,19 @@ MISTAKES: dict[str, str] = {
     "device's domains are a word": f'[[mdev]]\nuuid = "{U1}"\ndomains = "x"  # here\n',
     "device's control domain": f'[[mdev]]\nuuid = "{U1}"\ncontrol_domains = [-1]  # here\n',
     "guest is a number": f'[[mdev]]\nuuid = "{U1}"\nguest = 1  # here\n',
+    # Settings of Linux.
+    "adapters above the highest": "[qci]\nmax_adapter = 5\nadapters = 6  # here\n",
+    "unknown key of the bus": "[bus]\nscans = 1  # here\n",
+    "ap_domain above the highest": "[qci]\nmax_domain = 5\n[bus]\nap_domain = 6  # here\n",
+    "config_time too short": "[bus]\nconfig_time = 4  # here\n",
+    "poll_timeout too long": "[bus]\npoll_timeout = 120000000001  # here\n",
+    "override and masks": QCI
+    + CARD
+    + '[[queue]]\napqn = "05.0004"\ndriver_override = "vfio_ap"  # here\n[masks]\naqmask = "-1"\n',
+    "override without a name": QCI + CARD + '[[queue]]\napqn = "05.0004"\ndriver_override = ""  # here\n',
+    "secret too high": QCI + CARD + '[[queue]]\napqn = "05.0004"\nsecret = 65536  # here\n',
+    "many queues, no domains": QCI + CARD + "[[queue]]  # here\nadapters = [5]\n",
+    "many queues, no card": QCI + CARD + "[[queue]]\nadapters = [6]  # here\ndomains = [4]\n",
     # Ways of writing.
     "inline tables": 'card = [\n  { adapter = 5, type = "CEX8C" },\n  { adapter = 6, type = "CEX9C" },  # here\n]\n',
     "an array of several lines": "[qci]\ndomains = [  # here\n  1,\n  256,\n]\n",
