@@ -55,7 +55,7 @@ class Source:
 
     def error(self, reason: str, where: Where) -> ScenarioError:
         """Return the error to raise for the value at a path of keys and indices."""
-        return ScenarioError(reason, self.name, _line(self.text, where))
+        return ScenarioError(reason, self.name, _line(self.text, where) if self.text else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,11 +489,13 @@ def _queues(table: _Table, qci: Qci, cards: dict[int, CardHardware]) -> list[Apq
         if apid not in cards or apqi not in qci.domains:
             raise _MistakeError(f"{key}: there is no queue {apqn}: no such card or domain", (*table.where, key))
         card = cards[apid]
-        if fields or not present:
-            # An all-zero word is how the hardware says that there is no such queue.
-            card.queues[apqi] = _with_fields(card.word(apqi), fields) if present else 0
-        if keys(card.keys(apqi)) != card.keys(apqi):
-            card.domain_keys[apqi] = keys(card.keys(apqi))
+        # An all-zero word is how the hardware says that there is no such queue.
+        word = _with_fields(card.word(apqi), fields) if present else 0
+        domain_keys = keys(card.keys(apqi))
+        if word != card.word(apqi):
+            card.queues[apqi] = word
+        if domain_keys != card.keys(apqi):
+            card.domain_keys[apqi] = domain_keys
         if secret is not None:
             card.associations[apqi] = secret
     return apqns

@@ -479,6 +479,13 @@ def test_impossible_devices(what: str) -> None:
     assert (caught.value.source, caught.value.line) == ("some.toml", line_of_mark(text))
 
 
+def test_impossible_devices_of_a_scenario_without_a_text() -> None:
+    scenario = Scenario(mdevs=(MdevSpec(U1, NONE, NONE, NONE, guest=False),) * 2)
+    with pytest.raises(ScenarioError, match="EEXIST") as caught:
+        Host(scenario)
+    assert (caught.value.source, caught.value.line) == ("scenario", 0)
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
