@@ -37,6 +37,7 @@ _NAMED = 4
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CARD = re.compile(r"card([0-9a-f]{2})")
 _KEY = re.compile(r"(\w+) (NEW|CUR|OLD): (\S+) (\S+)")
+_ASSIGNED = re.compile(r"^([0-9a-f]{2})?\.(00[0-9a-f]{2})?$", re.MULTILINE)
 _REGISTERS = {"AES": ("aes", 16), "APKA": ("apka", 16), "ASYM": ("asym", 32), "WK": ("wk", 64)}
 _FUNCTIONS = 0xFFFFC000
 """Bits of `ap_functions` that a scenario has names for."""
@@ -301,7 +302,8 @@ class _Recorder:
                 numbers = (name.removeprefix("vfio") for name in self._files.names(f"{MATRIX}/{uuid}/vfio-dev"))
                 number = min((int(number) for number in numbers if number.isdecimal()), default=len(found))
                 spec = self._mdev(uuid)
-                found.append(((number, uuid), spec, self._has_guest(spec)))
+                if spec:
+                    found.append(((number, uuid), spec, self._has_guest(spec)))
         found.sort(key=lambda device: device[0])
         # The module counts open devices, also those none of whose queues can tell.
         opened = self._files.number("/sys/module/vfio_ap/refcnt") or 0
@@ -312,27 +314,30 @@ class _Recorder:
         guests = {spec.uuid for _, spec, guest in found if guest} | set(silent[: max(rest, 0)])
         return tuple(replace(spec, guest=spec.uuid in guests) for _, spec, _ in found)
 
-    def _mdev(self, uuid: str) -> MdevSpec:
-        directory = f"{MATRIX}/{uuid}"
+    def _mdev(self, uuid: str) -> MdevSpec | None:
+        """Read what is assigned to a device; None if it is gone, or nobody's device at the moment."""
+        texts = {name: self._files.text(f"{MATRIX}/{uuid}/{name}") for name in ("ap_config", "matrix")}
+        if texts["ap_config"] is None and texts["matrix"] is None:
+            self._many["left out: what is assigned was not readable"].append(uuid)
+            return None
         try:
-            masks = [ap_hex2bitmap(text) for text in (self._files.text(f"{directory}/ap_config") or "").split(",")]
-            adapters, domains, control_domains = masks
-        except (KernelError, ValueError):  # older kernels do not have it
-            lines = self._files.text(f"{directory}/matrix") or ""
+            adapters, domains, control_domains = map(ap_hex2bitmap, (texts["ap_config"] or "").split(","))
+        except (KernelError, ValueError):  # kernels before 6.10 do not have it
+            lines = texts["matrix"] or ""
             if len(lines) >= _PAGE - len("00.0000\n"):
                 self._many["more is assigned than the attribute matrix can show"].append(uuid)
-            pairs = [line.split(".") for line in lines.split() if "." in line]
-            adapters, domains = (
-                Mask.from_numbers({int(pair[index], 16) for pair in pairs if pair[index]}) for index in (0, 1)
-            )
-            control = (self._files.text(f"{directory}/control_domains") or "").split()
-            control_domains = Mask.from_numbers(int(line, 16) for line in control)
+            pairs = _ASSIGNED.findall(lines)
+            adapters, domains = (Mask.from_numbers({int(pair[i], 16) for pair in pairs if pair[i]}) for i in (0, 1))
+            control = self._files.text(f"{MATRIX}/{uuid}/control_domains") or ""
+            control_domains = Mask.from_numbers(int(line, 16) for line in re.findall(r"(?m)^00[0-9a-f]{2}$", control))
         return MdevSpec(uuid, adapters, domains, control_domains, guest=False)
 
     def _has_guest(self, spec: MdevSpec) -> bool | None:
         """Whether a guest has the device; None if there is no queue in its guest matrix that could tell."""
-        shown = (self._files.text(f"{MATRIX}/{spec.uuid}/guest_matrix") or "").split()
-        apqn = next((apqn for apqn in map(Apqn.parse, shown) if apqn), None)
+        shown = self._files.text(f"{MATRIX}/{spec.uuid}/guest_matrix")
+        if shown is None:  # kernels before 5.17, whose guests get what is assigned
+            shown = self._files.text(f"{MATRIX}/{spec.uuid}/matrix") or ""
+        apqn = next((apqn for apqn in map(Apqn.parse, shown.split()) if apqn), None)
         if apqn is None:
             return None
         status = self._files.text(f"{DEVICES}/card{apqn.apid:02x}/{apqn}/status")

@@ -30,6 +30,7 @@ def test_version() -> None:
         ["scenario", "show"],
         ["scenario", "validate"],
         ["migrate"],
+        ["record"],
     ],
 )
 def test_help_pages(command: list[str]) -> None:
@@ -38,7 +39,7 @@ def test_help_pages(command: list[str]) -> None:
     assert apfs(*command, "-h").stdout == text
 
 
-@pytest.mark.parametrize("command", ["mount", "umount", "migrate"])
+@pytest.mark.parametrize("command", ["mount", "umount", "migrate", "record"])
 def test_help_pages_tell_the_exit_status(command: str) -> None:
     assert "EXIT STATUS" in apfs(command, "--help").stdout
 
