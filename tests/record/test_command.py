@@ -57,6 +57,17 @@ def test_a_mount_that_was_changed(mount: Callable[..., Path]) -> None:
     )
 
 
+def test_the_transcript_of_the_guide(mount: Callable[..., Path]) -> None:
+    guide = Path(__file__).parents[2].joinpath("docs/scenarios.md").read_text()
+    transcript = guide.partition("## Recording a machine\n")[2].partition("```console\n")[2].partition("```")[0]
+    commands = [line.removeprefix("$ ") for line in transcript.splitlines() if line.startswith("$ ")]
+    host = mount()
+    assert (commands.pop(0), commands.pop()) == ("apfs mount /tmp/z", "apfs record --root /tmp/z --name lpar7")
+    sh("\n".join(["set -e", *commands]).replace("cd /tmp/z/", f"cd {host}/"))
+    shown = transcript.partition("--name lpar7\n")[2]
+    assert apfs("record", "--root", str(host), "--name", "lpar7").stdout == shown
+
+
 def test_inside_a_sandbox(mount: Callable[..., Path]) -> None:
     host = mount("migration-source")
     outside = apfs("record", "--root", str(host))
