@@ -29,6 +29,7 @@ BUS = "/sys/bus/ap"
 DEVICES = "/sys/devices/ap"
 MATRIX = "/sys/devices/vfio_ap/matrix"
 HEAD = "Recorded by apfs record."
+LATE_QUEUES = "online there although the card is offline, offline here"
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO)
 """What an attribute answers that a kernel does not have, or whose device was removed."""
@@ -218,7 +219,7 @@ class _Recorder:
             self._notes.append('sysfs does not tell an LPAR from a KVM guest: for the latter set environment = "kvm".')
         scenario, host = self._bootable(replace(scenario, description=_description(scenario)))
         scenario = self._compare(scenario, host)
-        many = (f"{_some(things)}: {text}." for text, things in self._many.items())
+        many = (f"{_some(things)}: {text}." for text, things in self._many.items() if things)
         return Recording(scenario, (*self._notes, *many), files.unread())
 
     # -- the machine -------------------------------------------------------------------------------
@@ -541,12 +542,17 @@ class _CardReader:
         return keys
 
     def _read_online(self, found: _Found) -> None:
+        states = {
+            apqn: self._files.text(f"{self._path}/{apqn}/online")
+            for apqn in self._apqns
+            if self._drivers.get(apqn) == "cex4queue"
+        }
         if self._files.text(f"{self._path}/online") == "0":
             found.offline_cards.add(self._apid)
-            return
-        for apqn in self._apqns:
-            if self._drivers.get(apqn) == "cex4queue" and self._files.text(f"{self._path}/{apqn}/online") == "0":
-                found.offline_queues.add(apqn)
+            # A queue that was bound later is not switched off with its card.
+            self._notes[LATE_QUEUES] += [apqn for apqn, state in states.items() if state == "1"]
+        else:
+            found.offline_queues.update(apqn for apqn, state in states.items() if state == "0")
 
     def _read_secure_execution(self, card: CardHardware, found: _Found) -> None:
         for apqn in self._apqns:
