@@ -336,7 +336,7 @@ class _Recorder:
     def _has_guest(self, spec: MdevSpec) -> bool | None:
         """Whether a guest has the device; None if there is no queue in its guest matrix that could tell."""
         shown = self._files.text(f"{MATRIX}/{spec.uuid}/guest_matrix")
-        if shown is None:  # kernels before 5.17, whose guests get what is assigned
+        if shown is None:  # kernels before 6.0, whose guests get what is assigned
             shown = self._files.text(f"{MATRIX}/{spec.uuid}/matrix") or ""
         apqn = next((apqn for apqn in map(Apqn.parse, shown.split()) if apqn), None)
         if apqn is None:
