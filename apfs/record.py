@@ -198,11 +198,12 @@ class _Recorder:
             self._many["overrides are left out: a scenario has either masks or overrides"] += found.overrides
             found.overrides.clear()
         zvm = files.text(f"{BUS}/ap_interrupts") == "0"
+        secure_execution = found.se_guest or files.text("/sys/firmware/uv/prot_virt_guest") == "1"
         vfio_ap = bool(files.names(MATRIX))
         scenario = Scenario(
             name=name,
-            environment="zvm" if zvm else "kvm" if found.se_guest else "lpar",
-            secure_execution=found.se_guest or files.text("/sys/firmware/uv/prot_virt_guest") == "1",
+            environment="zvm" if zvm else "kvm" if secure_execution else "lpar",
+            secure_execution=secure_execution,
             vfio_ap=vfio_ap,
             qci=qci,
             cards=found.cards,

@@ -32,7 +32,8 @@ def dumps(scenario: Scenario, comments: Iterable[str] = ()) -> str:
     """
     document = tomlkit.document()
     for line in comments:
-        document.add(tomlkit.comment(line) if line else tomlkit.nl())
+        # They may quote what a file contained.
+        document.add(tomlkit.comment("".join(letter if letter.isprintable() else "?" for letter in line)))
     for key, value in _top(scenario).items():
         document.add(key, value)
     bus = _changed(BusSettings(), scenario.bus)

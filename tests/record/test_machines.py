@@ -217,7 +217,12 @@ def test_devices_that_an_emulated_host_refuses_are_left_out() -> None:
 
 def test_a_secure_execution_guest_without_bind_states() -> None:
     recording = record(Copy.of(TWO).put("/sys/firmware/uv/prot_virt_guest", "1\n"))
-    assert recording.scenario.secure_execution
+    assert (recording.scenario.secure_execution, recording.scenario.environment) == (True, "kvm")
+
+
+def test_notes_that_quote_a_file_stay_comments() -> None:
+    copy = Copy.of(TWO).put(f"{CARD}/op_modes", 'FIPS2009\nname = "x"\n\0')
+    assert loads(record(copy).text()).name == "recorded"
 
 
 # -- what cannot be read ----------------------------------------------------------------------------------------------
