@@ -5,7 +5,6 @@ Exit status everywhere: 0 success, 1 the answer is no (or the operation failed),
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -20,10 +19,6 @@ from apfs.mounts import READY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INSTALL_HINT = (
-    "install them with `pip install 'apfs[mount]'` "
-    "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
-)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -106,9 +101,6 @@ def mount(
     from apfs import mounts  # noqa: PLC0415 -- keeps `apfs --help` fast
     from apfs.scenario import ScenarioError, load  # noqa: PLC0415
 
-    missing = [name for name in ("pyfuse3", "trio") if importlib.util.find_spec(name) is None]
-    if missing:
-        _fail(f"mounting needs {' and '.join(missing)}: {INSTALL_HINT}", 2)
     try:
         description = load(scenario)
         mounts.check_fuse()
@@ -396,3 +388,38 @@ def exec_(
     except (sandbox.SandboxError, mounts.MountsError) as error:
         _fail(str(error), sandbox.FAILED)
     raise SystemExit(status)
+
+
+@main.command()
+@click.argument("capabilities", nargs=-1, metavar="[CAPABILITY]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def doctor(capabilities: tuple[str, ...], *, as_json: bool) -> None:
+    """Try what apfs can do here, and say what is missing for what does not work.
+
+    Hosts are mounted on temporary directories and a command is run in a sandbox; nothing stays behind. Without
+    CAPABILITY all are tried.
+
+    \b
+    CAPABILITY
+        python         hosts in Python, without a mount
+        mount          apfs mount
+        allow-other    apfs mount --allow-other
+        exec           apfs exec, with a private network
+        uevents        uevents inside apfs exec
+        vfio           VFIO ioctls inside apfs exec
+
+    \b
+    EXIT STATUS
+        0  all that was asked for works        1  something does not        2  wrong usage
+    """
+    from apfs import doctor as doctors  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+    for name in capabilities:
+        if name not in doctors.CAPABILITIES:
+            raise click.UsageError(f"no capability {name!r}: there are {', '.join(doctors.CAPABILITIES)}")
+    report = doctors.examine(capabilities)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=1))
+    else:
+        report.show()
+    raise SystemExit(0 if report.ok else 1)

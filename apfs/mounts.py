@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from apfs import environment
+
 FSTYPE = "fuse.apfs"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -112,15 +114,10 @@ def check_mountpoint(mountpoint: str) -> None:
 
 
 def check_fuse() -> None:
-    """Make sure that this process may use FUSE. `MountsError` if not."""
-    if not Path("/dev/fuse").exists():
-        raise MountsError("there is no /dev/fuse: `modprobe fuse`, or start the container with --device /dev/fuse")
-    if os.geteuid():
-        # fusermount3 is set-user-ID, but opens the device as the caller.
-        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-            raise MountsError("no permission for /dev/fuse: as root, `chmod 0666 /dev/fuse` (what udev usually does)")
-        if not shutil.which("fusermount3"):
-            raise MountsError("fusermount3 is missing: install the package fuse3, or run as root")
+    """Make sure that this process may use FUSE. `MountsError`, with all that is missing, if not."""
+    facts = environment.look()
+    if environment.module_problems(facts) + environment.device_problems(facts) + environment.helper_problems(facts):
+        raise MountsError("; ".join(map(str, environment.mount_problems(facts))))
 
 
 def start_server(mountpoint: str, options: list[str], lifeline: int | None = None) -> subprocess.Popen[bytes]:

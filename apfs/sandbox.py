@@ -7,6 +7,7 @@ mount, everything else is bound back from the real directory. The real ones are 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -21,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
-from apfs import mounts, uevents
+from apfs import environment, mounts, uevents
 from apfs.ioctl import seccomp
 from apfs.ioctl.supervisor import Supervisor
 from apfs.vfio import uapi
@@ -48,7 +49,7 @@ KEPT = frozenset(("dev",))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("lsmod", "modinfo", "depmod")
 _TOOLS = "/run/apfs/bin"
-_CAPABILITIES = 1 << 21 | 1 << 12  # CAP_SYS_ADMIN, CAP_NET_ADMIN
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 
 class SandboxError(Exception):
@@ -174,7 +175,7 @@ def check_mount(mount: Path) -> None:
 def run(command: list[str], mount: Path | None, server_options: list[str], options: Options) -> int:
     """Run a command in a sandbox on a mount, or on a host of its own, and return its exit status."""
     if shutil.which("bwrap") is None:
-        raise SandboxError("bwrap is missing: install the package bubblewrap")
+        raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
     _resolve(command[0])
     if mount is not None:
         check_mount(mount)
@@ -199,13 +200,7 @@ def run(command: list[str], mount: Path | None, server_options: list[str], optio
 def _arguments(mount: Path, options: Options, empty: int) -> list[str]:
     arguments = ["--die-with-parent", "--dev-bind", "/", "/"]
     arguments += compose_sys(mount) + compose_dev(mount) + compose_run(empty) + compose_module_tools()
-    arguments += ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
-    if options.private_network:
-        arguments += ["--unshare-net"]
-    if not _may_unshare():
-        arguments += ["--unshare-user"]
-        if not options.keep_id:
-            arguments += ["--uid", "0", "--gid", "0"]
+    arguments += namespaces(options)
     arguments += _make_room([destination for _, destination in options.binds] + options.tmpfs)
     for source, destination in options.binds:
         arguments += ["--bind", source, destination]
@@ -216,15 +211,16 @@ def _arguments(mount: Path, options: Options, empty: int) -> list[str]:
     return [*arguments, "--setenv", "PATH", f"{_TOOLS}:{path}"]
 
 
-def _may_unshare() -> bool:
-    """Whether this process may make and set up namespaces; otherwise they need a user namespace around them.
-
-    Root in a container often has CAP_SYS_ADMIN but not the CAP_NET_ADMIN that a loopback device takes.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16) & _CAPABILITIES == _CAPABILITIES
-    return False
+def namespaces(options: Options) -> list[str]:
+    """Return the arguments that make the namespaces, and for ordinary users a user namespace around them."""
+    arguments = ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
+    if options.private_network:
+        arguments += ["--unshare-net"]
+    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=options.private_network):
+        arguments += ["--unshare-user"]
+        if not options.keep_id:
+            arguments += ["--uid", "0", "--gid", "0"]
+    return arguments
 
 
 def _make_room(destinations: list[str]) -> list[str]:
@@ -266,7 +262,7 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     box = subprocess.Popen(
         ["bwrap", *arguments, "--", "env", *restored, "--", *command],
         close_fds=False,
-        preexec_fn=lambda: _stop_at_ioctls(theirs),  # noqa: PLW1509 -- see above
+        preexec_fn=lambda: _prepare(theirs),  # noqa: PLW1509 -- see above
     )
     for descriptor in (status_writer, block_reader, empty):
         os.close(descriptor)
@@ -294,6 +290,20 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     if '"exit-code"' not in rest:
         raise SandboxError(_advice())
     return status
+
+
+def drop_ambient() -> None:
+    """Give up capabilities that programs of a user other than root would inherit: bwrap refuses to run with them.
+
+    podman gives them to such a user if it was told to add capabilities.
+    """
+    ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def _prepare(channel: socket.socket) -> None:
+    """Do, between fork and exec of bwrap, what only the process itself can do."""
+    drop_ambient()
+    _stop_at_ioctls(channel)
 
 
 def _stop_at_ioctls(channel: socket.socket) -> None:
@@ -364,13 +374,6 @@ def _start_pump(mount: Path, pid: int) -> int:
 
 def _advice() -> str:
     """Return what to do when bwrap could not make the namespaces; it has told its own reason before."""
-    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
-        return (
-            "the container lacks privileges for a sandbox (bwrap's reason is above): give it --cap-add SYS_ADMIN "
-            "--cap-add NET_ADMIN, and where AppArmor confines it --security-opt apparmor=unconfined"
-        )
-    return (
-        "user namespaces are not allowed here (bwrap's reason is above): as root, sysctl -w "
-        "user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1 (Debian), "
-        "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)"
-    )
+    facts = environment.look()
+    problems = environment.sandbox_problems(facts) or environment.filter_problems(facts)
+    return "; ".join(["the sandbox could not be made (bwrap's reason is above)", *map(str, problems)])

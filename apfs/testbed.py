@@ -34,10 +34,17 @@ COMMAND_SECONDS = 60
 class MountedHost(Files):
     """A host that is mounted on a new directory. What it refuses is an `OSError`, as with any file."""
 
-    def __init__(self, scenario: str | os.PathLike[str] = "default", *, clock: Clock = "manual") -> None:
+    def __init__(
+        self,
+        scenario: str | os.PathLike[str] = "default",
+        *,
+        clock: Clock = "manual",
+        allow_other: bool | None = None,
+    ) -> None:
         """Mount a scenario: a name of the gallery, a file, or, if there is a newline in it, the TOML text itself.
 
         With a `manual` clock the AP bus scans when it is told to; with a `real` one also every `config_time` seconds.
+        `allow_other` lets other users in; None does so for root only.
         `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
         """
         place = tempfile.mkdtemp(prefix="apfs-")
@@ -46,6 +53,8 @@ class MountedHost(Files):
         try:
             with _as_argument(scenario) as argument:
                 options = ["--scenario", argument, "--clock", clock]
+                if allow_other is not None:
+                    options.append("--allow-other" if allow_other else "--no-allow-other")
                 self._server = mounts.start_server(place, options, lifeline=reader)
         except BaseException:
             os.close(self._lifeline)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from apfs import environment
 from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.operations import Operations
 
@@ -94,8 +95,10 @@ def serve(
     try:
         pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other, debug=debug))
     except RuntimeError as error:
-        hint = "a container needs --device /dev/fuse and --cap-add SYS_ADMIN"
-        raise MountError(f"the mount was refused ({error}): {hint}") from None
+        facts = environment.look()
+        problems = environment.mount_problems(facts)
+        problems += environment.allow_other_problems(facts) if allow_other else []
+        raise MountError("; ".join([f"the mount was refused ({error})", *map(str, problems)])) from None
     try:
         operations.cache.connect()
         with fast() if fast_loop else contextlib.nullcontext():

@@ -31,6 +31,7 @@ def test_version() -> None:
         ["scenario", "validate"],
         ["migrate"],
         ["record"],
+        ["doctor"],
     ],
 )
 def test_help_pages(command: list[str]) -> None:
@@ -39,7 +40,7 @@ def test_help_pages(command: list[str]) -> None:
     assert apfs(*command, "-h").stdout == text
 
 
-@pytest.mark.parametrize("command", ["mount", "umount", "migrate", "record"])
+@pytest.mark.parametrize("command", ["mount", "umount", "migrate", "doctor", "record"])
 def test_help_pages_tell_the_exit_status(command: str) -> None:
     assert "EXIT STATUS" in apfs(command, "--help").stdout
 

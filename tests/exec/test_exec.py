@@ -275,3 +275,14 @@ def test_binds_and_tmpfs(tmp_path: Path) -> None:
     assert inside("ls /mnt; ls -A /srv; touch /srv/y", options=options).stdout == "file\n"
     assert apfs("exec", "--bind", "nocolon", "true", status=2).stderr
     assert sh("ls -A /srv").stdout == ""
+
+
+def test_users_with_capabilities() -> None:
+    """podman gives added capabilities to users other than root as well, with which bwrap does not run."""
+    if os.geteuid():
+        pytest.skip("only root can give capabilities")
+    user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    for capabilities in ("+sys_admin", "+sys_admin,+net_admin"):
+        given = f"--inh-caps={capabilities} --ambient-caps={capabilities}"
+        script = f'{user} {given} "$1" -m apfs exec -- sh -c "cat /sys/bus/ap/bindings; id -u"'
+        assert sh(script, sys.executable).stdout == "12/12 (complete)\n0\n"

@@ -93,7 +93,7 @@ def test_without_dev_fuse_a_mount_says_what_to_do(project: Project) -> None:
     said = project.pytest(status=1, wrapper=("bwrap", "--dev-bind", "/", "/", "--dev", "/dev", "--"))
     assert "2 errors" in said
     assert "skipped" not in said
-    reason = "there is no /dev/fuse: `modprobe fuse`, or start the container with --device /dev/fuse"
+    reason = "there is no /dev/fuse: as root, `modprobe fuse`"
     assert f"apfs_mount: {reason}" in said
     assert f"apfs_pair: {reason}" in said
     assert project.left_behind() == []

@@ -1,0 +1,209 @@
+"""`apfs doctor` on this machine: what works, what is said of what does not, and that doing what is said helps."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import TIMEOUT, apfs, sh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NAMES = ["python", "mount", "allow-other", "exec", "uevents", "vfio"]
+DOCTOR = (sys.executable, "-m", "apfs", "doctor")
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+class Room:
+    """A private mount namespace, and if wanted a user namespace, in which things can be missing."""
+
+    def __init__(self, *, users: bool) -> None:
+        unshare = ["unshare", "--mount", *(["--user"] if users else [])]
+        self._holder = subprocess.Popen(
+            [*unshare, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout
+        self._holder.stdout.readline()
+        self._enter = ["nsenter", f"--target={self._holder.pid}", "--mount"]
+        if users:
+            # All users are mapped to themselves, but the limits of the namespace are its own.
+            for kind in ("uid", "gid"):
+                Path(f"/proc/{self._holder.pid}/{kind}_map").write_text("0 0 100000")
+            self._enter += ["--user", "--setuid=0", "--setgid=0"]
+
+    def run(self, *command: str, status: int | None = 0) -> str:
+        """Run a command in the room, in the directory that this process is in."""
+        directory = f"--wdns={Path.cwd()}"
+        result = subprocess.run(
+            [*self._enter, directory, "--", *command], check=False, capture_output=True, text=True, timeout=TIMEOUT
+        )
+        assert status is None or result.returncode == status, (command, result)
+        return result.stdout
+
+    def close(self) -> None:
+        """Let the namespaces go."""
+        self._holder.communicate(timeout=TIMEOUT)
+
+
+@pytest.fixture
+def room() -> Iterator[Callable[..., Room]]:
+    """Return a function that makes a room."""
+    if os.geteuid():
+        pytest.skip("only root can let things be missing for a test")
+    rooms: list[Room] = []
+
+    def make(*, users: bool = False) -> Room:
+        rooms.append(Room(users=users))
+        return rooms[-1]
+
+    yield make
+    for one in rooms:
+        one.close()
+
+
+def problems(text: str, name: str) -> dict[str, str]:
+    """Return the remedies that a report has for a capability, by their keys."""
+    finding = json.loads(text)["capabilities"][name]
+    return {problem["key"]: problem["remedy"] for problem in finding["problems"]}
+
+
+def follow(room: Room, remedy: str) -> None:
+    """Do, as root, what a remedy says between backticks."""
+    (command,) = re.findall(r"as root[^`]*`([^`]+)`", remedy)
+    room.run("sh", "-c", command)
+
+
+def test_everything_works_here_for_root() -> None:
+    if os.geteuid():
+        pytest.skip("other users are not let in without user_allow_other in /etc/fuse.conf")
+    report = json.loads(apfs("doctor", "--json").stdout)
+    assert report["ok"] is True
+    assert report["flags"] == []
+    assert list(report["capabilities"]) == NAMES
+    assert all(
+        one == {"works": True, "said": "", "problems": [], "note": ""} for one in report["capabilities"].values()
+    )
+    situation = report["situation"]
+    assert list(situation) == ["place", "engine", "virtual", "uid", "user_namespace", "kernel", "summary"]
+    assert (situation["uid"], situation["user_namespace"]) == (0, False)
+
+
+def test_text_is_ascii_where_the_locale_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    assert apfs("doctor", "python").stdout.splitlines()[1] == "ok python       hosts in Python, without a mount"
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    assert apfs("doctor", "python").stdout.splitlines()[1] == "✓  python       hosts in Python, without a mount"
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert apfs("doctor", "python").stdout.splitlines()[1].startswith("ok ")
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colour_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *, coloured: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert "\x1b[" not in apfs("doctor", "python").stdout
+    master, slave = pty.openpty()
+    subprocess.run([*DOCTOR, "python"], check=True, stdout=slave, timeout=TIMEOUT)
+    os.close(slave)
+    assert ("\x1b[32m" in os.read(master, 10000).decode()) == coloured
+    os.close(master)
+
+
+def test_only_what_is_asked_for_counts(tmp_path: Path) -> None:
+    """Without bwrap nothing runs in a sandbox, and a mount works all the same."""
+    (tmp_path / "fusermount3").symlink_to("/usr/bin/fusermount3")
+    script = 'PATH="$2" "$1" -m apfs doctor --json '
+    report = json.loads(sh(script + "vfio mount exec", sys.executable, str(tmp_path), status=1).stdout)
+    assert {name: one["works"] for name, one in report["capabilities"].items()} == {
+        "mount": True,
+        "exec": False,
+        "vfio": False,
+    }
+    assert report["capabilities"]["exec"]["problems"] == [
+        {"key": "bwrap", "what": "bwrap is missing", "remedy": "install the package bubblewrap", "flags": []}
+    ]
+    assert report["capabilities"]["vfio"]["said"] == "needs apfs exec"
+    assert json.loads(sh(script + "mount", sys.executable, str(tmp_path)).stdout)["ok"] is True
+
+
+def test_unknown_capability() -> None:
+    assert f"there are {', '.join(NAMES)}" in apfs("doctor", "nosuch", status=2).stderr
+
+
+def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    apfs("doctor", status=None)
+    assert list(tmp_path.iterdir()) == []
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+def test_letting_others_in(room: Callable[..., Room], tmp_path: Path) -> None:
+    here = room()
+    (tmp_path / "fuse.conf").write_text("#user_allow_other\n")
+    here.run("mount", "--bind", str(tmp_path / "fuse.conf"), "/etc/fuse.conf")
+    found = problems(here.run(*NOBODY, *DOCTOR, "--json", "mount", "allow-other", status=1), "allow-other")
+    assert list(found) == ["user-allow-other"]
+    follow(here, found["user-allow-other"])
+    here.run(*NOBODY, *DOCTOR, "mount", "allow-other")
+
+
+def test_device_without_permission(room: Callable[..., Room], tmp_path: Path) -> None:
+    here = room()
+    here.run("mknod", "-m", "600", str(tmp_path / "fuse"), "c", "10", "229")
+    here.run("mount", "--bind", str(tmp_path / "fuse"), "/dev/fuse")
+    found = problems(here.run(*NOBODY, *DOCTOR, "--json", "mount", status=1), "mount")
+    assert list(found) == ["fuse-access"]
+    follow(here, found["fuse-access"])
+    here.run(*NOBODY, *DOCTOR, "mount")
+
+
+def test_helper_without_set_user_id(room: Callable[..., Room], tmp_path: Path) -> None:
+    here = room()
+    here.run("sh", "-c", f"cat /usr/bin/fusermount3 > {tmp_path}/helper && chmod 755 {tmp_path}/helper")
+    here.run("mount", "--bind", str(tmp_path / "helper"), "/usr/bin/fusermount3")
+    found = problems(here.run(*NOBODY, *DOCTOR, "--json", "mount", status=1), "mount")
+    assert list(found) == ["fusermount-setuid"]
+    follow(here, found["fusermount-setuid"])
+    here.run(*NOBODY, *DOCTOR, "mount")
+
+
+def test_no_device(room: Callable[..., Room], tmp_path: Path) -> None:
+    here = room()
+    here.run("mount", "--bind", str(tmp_path), "/dev")
+    found = problems(here.run(*DOCTOR, "--json", "mount", status=1), "mount")
+    assert list(found) == ["fuse-device"]
+
+
+@pytest.mark.parametrize(
+    ("option", "key"), [("--no-new-privs", "no-new-privileges"), ("--bounding-set=-sys_admin", "cap-sys-admin")]
+)
+def test_privileges_given_up(room: Callable[..., Room], option: str, key: str) -> None:
+    here = room()
+    found = problems(here.run("setpriv", option, *NOBODY, *DOCTOR, "--json", "mount", status=1), "mount")
+    assert list(found) == [key]
+    assert "setpriv" in found[key]
+    here.run(*NOBODY, *DOCTOR, "mount")
+
+
+def test_user_namespaces_forbidden(room: Callable[..., Room]) -> None:
+    """The limit is that of a user namespace, so that the machine's stays as it is."""
+    here = room(users=True)
+    here.run("sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces")
+    text = here.run(*NOBODY, *DOCTOR, "--json", "mount", "exec", status=1)
+    assert json.loads(text)["capabilities"]["mount"]["works"] is True
+    found = problems(text, "exec")
+    assert list(found) == ["user.max_user_namespaces"]
+    follow(here, found["user.max_user_namespaces"])
+    here.run(*NOBODY, *DOCTOR, "mount", "exec", "uevents", "vfio")
