@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import TIMEOUT, apfs, sh
+from tests.rooms import Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,37 +22,6 @@ if TYPE_CHECKING:
 NAMES = ["python", "mount", "allow-other", "exec", "uevents", "vfio"]
 DOCTOR = (sys.executable, "-m", "apfs", "doctor")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-
-
-class Room:
-    """A private mount namespace, and if wanted a user namespace, in which things can be missing."""
-
-    def __init__(self, *, users: bool) -> None:
-        unshare = ["unshare", "--mount", *(["--user"] if users else [])]
-        self._holder = subprocess.Popen(
-            [*unshare, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._holder.stdout
-        self._holder.stdout.readline()
-        self._enter = ["nsenter", f"--target={self._holder.pid}", "--mount"]
-        if users:
-            # All users are mapped to themselves, but the limits of the namespace are its own.
-            for kind in ("uid", "gid"):
-                Path(f"/proc/{self._holder.pid}/{kind}_map").write_text("0 0 100000")
-            self._enter += ["--user", "--setuid=0", "--setgid=0"]
-
-    def run(self, *command: str, status: int | None = 0) -> str:
-        """Run a command in the room, in the directory that this process is in."""
-        directory = f"--wdns={Path.cwd()}"
-        result = subprocess.run(
-            [*self._enter, directory, "--", *command], check=False, capture_output=True, text=True, timeout=TIMEOUT
-        )
-        assert status is None or result.returncode == status, (command, result)
-        return result.stdout
-
-    def close(self) -> None:
-        """Let the namespaces go."""
-        self._holder.communicate(timeout=TIMEOUT)
 
 
 @pytest.fixture
