@@ -92,6 +92,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def make(verb: str) -> Path:
         place = tmp_path_factory.mktemp(verb)
+        place.chmod(0o755)  # pip runs as another user too
         backends = ["setuptools>=78", "setuptools_scm>=8", "Cython", "wheel"] if verb == "download" else []
         command = [sys.executable, "-m", "pip", verb, "--quiet", "--dest" if verb == "download" else "--wheel-dir"]
         subprocess.run([*command, str(place), f"{ROOT}[mount]", *backends], check=True, timeout=TIMEOUT)

@@ -68,3 +68,12 @@ def test_run_script(request: pytest.FixtureRequest, image: str, name: str) -> No
     assert said == "../../../../bus/ap/drivers/vfio_ap\n"
     # The status is the command's.
     assert engine.script(RUN, image, "apfs", "exec", "--", "sh", "-c", "exit 7", status=7) == ""
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("user", ["apfs", "root"])
+def test_a_mount_needs_two_of_them(request: pytest.FixtureRequest, image: str, name: str, user: str) -> None:
+    engine = request.getfixturevalue(name)
+    options = ["--device=/dev/fuse", "--cap-add=SYS_ADMIN", f"--user={user}"]
+    said = engine("run", "--rm", *options, image, "apfs", "doctor", "mount", "allow-other")
+    assert said.count("✓") == 2
