@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from apfs.kernel.bitmap import ap_hex2bitmap
 from apfs.kernel.journal import (
     Crash,
     GuestUpdate,
@@ -61,10 +62,9 @@ class History:
         entries = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                fields = json.loads(line)
-                entries.append((fields.pop("seq"), _record(fields)))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ValueError(f"line {number} is not a record of a journal of this apfs: {line!r}") from None
+                entries.append(parse_record(line))
+            except ValueError as error:
+                raise ValueError(f"line {number} is {error}") from None
         return cls(tuple(entries))
 
     def __iter__(self) -> Iterator[Record]:
@@ -118,26 +118,63 @@ class History:
 
 
 def describe(record: Record) -> str:
-    """Return a record as one line for people."""
+    """Return a record as text for people, with the whole traceback of a crash."""
+    what, why = summary(record)
+    if isinstance(record, Crash):
+        return f"crash {what}\n{record.traceback}"
+    word = "refused" if isinstance(record, Refusal) else record.kind
+    return f"{word} {what}" + (f": {why}" if why else "")
+
+
+def summary(record: Record) -> tuple[str, str]:
+    """Return what a record tells, without its type, on one line: what happened, and for what went wrong, why."""
+    why = ""
     match record:
         case Refusal(operation, path, data, errno, why):
-            return f"refused {operation} {path}{f' {data!r}' if data else ''}: {errno}: {why}"
+            what, why = f"{operation} {path}{f' {data!r}' if data else ''}", f"{errno}: {why}"
         case Store(path, data):
-            return f"store {path} {data!r}"
+            what = f"{path} {data!r}"
         case LogLine(level, text):
-            return f"log {level}: {text}"
+            what = f"{level}: {text}"
         case Uevent():
-            keys = " ".join(f"{key}={value.rstrip()}" for key, value in record.keys)
-            return f"uevent {record.action} {record.devpath} {keys}".rstrip()
+            keys = (f"{key}={value.rstrip()}" for key, value in record.keys)
+            what = " ".join([record.action, record.devpath, *keys])
+        case GuestUpdate(mdev, adapters, domains, control_domains):
+            what = f"{mdev} adapters: {_ranges(adapters, 2)}, domains: {_ranges(domains, 4)}"
+            what += f", control domains: {_ranges(control_domains, 4)}"
+        case Migration(mdev, before, after):
+            what = f"{mdev} {before} -> {after}"
+        case QueuesReset(count, failed):
+            what = f"queues: {count}" + "".join(f", {apqn} failed with {code}" for apqn, code in failed.items())
+        case Verb(text):
+            what = text
         case Crash(operation, traceback):
-            return f"crash {operation}\n{traceback}"
+            what, why = operation, (traceback.splitlines() or [""])[-1]
         case _:
-            fields = record.as_dict()
-            return " ".join([fields.pop("type"), *(f"{name}={value}" for name, value in fields.items())])
+            what = " ".join(f"{value}" for name, value in record.as_dict().items() if name != "type")
+    return printable(what), printable(why)
 
 
-def _record(fields: dict[str, Any]) -> Record:
-    kind = KINDS[fields.pop("type")]
-    if kind is Uevent:
-        fields["keys"] = tuple(fields["keys"].items())
-    return kind(**fields)
+_CONTROL = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what a terminal would obey or take for the end of a line."""
+    return text.translate(_CONTROL)
+
+
+def _ranges(mask: str, digits: int) -> str:
+    return ap_hex2bitmap(mask).ranges(digits) or "none"
+
+
+def parse_record(line: str) -> tuple[int, Record]:
+    """Return the sequence number and the record of one line of `ctl/journal`. `ValueError` if it is none."""
+    try:
+        fields = json.loads(line)
+        sequence = fields.pop("seq")
+        kind = KINDS[fields.pop("type")]
+        if kind is Uevent:
+            fields["keys"] = tuple(fields["keys"].items())
+        return sequence, kind(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"not a record of a journal of this apfs: {line!r}") from None

@@ -11,21 +11,35 @@ from hypothesis import strategies as st
 
 import apfs.kernel.journal
 from apfs import control
-from apfs.history import KINDS, History, describe
+from apfs.history import KINDS, History, describe, parse_record, printable, summary
 from apfs.host import Host
-from apfs.kernel.journal import Crash, Journal, LogLine, Record, Refusal, Store, Uevent, Verb
+from apfs.kernel.bitmap import Mask
+from apfs.kernel.journal import (
+    Crash,
+    GuestUpdate,
+    Interrupt,
+    Ioctl,
+    Journal,
+    LogLine,
+    Migration,
+    QueuesReset,
+    Record,
+    Refusal,
+    Store,
+    Uevent,
+    Verb,
+)
 from apfs.testing import Shell
 
 MASK = "/sys/bus/ap/apmask"
+UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 TEXTS = st.text()
-RECORDS = st.one_of(
-    *(
-        st.builds(kind, keys=st.dictionaries(TEXTS, TEXTS).map(lambda keys: tuple(keys.items())))
-        if kind is Uevent
-        else st.builds(kind)
-        for kind in KINDS.values()
-    )
-)
+MASKS = st.frozensets(st.integers(0, 255), max_size=4).map(lambda numbers: Mask.from_numbers(numbers).hex256())
+FIELDS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
+    Uevent: {"keys": st.dictionaries(TEXTS, TEXTS).map(lambda keys: tuple(keys.items()))},
+    GuestUpdate: {"adapters": MASKS, "domains": MASKS, "control_domains": MASKS},
+}
+RECORDS = st.one_of(*(st.builds(kind, **FIELDS.get(kind, {})) for kind in KINDS.values()))
 
 
 def journal_of(records: list[Record]) -> Journal:
@@ -82,7 +96,7 @@ def test_numbers_stay_when_old_records_are_dropped(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(apfs.kernel.journal, "CAPACITY", 3)
     history = History.of(journal_of([Verb(str(number)) for number in range(1, 6)]))
     assert [(sequence, describe(record)) for sequence, record in history.entries] == [
-        *((3, "verb text=3"), (4, "verb text=4"), (5, "verb text=5")),
+        *((3, "verb 3"), (4, "verb 4"), (5, "verb 5")),
     ]
     assert list(history.since(4)) == [Verb("5")]
     assert list(history.since(5)) == []
@@ -155,3 +169,51 @@ def test_report_is_cut() -> None:
         *("records: 8, the last 1:", "     8 crash read", "Traceback", "Error"),
     ]
     assert History().report() == "refusals: 0\nrecords: 0"
+
+
+EVERY_KIND = [
+    (Store("/sys/a", "1\n"), r"/sys/a '1\n'", ""),
+    (Refusal("write", "/sys/a", "3\n", "EINVAL", "because"), r"write /sys/a '3\n'", "EINVAL: because"),
+    (Refusal("open", "/sys/a", "", "EACCES", "so"), "open /sys/a", "EACCES: so"),
+    (Uevent("add", "/a", "ap", (("KEY", "value\n"), ("MORE", "x"))), "add /a KEY=value MORE=x", ""),
+    (LogLine("err", "broken"), "err: broken", ""),
+    (
+        GuestUpdate(UUID, Mask.of(5, 6).hex256(), Mask.of(4).hex256(), Mask().hex256()),
+        f"{UUID} adapters: 05-06, domains: 0004, control domains: none",
+        "",
+    ),
+    (Interrupt(UUID, "request"), f"{UUID} request", ""),
+    (Ioctl("/dev/vfio/0", "VFIO_DEVICE_RESET"), "/dev/vfio/0 VFIO_DEVICE_RESET", ""),
+    (QueuesReset(8, {}), "queues: 8", ""),
+    (QueuesReset(8, {"05.0004": 7}), "queues: 8, 05.0004 failed with 7", ""),
+    (Migration(UUID, "RUNNING", "STOP"), f"{UUID} RUNNING -> STOP", ""),
+    (Verb("plug 7 CEX7P"), "plug 7 CEX7P", ""),
+    (Crash("read", "Traceback:\n  line\nZeroDivisionError: division"), "read", "ZeroDivisionError: division"),
+    (Crash("read", ""), "read", ""),
+]
+
+
+@pytest.mark.parametrize(("record", "what", "why"), EVERY_KIND)
+def test_summary(record: Record, what: str, why: str) -> None:
+    assert summary(record) == (what, why)
+
+
+def test_summary_is_tested_for_every_kind() -> None:
+    assert {type(record) for record, _, _ in EVERY_KIND} == set(KINDS.values())
+
+
+@given(RECORDS)
+def test_summary_is_one_line_that_no_terminal_obeys(record: Record) -> None:
+    text = " ".join(summary(record))
+    assert len(f"{text}x".splitlines()) == 1
+    assert not set(text) & {chr(number) for number in (*range(32), *range(0x7F, 0xA0))}
+
+
+def test_printable() -> None:
+    assert printable("\x1b[31mé\r\n\u2028\x9b") == r"\x1b[31mé\x0d\x0a\x2028\x9b"
+
+
+def test_line_of_a_journal() -> None:
+    assert parse_record('{"seq": 7, "type": "verb", "text": "scan"}') == (7, Verb("scan"))
+    with pytest.raises(ValueError, match=r"^not a record of a journal of this apfs: 'words'$"):
+        parse_record("words")

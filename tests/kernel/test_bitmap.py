@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +59,24 @@ def test_text_form(members: frozenset[int]) -> None:
     assert text == "0x" + "".join(f"{int(bits[at : at + 4], 2):x}" for at in range(0, 256, 4))
     assert set(ap_hex2bitmap(text)) == members
     assert set(ap_hex2bitmap(text + "\n")) == members
+
+
+@given(SETS, st.sampled_from([2, 4]))
+def test_ranges(members: frozenset[int], digits: int) -> None:
+    text = Mask.from_numbers(members).ranges(digits)
+    runs = [[int(end, 16) for end in run.split("-")] for run in text.split()]
+    assert {number for run in runs for number in range(run[0], run[-1] + 1)} == members
+    assert all(len(end) == digits for run in text.split() for end in run.split("-"))
+    assert all(run[0] < run[-1] for run in runs if len(run) > 1)
+    assert all(before[-1] + 1 < after[0] for before, after in itertools.pairwise(runs))  # nothing to merge
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [((), ""), ((0,), "00"), (range(256), "00-ff"), ((*range(32), 64, 254, 255), "00-1f 40 fe-ff")],
+)
+def test_ranges_as_text(members: tuple[int, ...], text: str) -> None:
+    assert Mask.from_numbers(members).ranges(2) == text
 
 
 def test_nothing_and_everything() -> None:

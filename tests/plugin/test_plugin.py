@@ -194,7 +194,7 @@ def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -
     assert records.startswith("4\n     1 store /sys/bus/ap/ap_domain '0\\n'\n")
     assert "store /sys/bus/ap/apmask '-5" in said
     assert "source queue 05.0004 does not fit the target queue" in section(said, "apfs_pair.target")
-    assert "migration mdev=" in section(said, "apfs_pair.source")
+    assert " migration 669d9b23-fe1b-4ecb-be08-a2fabca99b71 STOP -> STOP_COPY\n" in section(said, "apfs_pair.source")
     assert "store /sys/bus/ap/apmask '-8" in section(said, "own")
     assert "apfs journal of alias" not in said  # the same as apfs_host
     assert "store /sys/bus/ap/apmask '-9" in said
