@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from apfs import layout
 from apfs.ap import zcrypt
@@ -46,6 +46,8 @@ class Host:
         """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
         self.scenario = scenario or Scenario()
         self.journal = journal = Journal()
+        self.clock: Literal["real", "manual"] = "manual"
+        """Who lets time pass: a shell by `real` time, or only whoever calls `tick`."""
         self.tree = Tree(journal)
         self.machine = Machine(
             self.scenario.qci, self.scenario.environment, secure_execution=self.scenario.secure_execution

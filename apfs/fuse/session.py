@@ -89,6 +89,7 @@ def serve(
     Without `fast_loop`, requests go through trio's scheduler. With `debug`, libfuse prints each on standard error.
     `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
+    host.clock = "real" if clock else "manual"
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened

@@ -51,11 +51,13 @@ def test_a_client_is_killed_in_any_state(mount: Mounter, state: str) -> None:
     with on(host, f"{GUEST}\nd.set_state({state}); print('there', flush=True); sys.stdin.read()") as box:
         assert box.stdout is not None
         assert box.stdout.readline() == "there\n"
-        assert json.loads((host / "ctl/status").read_text())["mdevs"][UUID]["migration_state"] == state
+        seen = json.loads((host / "ctl/status").read_text())["mdevs"][UUID]
+        assert (seen["migration_state"], seen["opener"], seen["guest"]) == (state, "program", True)
         box.kill()
     # The sandbox and all in it die with apfs exec; the last file is closed when they are gone.
     apfs("exec", "--mount", str(host), "true")
     wait_for(lambda: (host / "dev/vfio-ap" / UUID / "guest").read_text() == "0\n")
+    assert json.loads((host / "ctl/status").read_text())["mdevs"][UUID]["opener"] is None
     assert is_free(host)
 
 

@@ -2,16 +2,34 @@
 
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apfs import __version__
 from apfs.control import VERBS
 from apfs.kernel.journal import LogLine, QueuesReset, Refusal, Verb
-from tests.vfio_ap.hosts import CONSOLE, M1, MATRIX, WORKED, Bench, built, mask_text, product, queue, refused
+from tests.vfio_ap.hosts import (
+    CONSOLE,
+    M1,
+    M2,
+    MATRIX,
+    MDEV_DRIVER,
+    RESERVED,
+    WORKED,
+    Bench,
+    built,
+    mask_text,
+    product,
+    queue,
+    refused,
+)
 
 SCANS = "/sys/bus/ap/scans"
 CARD5 = "/sys/devices/ap/card05"
+KEY = re.compile(r"`([^`]+)`")
 
 
 @pytest.fixture
@@ -344,13 +362,107 @@ def test_status_tells_the_whole_state() -> None:
     assert status["cards"]["05"]["hwinfo"] == "928000000e540307"
     assert status["mdevs"] == {
         M1: {
-            "matrix": {"adapters": [5, 6], "domains": [4, 0xAB], "control_domains": [4, 0xAB]},
-            "guest_matrix": {"adapters": [5], "domains": [4, 0xAB], "control_domains": [4, 0xAB]},
+            "group": 0,
+            "device": "vfio0",
+            "opener": "guest",
             "guest": True,
             "migration_state": "RUNNING",
+            "matrix": {"adapters": [5, 6], "domains": [4, 0xAB], "control_domains": [4, 0xAB]},
+            "guest_matrix": {"adapters": [5], "domains": [4, 0xAB], "control_domains": [4, 0xAB]},
         }
     }
     assert bench.guest_matrix(M1) == product((5,), (4, 0xAB))
+    assert status["apfs"] == __version__
+    assert (status["clock"], status["config_time"], status["kvm"]) == ("manual", 30, "auto")
+    assert status["bindings"] == {"bound": 11, "queues": 12, "complete": False}
+    assert status["ap_domain"] == 4
+    assert (status["adapters"], status["usage_domains"]) == ([5, 6, 7], [4, 0x47, 0xAB, 0xFF])
+    assert status["modules"]["vfio_ap"] == {"refcnt": 1}
+    assert status["cards"]["05"] == {
+        "type": "CEX8C",
+        "mode": "cca",
+        "driver": "cex4card",
+        "hwinfo": "928000000e540307",
+        "config": True,
+        "online": True,
+        "chkstop": False,
+        "drivers": {"vfio_ap": [4, 0x47, 0xAB, 0xFF]},
+        "unbound": [],
+        "assigned": [4, 0xAB],
+        "in_use": [4, 0xAB],
+        "offline": [],
+        "deconfigured": [],
+        "checkstopped": [],
+    }
+    assert status["cards"]["06"]["assigned"] == [4]  # 06.00ab is assigned too, but not bound
+    assert status["cards"]["06"]["in_use"] == []
+
+
+def eventful() -> Bench:
+    """Return a host whose status has something everywhere."""
+    bench = built()
+    bench.create(M2)
+    bench.echo(M2, f"{MDEV_DRIVER}/unbind")
+    bench.console("fail-reset 05.0004", "fault /sys/bus/ap/apmask EBUSY 3")
+    bench.guest(M1)
+    bench.guest(M1, 0)
+    bench.console("fail-reset 06.0004 4", "configure 6 off", "checkstop 7 on", "scan")
+    bench.unbind("06.00ff")
+    return bench
+
+
+def test_status_tells_what_is_out_of_order() -> None:
+    status = eventful().status()
+    assert status["unbound_mdevs"] == [M2]
+    assert list(status["mdevs"]) == [M1]
+    assert status["bad_resets"] == {"05.0004": 7}
+    assert status["failing_resets"] == {"06.0004": 4}
+    assert status["faults"] == {"/sys/bus/ap/apmask": {"errno": "EBUSY", "accesses": 3}}
+    five, six, seven = (status["cards"][apid] for apid in ("05", "06", "07"))
+    everywhere = [4, 0x47, 0xAB, 0xFF]
+    assert (six["config"], six["online"], six["deconfigured"]) == (False, False, everywhere)
+    assert (seven["chkstop"], seven["online"], seven["checkstopped"]) == (True, False, everywhere)
+    assert (five["offline"], six["offline"], seven["offline"]) == ([], [], everywhere)  # only zcrypt's have `online`
+
+
+def test_status_tells_overrides_and_offline_queues() -> None:
+    bench = Bench(RESERVED)
+    bench.give("05.0047")
+    bench.echo(0, "/sys/devices/ap/card05/05.0004/online")
+    status = bench.status()
+    assert status["overrides"] == {"05.0047": "vfio_ap"}
+    assert status["cards"]["05"]["drivers"] == {"cex4queue": [4, 0xAB, 0xFF], "vfio_ap": [0x47]}
+    assert status["cards"]["05"]["offline"] == [4]
+
+
+def test_status_of_a_machine_without_qci() -> None:
+    status = Bench('[qci]\nsupported = false\ndomains = [4]\n[[card]]\nadapter = 5\ntype = "CEX8C"\n').status()
+    assert (status["adapters"], status["usage_domains"], status["control_domains"]) == (None, None, None)
+    assert list(status["cards"]) == ["05"]
+
+
+def keys_of(value: object, path: str = "") -> Iterator[str]:
+    """Yield the paths of all keys, with placeholders for those that are data."""
+    if not isinstance(value, dict) or path.endswith("matrix"):
+        yield path
+        return
+    names = {"cards": "XX", "drivers": "NAME", "modules": "NAME", "faults": "PATH", "mdevs": "UUID"}
+    names |= dict.fromkeys(("overrides", "bad_resets", "failing_resets"), "XX.YYYY")
+    for key, inner in value.items():
+        name = names.get(path.rpartition(".")[2]) or key
+        yield from keys_of(inner, f"{path}.{name}" if path else name)
+
+
+def test_every_key_of_the_status_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs/console.md").read_text("utf-8").partition("## status\n")[2]
+    documented = [
+        key for line in text.splitlines() if line.startswith("| `") for key in KEY.findall(line.split("|")[1])
+    ]
+    overridden = Bench(RESERVED)
+    overridden.give("05.0047")
+    seen = {*keys_of(eventful().status()), *keys_of(overridden.status())}
+    seen -= {key for key in seen if any(other.startswith(f"{key}.") for other in seen)}  # empty in one of the two
+    assert sorted(documented) == sorted(seen)
 
 
 def test_the_journal_is_numbered_and_complete(bench: Bench) -> None:
