@@ -5,9 +5,12 @@ Exit status everywhere: 0 success, 1 the answer is no (or the operation failed),
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -423,3 +426,110 @@ def doctor(capabilities: tuple[str, ...], *, as_json: bool) -> None:
     else:
         report.show()
     raise SystemExit(0 if report.ok else 1)
+
+
+def _end_as_filters_do() -> None:
+    """Let Ctrl-C, and a reader who has gone away, end this process without a word, as they end cat and tail."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started it ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _or_sandbox(mountpoint: str | None) -> str:
+    """Return the mount point that was given, without links, or inside `apfs exec` that of the host there."""
+    if mountpoint is None:
+        from apfs.mounts import is_apfs  # noqa: PLC0415 -- keeps `apfs --help` fast
+        from apfs.sandbox import HOST  # noqa: PLC0415
+
+        if not is_apfs(HOST):
+            raise click.UsageError(f"MOUNT is missing: only inside `apfs exec` it may be, where it is {HOST}")
+        return HOST
+    return str(Path(mountpoint).resolve())
+
+
+@main.command()
+@click.argument("mountpoint", metavar="[MOUNT]", type=click.Path(), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the content of ctl/status.")
+def status(mountpoint: str | None, *, as_json: bool) -> None:
+    """Show the state of the host mounted at MOUNT: cards, queues, mediated devices and guests, as tables.
+
+    Cards and queues that are alike share a line, with their numbers as ranges. On a terminal there are colours, unless
+    NO_COLOR is set, and long lines are folded; in a pipe or file lines are never cut. Inside `apfs exec` MOUNT may be
+    left out.
+
+    \b
+    EXIT STATUS
+        0  shown        1  the mount went away meanwhile        2  wrong usage, or no host there
+    """
+    from apfs import monitor, mounts  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+    _end_as_filters_do()
+    place = _or_sandbox(mountpoint)
+    try:
+        text = monitor.status(place)
+    except mounts.MountsError as error:
+        _fail(str(error), error.status)
+    if not as_json:
+        from apfs import report  # noqa: PLC0415 -- slow to import
+
+        try:
+            text = report.status(json.loads(text), report.console(sys.stdout))
+        except KeyError as error:
+            _fail(f"{place} is served by another version of apfs, its status lacks {error}: --json shows it", 2)
+    click.echo(text, nl=False, color=True)
+
+
+def _types(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    from apfs.history import KINDS  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+    for name in given:
+        if name not in KINDS:
+            raise click.BadParameter(f"{name!r} is not a type of records: there are {', '.join(KINDS)}")
+    return given
+
+
+@main.command()
+@click.argument("mountpoint", metavar="[MOUNT]", type=click.Path(), required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C or the end of the mount.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as they are, one JSON object per line.")
+@click.option(
+    "--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N records. Default: all; with --follow 10."
+)
+@click.option("--type", "types", metavar="TYPE", multiple=True, callback=_types, help="Only such records. Repeatable.")
+def journal(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int | None, types: tuple[str, ...]) -> None:
+    """Show what happened on the host mounted at MOUNT: stores, refusals with their reasons, uevents, the kernel log.
+
+    Each record is a line: its number, its type, and what happened. Inside `apfs exec` MOUNT may be left out.
+
+    \b
+    TYPES
+        store refusal uevent log guest interrupt ioctl reset migration verb crash
+
+    \b
+    EXAMPLE
+        apfs journal --follow --type refusal /tmp/z
+        apfs journal --json /tmp/z | jq -c 'select(.errno == "EBUSY")'
+
+    \b
+    EXIT STATUS
+        0  shown        1  the mount went away meanwhile        2  wrong usage, or no host there
+    """
+    from apfs import monitor, mounts  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+    _end_as_filters_do()
+    place = _or_sandbox(mountpoint)
+    if as_json:
+        render = "{}\n".format
+    else:
+        from apfs import report  # noqa: PLC0415 -- slow to import
+
+        out = report.console(sys.stdout)
+        render = functools.partial(report.record, out=out)
+    if follow and lines is None:
+        lines = 10
+    try:
+        monitor.print_journal(place, render, types=types, lines=lines, follow=follow)
+    except mounts.MountsError as error:
+        _fail(str(error), error.status)
+    except ValueError as error:
+        _fail(f"{place} is served by another version of apfs: {error}; --json shows it", 2)

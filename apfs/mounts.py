@@ -77,6 +77,23 @@ def is_dead(mountpoint: str) -> bool:
     return False
 
 
+def is_mounted(device: int) -> bool:
+    """Whether a file system, by the `st_dev` of its files, is mounted anywhere."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    return any(line.split()[2] == number for line in lines)
+
+
+def check_answers(mountpoint: str) -> None:
+    """Make sure that an apfs answers at a path. `MountsError` with status 2 if not."""
+    if not is_apfs(mountpoint):
+        make = "" if os.path.lexists(mountpoint) else f"mkdir -p {mountpoint} && "
+        what = "is not an apfs mount" if os.path.lexists(mountpoint) else "does not exist"
+        raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {mountpoint}` first", 2)
+    if is_dead(mountpoint):
+        raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {mountpoint}` and mount again", 2)
+
+
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     """Unmount an apfs; a dead one also if it is in use. `MountsError` if there is none or it is busy."""
     if not is_apfs(mountpoint):

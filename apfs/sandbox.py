@@ -164,21 +164,13 @@ def _resolve(command: str) -> None:
         raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
 
 
-def check_mount(mount: Path) -> None:
-    """Make sure that an apfs answers at a path; `SandboxError` if not."""
-    if not mounts.is_apfs(str(mount)):
-        raise SandboxError(f"{mount} is not an apfs mount: `apfs mount {mount}` first")
-    if mounts.is_dead(str(mount)):
-        raise SandboxError(f"the server of {mount} is gone: `apfs umount {mount}` and mount again")
-
-
 def run(command: list[str], mount: Path | None, server_options: list[str], options: Options) -> int:
     """Run a command in a sandbox on a mount, or on a host of its own, and return its exit status."""
     if shutil.which("bwrap") is None:
         raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
     _resolve(command[0])
     if mount is not None:
-        check_mount(mount)
+        mounts.check_answers(str(mount))
         return _run(command, Path(mounts.absolute(str(mount))), options)
     mounts.check_fuse()
     private = tempfile.mkdtemp(prefix="apfs-exec-")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import apfs as package
+from apfs.history import KINDS
 from apfs.scenario import gallery
 from tests.conftest import apfs
 
@@ -32,6 +33,8 @@ def test_version() -> None:
         ["migrate"],
         ["record"],
         ["doctor"],
+        ["status"],
+        ["journal"],
     ],
 )
 def test_help_pages(command: list[str]) -> None:
@@ -40,9 +43,13 @@ def test_help_pages(command: list[str]) -> None:
     assert apfs(*command, "-h").stdout == text
 
 
-@pytest.mark.parametrize("command", ["mount", "umount", "migrate", "doctor", "record"])
+@pytest.mark.parametrize("command", ["mount", "umount", "migrate", "status", "journal", "doctor", "record"])
 def test_help_pages_tell_the_exit_status(command: str) -> None:
     assert "EXIT STATUS" in apfs(command, "--help").stdout
+
+
+def test_help_names_the_types_of_records() -> None:
+    assert f"      {' '.join(KINDS)}\n" in apfs("journal", "--help").stdout
 
 
 def test_wrong_usage() -> None:
