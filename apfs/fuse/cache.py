@@ -8,7 +8,8 @@ before are looked up again when they are next used. libfuse does not know it yet
 kernels only names are remembered that are always there.
 
 Link counts of directories, which change when subdirectories come and go, are invalidated one by one. That takes no lock
-either, as it concerns attributes only.
+either, as it concerns attributes only. So are all attributes of directories that may go away: who has one open, as his
+working directory or bound to another place, needs no name to get there.
 
 What a listing brings along is another matter. The kernel enters those names when the listing arrives, not when it was
 made: a store in between would be forgotten. So it may remember of them only those that last as long as their directory.
@@ -66,7 +67,7 @@ class KernelCache:
         return self._device is not None or self._tree.permanent(node)
 
     def remember_count(self, inode: pyfuse3.InodeT) -> None:
-        """Take note that the kernel is told a directory's link count."""
+        """Take note that the kernel is told a directory's attributes."""
         self._counted.add(inode)
 
     def changed(self) -> None:

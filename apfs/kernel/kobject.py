@@ -739,9 +739,9 @@ class Tree:
         return isinstance(kind, Directory) and kind.permanent() and (not entry or kind.lasting(entry))
 
     def varies(self, directory: int) -> bool:
-        """Whether a directory's link count can change."""
+        """Whether what stat tells of a directory can change: its link count, or that there is one."""
         kind, _, _ = self._unpack(directory)
-        return isinstance(kind, Directory) and kind.varies
+        return isinstance(kind, Directory) and (kind.varies or not kind.permanent())
 
     def setattr(self, node: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
         """Change permissions or ownership, which sysfs keeps until the node goes away (kernfs_iop_setattr)."""

@@ -110,3 +110,17 @@ def test_modules(host: Path) -> None:
         store(console, "modprobe vfio_ap")
         assert (host / MATRIX / "features").exists()
         assert (host / "sys/module/vfio_ap/refcnt").read_text() == "0\n"
+
+
+def test_directories_that_are_reached_without_their_names(host: Path) -> None:
+    console = host / "ctl/console"
+    for name in ("sys/module/vfio_ap", "sys/devices/vfio_ap", "sys/bus/matrix"):
+        opened = os.open(host / name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fstat(opened)
+            store(console, "rmmod vfio_ap")
+            with pytest.raises(FileNotFoundError):
+                os.fstat(opened)
+            store(console, "modprobe vfio_ap")
+        finally:
+            os.close(opened)
