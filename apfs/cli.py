@@ -6,7 +6,6 @@ Exit status everywhere: 0 success, 1 the answer is no (or the operation failed),
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import signal
