@@ -30,7 +30,22 @@ def _fail(message: str, status: int = 1) -> NoReturn:
     raise SystemExit(status)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands, and the form in which mount.fuse3(8) calls: `apfs SOURCE MOUNTPOINT -o OPTIONS`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command to run and its arguments."""
+        if args[2:3] == ["-o"] and args[0] not in self.commands and not ctx.resilient_parsing:
+            from apfs import mount_helper  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+            mount_helper.main(args)
+            ctx.exit()
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="apfs")
 def main() -> None:
     """Emulate an IBM Z host with crypto cards as a file system.
@@ -67,6 +82,9 @@ def main() -> None:
 @click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
 @click.option("--fast-loop/--no-fast-loop", default=True, hidden=True, help="For comparing the request loops.")
 @click.option("--lifeline-fd", type=int, hidden=True, help="Pipe whose other end, when closed, ends the mount.")
+@click.option(
+    "--fuse-option", "fuse_options", multiple=True, default=["fsname=apfs"], hidden=True, help="fsname=, ro ..."
+)
 def mount(
     mountpoint: str,
     scenario: str,
@@ -78,6 +96,7 @@ def mount(
     ready_fd: int | None,
     lifeline_fd: int | None,
     fast_loop: bool,
+    fuse_options: tuple[str, ...],
 ) -> None:
     """Mount an emulated host on the directory MOUNTPOINT.
 
@@ -104,6 +123,7 @@ def mount(
     from apfs.scenario import ScenarioError, load  # noqa: PLC0415
 
     try:
+        mounts.check_packages()
         description = load(scenario)
         mounts.check_fuse()
         mounts.check_mountpoint(mountpoint)
@@ -129,13 +149,14 @@ def mount(
                 ready=_report(ready_fd, silent=not debug),
                 lifeline=lifeline_fd,
                 fast_loop=fast_loop,
-                debug=debug,
+                fuse_options=[*fuse_options, *(["debug"] if debug else [])],
             )
         except (ScenarioError, MountError) as error:
             _fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
     else:
         options = [] if allow_other is None else ["--allow-other" if allow_other else "--no-allow-other"]
         options += [] if fast_loop else ["--no-fast-loop"]
+        options += [f"--fuse-option={option}" for option in fuse_options]
         try:
             mounts.start_server(mountpoint, ["--scenario", scenario, "--clock", clock, *options])
         except mounts.MountsError as error:

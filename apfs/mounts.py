@@ -6,6 +6,7 @@ Never call these from a server on its own mount: it would wait for itself.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
 import shutil
@@ -22,6 +23,11 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 READY = b"ready"
 """What a server writes to its --ready-fd when its mount can be used."""
+
+INSTALL_HINT = (
+    "install them with `pip install 'apfs[mount]'` "
+    "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
+)
 
 
 class MountsError(Exception):
@@ -128,6 +134,13 @@ def check_mountpoint(mountpoint: str) -> None:
         raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {mountpoint}`")
     if not Path(mountpoint).is_dir():
         raise MountsError(f"mount point {mountpoint} is not a directory")
+
+
+def check_packages() -> None:
+    """Make sure that what the extra `mount` installs is there. `MountsError` if not."""
+    missing = [name for name in ("pyfuse3", "trio") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MountsError(f"mounting needs {' and '.join(missing)}: {INSTALL_HINT}")
 
 
 def check_fuse() -> None:

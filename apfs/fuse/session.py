@@ -16,7 +16,7 @@ from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from apfs.host import Host
 
@@ -60,12 +60,10 @@ class ScanTimer:
                 self.ticked()
 
 
-def _options(*, allow_other: bool, debug: bool) -> set[str]:
-    options = set(pyfuse3.default_options) | {"fsname=apfs", "subtype=apfs", "default_permissions"}
+def _options(given: Iterable[str], *, allow_other: bool) -> set[str]:
+    options = set(pyfuse3.default_options) | {*given, "subtype=apfs", "default_permissions"}
     if allow_other:
         options.add("allow_other")
-    if debug:
-        options.add("debug")
     if shutil.which("fusermount3"):
         options.add("auto_unmount")  # a killed server leaves no dead mount behind; needs the helper
     return options
@@ -80,13 +78,14 @@ def serve(
     ready: Callable[[], None],
     lifeline: int | None = None,
     fast_loop: bool = True,
-    debug: bool = False,
+    fuse_options: Iterable[str] = ("fsname=apfs",),
 ) -> None:
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
     `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
     descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
-    Without `fast_loop`, requests go through trio's scheduler. With `debug`, libfuse prints each on standard error.
+    Without `fast_loop`, requests go through trio's scheduler. `fuse_options` are those of mount.fuse3(8): the source
+    that /proc/mounts shows, and what the kernel and libfuse are to do, such as `ro` and `debug`.
     `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
     host.clock = "real" if clock else "manual"
@@ -94,7 +93,7 @@ def serve(
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened
     try:
-        pyfuse3.init(operations, mountpoint, _options(allow_other=allow_other, debug=debug))
+        pyfuse3.init(operations, mountpoint, _options(fuse_options, allow_other=allow_other))
     except RuntimeError as error:
         facts = environment.look()
         problems = environment.mount_problems(facts)
