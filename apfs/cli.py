@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from apfs import __version__
+from apfs import __version__, completion
 from apfs.mounts import READY
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint", type=click.Path(file_okay=False))
 @click.option(
-    "--scenario", "-s", default="default", metavar="NAME|FILE", help="The host to emulate.", show_default=True
+    "--scenario",
+    "-s",
+    default="default",
+    metavar="NAME|FILE",
+    help="The host to emulate.",
+    show_default=True,
+    shell_complete=completion.scenarios_and_files,
 )
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
 @click.option("--allow-other/--no-allow-other", default=None, help="Let other users in. Default: if mounted by root.")
@@ -179,7 +185,7 @@ def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:
 
 
 @main.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint", type=click.Path(), shell_complete=completion.mounted)
 @click.option("--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; it ends with its last user.")
 def umount(mountpoint: str, *, lazy: bool) -> None:
     """Unmount the emulated host at MOUNTPOINT.
@@ -215,7 +221,7 @@ def scenario_list() -> None:
 
 
 @scenario.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.scenarios)
 def scenario_show(name: str) -> None:
     """Print the TOML text of the scenario NAME, to be copied and changed."""
     from apfs.scenario import gallery  # noqa: PLC0415
@@ -227,7 +233,7 @@ def scenario_show(name: str) -> None:
 
 
 @scenario.command("validate")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(), shell_complete=completion.scenarios_and_files)
 def scenario_validate(file: str) -> None:
     """Check the scenario in FILE, a TOML file or a name of the gallery, by booting its host.
 
@@ -312,9 +318,9 @@ def record(root: Path, output: Path | None, name: str, *, force: bool) -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path())
-@click.argument("target", type=click.Path())
-@click.argument("uuid")
+@click.argument("source", type=click.Path(), shell_complete=completion.mounted)
+@click.argument("target", type=click.Path(), shell_complete=completion.mounted)
+@click.argument("uuid", shell_complete=completion.mdevs("source"))
 @click.option("--check", is_flag=True, help="Change nothing; say whether a migration would succeed, and if not, why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) -> None:
@@ -345,9 +351,36 @@ def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     raise SystemExit(0 if report.ok else 1)
 
 
+@main.command("completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_(shell: str) -> None:
+    """Print the script that makes SHELL complete commands, options, scenarios, mounts and mediated devices.
+
+    \b
+    EXAMPLE
+        eval "$(apfs completion bash)"            in ~/.bashrc
+        eval "$(apfs completion zsh)"             in ~/.zshrc, after compinit
+        apfs completion fish | source             in ~/.config/fish/config.fish
+    """
+    click.echo(completion.script(main, shell), nl=False)
+
+
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--scenario", "-s", metavar="NAME|FILE", help="Start a host of this scenario for the command.")
-@click.option("--mount", "-m", "mounted", type=click.Path(path_type=Path), help="Use the host mounted there.")
+@click.option(
+    "--scenario",
+    "-s",
+    metavar="NAME|FILE",
+    help="Start a host of this scenario for the command.",
+    shell_complete=completion.scenarios_and_files,
+)
+@click.option(
+    "--mount",
+    "-m",
+    "mounted",
+    type=click.Path(path_type=Path),
+    help="Use the host mounted there.",
+    shell_complete=completion.mounted,
+)
 @click.option(
     "--net",
     type=click.Choice(["private", "host"]),
@@ -359,7 +392,7 @@ def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
 @click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST inside. Repeatable.")
 @click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
 @click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completion.commands)
 def exec_(
     scenario: str | None,
     mounted: Path | None,
@@ -468,7 +501,9 @@ def _or_sandbox(mountpoint: str | None) -> str:
 
 
 @main.command()
-@click.argument("mountpoint", metavar="[MOUNT]", type=click.Path(), required=False)
+@click.argument(
+    "mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the content of ctl/status.")
 def status(mountpoint: str | None, *, as_json: bool) -> None:
     """Show the state of the host mounted at MOUNT: cards, queues, mediated devices and guests, as tables.
@@ -509,7 +544,9 @@ def _types(_context: click.Context, _parameter: click.Parameter, given: tuple[st
 
 
 @main.command()
-@click.argument("mountpoint", metavar="[MOUNT]", type=click.Path(), required=False)
+@click.argument(
+    "mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted
+)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C or the end of the mount.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as they are, one JSON object per line.")
 @click.option(

@@ -35,6 +35,7 @@ def test_version() -> None:
         ["doctor"],
         ["status"],
         ["journal"],
+        ["completion"],
     ],
 )
 def test_help_pages(command: list[str]) -> None:
