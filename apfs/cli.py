@@ -52,7 +52,7 @@ def main() -> None:
 
     A mount shows what /sys and /dev of such a host show of the AP bus, the vfio_ap driver and its mediated devices,
     and behaves as the kernel does when something is written to it. Two mounts are two hosts, between which guests'
-    AP configurations can be live-migrated.
+    AP configurations can be live-migrated. With mount.fuse.apfs(8), mount(8) and fstab(5) mount as well.
 
     \b
     EXAMPLE
@@ -107,7 +107,8 @@ def mount(
     """Mount an emulated host on the directory MOUNTPOINT.
 
     Returns when the tree answers. The server then runs in a session of its own until the mount is unmounted (by
-    `apfs umount`, `umount` or `fusermount3 -u`) or it gets SIGTERM, SIGINT or SIGHUP.
+    `apfs umount`, umount(8) or fusermount3(1)) or it gets SIGTERM, SIGINT or SIGHUP. For mount(8) and fstab(5) there
+    is mount.fuse.apfs(8).
 
     SCENARIO is the name of a scenario of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name
     of a TOML file.
@@ -120,6 +121,10 @@ def mount(
         ctl/             console (write `help`, read kmsg), kmsg, uevents, journal, status
 
     Files belong to the user who mounts; every file that sysfs would refuse to root is refused to root as well.
+
+    \b
+    EXAMPLE
+        apfs mount --scenario migration-source --clock manual /tmp/a
 
     \b
     EXIT STATUS
@@ -190,7 +195,11 @@ def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:
 def umount(mountpoint: str, *, lazy: bool) -> None:
     """Unmount the emulated host at MOUNTPOINT.
 
-    Clears away a dead mount too, whose server was killed.
+    Clears away a dead mount too, whose server was killed. umount(8) and fusermount3(1) unmount as well.
+
+    \b
+    EXAMPLE
+        apfs umount --lazy /tmp/a
 
     \b
     EXIT STATUS
@@ -206,7 +215,14 @@ def umount(mountpoint: str, *, lazy: bool) -> None:
 
 @main.group()
 def scenario() -> None:
-    """List, show and validate descriptions of hosts."""
+    """List, show and validate descriptions of hosts.
+
+    \b
+    EXAMPLE
+        apfs scenario show default > my.toml
+        apfs scenario validate my.toml
+        apfs mount --scenario my.toml /tmp/z
+    """
 
 
 @scenario.command("list")
@@ -334,6 +350,13 @@ def migrate(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     all queues are looked at, while the driver stops at the first.
 
     \b
+    EXAMPLE
+        apfs mount --scenario migration-source /tmp/a
+        apfs mount --scenario migration-target /tmp/b
+        apfs migrate --check /tmp/a /tmp/b 669d9b23-fe1b-4ecb-be08-a2fabca99b71
+        apfs migrate /tmp/a /tmp/b 669d9b23-fe1b-4ecb-be08-a2fabca99b71
+
+    \b
     EXIT STATUS
         0  migrated, or compatible        1  refused, or not compatible        2  wrong usage or environment
     """
@@ -419,7 +442,12 @@ def exec_(
         network       with --net private only loopback; uevents of the host arrive as the kernel's
 
     What is written below other directories, such as /etc/mdevctl.d, is written on the real machine: use --bind and
-    --tmpfs to give the command directories of its own.
+    --tmpfs to give the command directories of its own. bwrap(1) makes the namespaces.
+
+    \b
+    EXAMPLE
+        apfs exec -- mdevctl types
+        apfs exec --mount /tmp/z -- bash
 
     \b
     EXIT STATUS

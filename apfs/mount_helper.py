@@ -114,7 +114,8 @@ def command(
 ) -> None:
     """Mount an emulated IBM Z host, for mount(8).
 
-    Not to be called by hand: `mount -t fuse.apfs SOURCE MOUNTPOINT` runs it if it is found as /sbin/mount.fuse.apfs.
+    Not to be called by hand, as `apfs mount` is: `mount -t fuse.apfs SOURCE MOUNTPOINT` and lines of fstab(5) run it if
+    it is found as /sbin/mount.fuse.apfs. umount(8) unmounts.
 
     SOURCE is the name of a scenario (`apfs scenario list`) or, if it has a / or a . in it, the name of a TOML file.
     It is what findmnt(8) shows. `none` and `apfs` stand for the scenario default; with the option scenario= the source
