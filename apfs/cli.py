@@ -65,7 +65,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("mountpoint", type=click.Path(file_okay=False))
+@click.argument("mountpoint", type=click.Path(), shell_complete=completion.directories)
 @click.option(
     "--scenario",
     "-s",

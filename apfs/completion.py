@@ -63,10 +63,15 @@ def scenarios_and_files(ctx: click.Context, param: click.Parameter, incomplete: 
     return scenarios(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
 
 
-def mounted(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def directories(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer directories."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the places where an apfs is mounted, and directories for what is none of them."""
     places = dict.fromkeys(mount.mountpoint for mount in mounts.mounted() if mount.fstype == mounts.FSTYPE)
-    return _matching(((place, None) for place in places), incomplete) or [CompletionItem(incomplete, type="dir")]
+    return _matching(((place, None) for place in places), incomplete) or directories(ctx, param, incomplete)
 
 
 def mdevs(parameter: str) -> Completer:

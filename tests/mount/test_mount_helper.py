@@ -137,6 +137,7 @@ def test_mount_and_umount(mount8: Mount8, *, helper: bool) -> None:
         ("nosuch $Z", 32, "no scenario of that name: there are default,"),
         ("./no.toml $Z", 32, "No such file"),
         ("none $Z/nowhere", 32, "mkdir -p"),
+        ("none fstab", 32, "is not a directory"),
     ],
 )
 def test_refusals(mount8: Mount8, arguments: str, status: int, reason: str, *, helper: bool) -> None:
