@@ -158,7 +158,8 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
     """
     reader, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
-    command = [sys.executable, "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
+    # -P: no module of the current directory, in which others may write.
+    command = [sys.executable, "-P", "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
     command += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
     server = subprocess.Popen(
         [*command, *options, "--", mountpoint],

@@ -132,6 +132,15 @@ def test_new_mount_clears_a_dead_one_away(mount: Mounter, tmp_path: Path) -> Non
     mount()
 
 
+def test_nothing_is_imported_from_the_current_directory(tmp_path: Path) -> None:
+    """Root may stand in a directory in which others write."""
+    (tmp_path / "host").mkdir()
+    (tmp_path / "json.py").write_text("raise SystemExit('json.py of the current directory was run')\n")
+    command = Path(sys.executable).with_name("apfs")
+    script = 'cd "$2"; "$1" mount host; cat host/sys/bus/ap/scans; "$1" exec --mount host true; "$1" umount host'
+    assert sh(f"set -e; {script}", str(command), str(tmp_path)).stdout == "1\n"
+
+
 def test_mount_twice_is_refused(mount: Mounter) -> None:
     host = mount()
     result = apfs("mount", str(host), status=2)
