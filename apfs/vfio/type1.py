@@ -66,7 +66,8 @@ class Mappings:
         start = bisect_left(self._starts, iova)
         if start and self._by_start[self._starts[start - 1]].end > iova:
             start -= 1
-        yield from [self._by_start[first] for first in self._starts[start:] if first < iova + size]
+        end = bisect_left(self._starts, iova + size)
+        yield from [self._by_start[first] for first in self._starts[start:end]]
 
 
 def _check_bitmap(pages: int, size: int) -> None:

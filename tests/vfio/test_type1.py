@@ -107,6 +107,17 @@ def test_map(iova: int, size: int, vaddr: int, flags: int, argsz: int, expected:
     assert fails(Type1(v2=True).map_dma, request) == expected
 
 
+def test_there_are_as_many_mappings_as_slots() -> None:
+    backend = Type1(v2=True)
+    for number in reversed(range(65535)):
+        map_dma(backend, 2 * number * PAGE, PAGE)
+    assert fails(map_dma, backend, 1 * PAGE, PAGE) == "ENOSPC"
+    assert fails(map_dma, backend, 2 * PAGE, PAGE) == "EEXIST"
+    assert unmap_dma(backend, 0, PAGE) == PAGE
+    assert fails(map_dma, backend, 1 * PAGE, PAGE) == "ok"
+    assert unmap_dma(backend, 0, 0, flags=2) == 65535 * PAGE
+
+
 def test_update_of_a_valid_address() -> None:
     backend = Type1(v2=True)
     map_dma(backend, 0, PAGE)
