@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,13 @@ def write_memory(pid: int, address: int, data: bytes) -> bool:
 def duplicate(pid: int, fd: int) -> Iterator[int]:
     """Give a duplicate of a descriptor of thread `pid`, for the length of a with statement.
 
-    `OSError`: EBADF if it is not open there, ESRCH if the thread is gone, EPERM if this is not allowed.
+    `OSError`: EBADF if it is not open there, or only as a path (O_PATH); ESRCH if the thread is gone, EPERM if this is
+    not allowed.
     """
     copy = _duplicate(pid, fd)
     try:
+        if fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_PATH:
+            raise OSError(errno.EBADF, "names a file that is not open")
         yield copy
     finally:
         os.close(copy)
@@ -94,6 +98,14 @@ def _duplicate(pid: int, fd: int) -> int:
     if copy < 0:
         raise OSError(saved, os.strerror(saved))
     return copy
+
+
+def is_full(pid: int) -> bool:
+    """Whether a thread can have no further descriptor, because all numbers below its limit are taken."""
+    with open(f"/proc/{pid}/limits", encoding="ascii") as limits:  # noqa: PTH123 -- read line by line
+        limit = next(int(line.split()[3]) for line in limits if line.startswith("Max open files"))
+    with os.scandir(f"/proc/{pid}/fd") as descriptors:
+        return sum(int(entry.name) < limit for entry in descriptors) >= limit
 
 
 def _process_of(tid: int) -> int:

@@ -112,7 +112,13 @@ class Supervisor:
             described, other = self._describe(duplicates, notification.pid, command, memory)
             if not seccomp.is_valid(self._listener, notification.id):
                 return -errno.EINTR  # nobody hears it: what was read may be of another process
-            request = {"cmd": command, "arg": notification.arg, "memory": memory.hex(), "descriptor": described}
+            request = {
+                "cmd": command,
+                "arg": notification.arg,
+                "memory": memory.hex(),
+                "descriptor": described,
+                "full": command in uapi.NEEDS_ROOM and process.is_full(notification.pid),
+            }
             reply = self._ask(request, fd, other)
         return None if reply is None else self._carry_out(notification, reply)
 
@@ -132,7 +138,7 @@ class Supervisor:
             return None, None
         if os.fstat(fd).st_dev == self._device:
             return "file", fd
-        if str(Path(f"/proc/self/fd/{fd}").readlink()) != _EVENTFD:
+        if command not in uapi.KEEPS_EVENTFD or str(Path(f"/proc/self/fd/{fd}").readlink()) != _EVENTFD:
             return "foreign", None
         self._next_eventfd += 1
         self._eventfds[self._next_eventfd] = os.dup(fd)
@@ -163,10 +169,7 @@ class Supervisor:
         writes = [(address, bytes.fromhex(data)) for address, data in reply["writes"]]
         file = reply["file"]
         if file is not None:
-            # A descriptor that is given cannot be taken back, so that the memory is tried before.
-            if not all(self._writable(notification, address, len(data)) for address, data in writes):
-                return -errno.EFAULT
-            number = self._hand_over(notification, file)
+            number = self._hand_over(notification, file, writes)
             if number < 0:
                 return number
             if file["at"] is None:
@@ -185,10 +188,16 @@ class Supervisor:
             return False
         return process.write_memory(notification.pid, address, present)
 
-    def _hand_over(self, notification: Notification, file: dict[str, Any]) -> int:
-        """Give the process a new file; return the number of its descriptor or (negative) an errno."""
+    def _hand_over(self, notification: Notification, file: dict[str, Any], writes: list[tuple[int, bytes]]) -> int:
+        """Give the process a new file; return the number of its descriptor or (negative) an errno.
+
+        The file is opened in any case, so that it is closed when the process cannot have it.
+        """
         fd = os.open(f"fds/{file['name']}", _ACCESS[file["access"]], dir_fd=self._control)
         try:
+            # A descriptor that is given cannot be taken back, so that the memory is tried before.
+            if not all(self._writable(notification, address, len(data)) for address, data in writes):
+                return -errno.EMFILE if process.is_full(notification.pid) else -errno.EFAULT
             return seccomp.add_descriptor(self._listener, notification.id, fd)
         except OSError as error:
             return -(error.errno or errno.EIO)

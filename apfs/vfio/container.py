@@ -173,7 +173,7 @@ class GroupFile(IoctlFile):
         return DONE
 
     def _get_device_fd(self, request: Request) -> Reply:
-        """Open the device of that name, a UUID, and return its descriptor. EFAULT, EINVAL, ENODEV, EPERM."""
+        """Open the device of that name, a UUID, and return its descriptor. EFAULT, EINVAL, ENODEV, EMFILE, EPERM."""
         text, nul, _ = request.memory.partition(b"\0")
         if not nul or len(text) >= uapi.PAGE:
             raise KernelError(
@@ -183,6 +183,8 @@ class GroupFile(IoctlFile):
         if text.decode("latin-1") != device.name:
             why = f"group {self._group.number} has the device {device.name}, not {text.decode('latin-1')!r}"
             raise KernelError(errno.ENODEV, why)
+        if request.full:
+            raise KernelError(errno.EMFILE, "the caller has no descriptor left: close some, or raise RLIMIT_NOFILE")
         if self._container is None:
             raise KernelError(errno.EINVAL, "the group has no container: VFIO_GROUP_SET_CONTAINER first")
         self._container.check_ready()

@@ -157,6 +157,7 @@ class Iommufd(IoctlFile):
         values = layout.unpack(request.take(layout.size))
         if any(request.memory[layout.size : size]):
             raise KernelError(errno.E2BIG, f"bytes behind the {layout.size} of {layout.name} are not zero")
+        request.take(size)
         return values
 
     def _ioas_alloc(self, request: Request) -> Reply:

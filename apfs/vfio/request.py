@@ -47,13 +47,14 @@ class Request:
     """One ioctl: its number, its argument, the readable bytes behind it, and the file that a descriptor in it names.
 
     `memory` ends where the caller's memory cannot be read any further, or where no request looks any more.
-    `descriptor` is None if the descriptor is not open.
+    `descriptor` is None if the descriptor is not open. `full` says that the caller can have no further descriptor.
     """
 
     cmd: int
     arg: int
     memory: bytes = b""
     descriptor: Descriptor | None = None
+    full: bool = False
 
     def take(self, size: int, offset: int = 0) -> bytes:
         """Copy bytes in; EFAULT if the caller's memory cannot be read."""

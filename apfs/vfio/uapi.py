@@ -213,8 +213,18 @@ STRUCTS = {
 MEMORY = 64
 """Bytes behind the argument that any request may look at, but for names."""
 
-WINDOWS: dict[int, int] = {Cmd.VFIO_GROUP_GET_DEVICE_FD: PAGE + 1}
+WINDOWS: dict[int, int] = {
+    # One byte more than a name may have; and all that may follow a struct of iommufd, if it is zero.
+    Cmd.VFIO_GROUP_GET_DEVICE_FD: PAGE + 1,
+    **{command: PAGE for command in Cmd if command >= Cmd.IOMMU_DESTROY},
+}
 """Requests that look at more bytes behind the argument than `MEMORY`."""
+
+NEEDS_ROOM = frozenset((Cmd.VFIO_GROUP_GET_DEVICE_FD,))
+"""Requests that look for a free descriptor of the caller before they do anything."""
+
+KEEPS_EVENTFD = frozenset((Cmd.VFIO_DEVICE_SET_IRQS,))
+"""Requests to which it matters whether a descriptor is an eventfd, and which keep it."""
 
 DESCRIPTOR_AT: dict[int, int] = {
     Cmd.VFIO_GROUP_SET_CONTAINER: 0,

@@ -14,7 +14,12 @@ U = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 MATRIX = "/sys/devices/vfio_ap/matrix"
 GET_API_VERSION, CHECK_EXTENSION, SET_IOMMU = 0x3B64, 0x3B65, 0x3B66
 GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_UNSET_CONTAINER, GROUP_GET_DEVICE_FD = 0x3B67, 0x3B68, 0x3B69, 0x3B6A
-DEVICE_GET_INFO, DEVICE_SET_IRQS, DEVICE_RESET, DEVICE_FEATURE = 0x3B6B, 0x3B6E, 0x3B6F, 0x3B75
+DEVICE_GET_INFO, DEVICE_GET_IRQ_INFO, DEVICE_SET_IRQS, DEVICE_RESET = 0x3B6B, 0x3B6D, 0x3B6E, 0x3B6F
+DEVICE_FEATURE = 0x3B75
+IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA, IOMMU_DIRTY_PAGES = 0x3B70, 0x3B71, 0x3B72, 0x3B75
+DEVICE_BIND_IOMMUFD, DEVICE_ATTACH_IOMMUFD_PT, DEVICE_DETACH_IOMMUFD_PT = 0x3B76, 0x3B77, 0x3B78
+IOMMU_DESTROY, IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_MAP, IOAS_UNMAP = 0x3B80, 0x3B81, 0x3B84, 0x3B85, 0x3B86
+IOAS_MAP_FILE = 0x3B8F
 GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
 STOP, RUNNING, STOP_COPY, RESUMING = 1, 2, 3, 4
 
@@ -74,6 +79,29 @@ def group_of(uuid: str = U) -> str:
     return f"/dev/vfio/{Path(f'/sys/bus/mdev/devices/{uuid}/iommu_group').readlink().name}"
 
 
+def node_of(uuid: str = U) -> str:
+    """Return the path of a device's node."""
+    (entry,) = Path(f"/sys/bus/mdev/devices/{uuid}/vfio-dev").iterdir()
+    return f"/dev/vfio/devices/{entry.name}"
+
+
+def refused(path: str, text: str) -> str:
+    """Return the name of the errno that writing a text ends with, `ok` for none."""
+    try:
+        write(path, text)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
+
+
+def opened(path: str, flags: int = os.O_RDWR) -> int | str:
+    """Return a new descriptor, or the name of the errno."""
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
 class Device:
     """A device opened through a container."""
 
@@ -122,17 +150,43 @@ class Device:
         call(self.fd, DEVICE_SET_IRQS, struct.pack("=5Ii", 24, 4 | 32, index, 0, 1, fd))
 
 
+class Cdev(Device):
+    """A device opened through its node and an iommufd."""
+
+    def __init__(self, uuid: str = U) -> None:
+        self.fd = os.open(node_of(uuid), os.O_RDWR)
+        self.iommufd = os.open("/dev/iommu", os.O_RDWR)
+        self.id = struct.unpack("=IIiI", call(self.fd, DEVICE_BIND_IOMMUFD, self.bind()))[3]
+        ioas = struct.unpack("=3I", call(self.iommufd, IOAS_ALLOC, struct.pack("=3I", 12, 0, 0)))[2]
+        call(self.fd, DEVICE_ATTACH_IOMMUFD_PT, struct.pack("=3I", 12, 0, ioas))
+
+    def bind(self) -> bytes:
+        """Return the argument of BIND_IOMMUFD."""
+        return struct.pack("=IIiI", 16, 0, self.iommufd, 0)
+
+    def close(self) -> None:
+        """Close everything."""
+        os.close(self.fd)
+        os.close(self.iommufd)
+
+
 class Pages:
     """Two pages, the second of which has another protection: what is at the end of the first is at its edge."""
 
     def __init__(self, second: int) -> None:
         self._size = mmap.PAGESIZE
         self._map = mmap.mmap(-1, 2 * self._size)
+        self._second = second
         self.start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.edge = self.start + self._size
-        if _libc.mprotect(ctypes.c_void_p(self.edge), ctypes.c_size_t(self._size), second):
-            raise OSError(ctypes.get_errno(), "mprotect")
+        self._protect(second)
 
     def put(self, address: int, data: bytes) -> None:
-        """Write to the first page."""
+        """Write to the pages, whatever protection the second has."""
+        self._protect(mmap.PROT_READ | mmap.PROT_WRITE)
         ctypes.memmove(address, data, len(data))
+        self._protect(self._second)
+
+    def _protect(self, protection: int) -> None:
+        if _libc.mprotect(ctypes.c_void_p(self.edge), ctypes.c_size_t(self._size), protection):
+            raise OSError(ctypes.get_errno(), "mprotect")

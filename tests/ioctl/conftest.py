@@ -13,6 +13,18 @@ HERE = Path(__file__).parent
 # Not the interpreter of the tests: the client is a program like any other.
 PYTHON = "/usr/bin/python3"
 LEGACY_HOST = "default"
+# For scripts: call something while there is no free descriptor.
+WITHOUT_DESCRIPTORS = """
+import resource
+def without_descriptors(attempt):
+    lowest = os.dup(0); os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        return attempt()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+"""
 
 
 def client(

@@ -1,6 +1,6 @@
 """Errnos that depend on the caller's memory and descriptors, in the kernel's order of checks."""
 
-from tests.ioctl.conftest import client
+from tests.ioctl.conftest import WITHOUT_DESCRIPTORS, client
 
 
 def test_memory_that_cannot_be_read_or_written() -> None:
@@ -105,18 +105,68 @@ for fd in (closed, pipe, sysfs, -2):
     ]
 
 
+def test_descriptors_that_are_paths_only_are_not_open() -> None:
+    result = client("""
+group = os.open(create(), os.O_RDWR)
+paths = [os.open(path, os.O_PATH) for path in ("/dev/vfio/vfio", "/dev/null")]
+print(*(outcome(group, GROUP_SET_CONTAINER, struct.pack("=i", path)) for path in paths))
+print(*(outcome(path, GET_API_VERSION) for path in paths))
+os.close(group)
+d = Device()
+print(*(outcome(d.fd, DEVICE_SET_IRQS, struct.pack("=5Ii", 24, 36, 0, 0, 1, path)) for path in paths))
+""")
+    assert result.stdout.splitlines() == ["EBADF EBADF"] * 3
+
+
+def test_a_file_that_cannot_be_told_of_is_withdrawn_but_the_state_stands() -> None:
+    """The descriptor is looked for first, so that without one it is EMFILE."""
+    result = client(f"""{WITHOUT_DESCRIPTORS}
+create(adapters=(5,), domains=(0x47,))
+d = Device()
+readonly = Pages(mmap.PROT_READ)
+readonly.put(readonly.edge - 8, struct.pack("=IIIi", 16, SET | 2, STOP_COPY, 55))
+numbers = os.listdir("/proc/self/fd")
+print(outcome(d.fd, DEVICE_FEATURE, readonly.edge - 8), d.state(), numbers == os.listdir("/proc/self/fd"))
+print(len(os.listdir("/dev/apfs/ctl/fds")), d.set_state(STOP_COPY), d.set_state(STOP))
+print(without_descriptors(lambda: outcome(d.fd, DEVICE_FEATURE, readonly.edge - 8)), d.state())
+""")
+    assert result.stdout.splitlines() == ["EFAULT 3 True", "1 -1 -1", "EMFILE 3"]
+
+
+def test_a_free_descriptor_is_looked_for_before_the_container_and_the_driver() -> None:
+    result = client(f"""{WITHOUT_DESCRIPTORS}
+group = os.open(create(), os.O_RDWR)
+def device_fd(name=U):
+    return outcome(group, GROUP_GET_DEVICE_FD, name.encode() + bytes(1))
+print(device_fd(), without_descriptors(device_fd), without_descriptors(lambda: device_fd("other")))
+c = os.open("/dev/vfio/vfio", os.O_RDWR)
+print(outcome(group, GROUP_SET_CONTAINER, struct.pack("=i", c)), outcome(c, SET_IOMMU, 3))
+write("/dev/apfs/ctl/console", "kvm none")
+print(without_descriptors(device_fd), device_fd())
+""")
+    assert result.stdout.splitlines() == ["EINVAL EMFILE ENODEV", "ok ok", "EMFILE EINVAL"]
+
+
 def test_ioctls_of_other_files_and_other_types_are_the_kernels() -> None:
     result = client("""
 import fcntl, termios
 pipe, other = os.pipe()
 os.write(other, b"12345")
+random = os.open("/dev/urandom", os.O_RDONLY)
 print(outcome(pipe, GROUP_GET_STATUS, 0), outcome(-1, GROUP_GET_STATUS, 0), outcome(999, GET_API_VERSION, 0))
+# Its driver has an errno of its own for what it does not know.
+print(outcome(random, GROUP_GET_STATUS, 0), outcome(random, GET_API_VERSION, 0))
 print(struct.unpack("=i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))))
 mask = os.open("/sys/bus/ap/apmask", os.O_RDONLY)
 container = os.open("/dev/vfio/vfio", os.O_RDWR)
 print(outcome(mask, GET_API_VERSION, 0), outcome(container, termios.TCGETS, bytes(64)), outcome(container, 0x3BFF, 0))
 """)
-    assert result.stdout.splitlines() == ["ENOTTY EBADF EBADF", "(5,)", "ENOTTY ENOTTY EINVAL"]
+    assert result.stdout.splitlines() == [
+        "ENOTTY EBADF EBADF",
+        "EINVAL EINVAL",
+        "(5,)",
+        "ENOTTY ENOTTY EINVAL",
+    ]
 
 
 def test_which_vm_a_program_has() -> None:

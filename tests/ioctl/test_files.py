@@ -1,6 +1,6 @@
 """Device and migration files are ordinary descriptors: duplicated, inherited, passed on, polled, closed."""
 
-from tests.ioctl.conftest import client
+from tests.ioctl.conftest import WITHOUT_DESCRIPTORS, client
 
 GUEST = "create(adapters=(5,), domains=(0x47,))\nd = Device()\n"
 
@@ -81,16 +81,7 @@ print(Device().state(), os.listdir("/dev/apfs/ctl/fds") != [])
 
 
 def test_too_many_open_files() -> None:
-    result = client(f"""{GUEST}
-import resource
-def without_descriptors(attempt):
-    lowest = os.dup(0); os.close(lowest)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        return attempt()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    result = client(f"""{WITHOUT_DESCRIPTORS}{GUEST}
 buffer = ctypes.create_string_buffer(struct.pack("=IIIi", 16, SET | 2, STOP_COPY, 55), 16)
 print(without_descriptors(lambda: outcome(d.fd, DEVICE_FEATURE, ctypes.addressof(buffer))))
 print("unchanged", struct.unpack("=Ii", buffer.raw[8:]), "state", d.state())
