@@ -1,13 +1,12 @@
-"""The calls of a VMM, one by one, made by a C program that knows nothing of apfs, and by QEMU."""
+"""The calls of a VMM, one by one, made by a C program that knows nothing of apfs."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tools.conftest import inside, need
+from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,32 +104,3 @@ def test_group_and_device_node_exclude_each_other(sequence: dict[str, Path]) -> 
     script = f'{SETUP}\nexec 7<>/dev/vfio/0; "$1" cdev /dev/vfio/devices/vfio0'
     result = inside(script, str(sequence["dynamic"]), scenario="default", status=None)
     assert "BIND_IOMMUFD to itself: error EBUSY\n" in result.stdout
-
-
-def test_qemu_comes_as_far_as_the_type_of_the_device() -> None:
-    """QEMU for x86 has no driver for AP devices: it makes the whole sequence, and then says what it has found."""
-    need("qemu-system-x86_64")
-    result = inside(
-        f"""{SETUP}
-        qemu-system-x86_64 -M q35,accel=tcg -m 64 -nodefaults -display none -S \\
-            -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/$u
-        cat /dev/apfs/ctl/journal
-        """,
-        scenario="default",
-    )
-    assert f"vfio {U}: this isn't a PCI device" in result.stderr
-    records = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(record["path"], record["request"]) for record in records if record["type"] == "ioctl"] == [
-        ("/dev/vfio/0", "VFIO_GROUP_GET_STATUS"),
-        ("/dev/vfio/vfio", "VFIO_GET_API_VERSION"),
-        ("/dev/vfio/vfio", "VFIO_CHECK_EXTENSION"),
-        ("/dev/vfio/0", "VFIO_GROUP_SET_CONTAINER"),
-        ("/dev/vfio/vfio", "VFIO_SET_IOMMU"),
-        ("/dev/vfio/vfio", "VFIO_IOMMU_GET_INFO"),
-        ("/dev/vfio/vfio", "VFIO_IOMMU_GET_INFO"),
-        ("/dev/vfio/vfio", "VFIO_IOMMU_MAP_DMA"),
-        ("/dev/vfio/vfio", "VFIO_IOMMU_MAP_DMA"),
-        ("/dev/vfio/0", "VFIO_GROUP_GET_DEVICE_FD"),
-        (U, "VFIO_DEVICE_GET_INFO"),
-    ]
-    assert not [record for record in records if record["type"] == "refusal"]
