@@ -123,7 +123,7 @@ _SINCE = {
     "VFIO_DEVICE_BIND": Release(6, 6),
     "VFIO_DEVICE_ATTACH_IOMMUFD": Release(6, 6),
     "VFIO_DEVICE_DETACH_IOMMUFD": Release(6, 6),
-    "IOMMU_IOAS_MAP_FILE": Release(6, 14),
+    "IOMMU_IOAS_MAP_FILE": Release(6, 13),
     "VFIO_DEVICE_ATTACH_PASID": Release(6, 15),
     "VFIO_DEVICE_DETACH_PASID": Release(6, 15),
 }

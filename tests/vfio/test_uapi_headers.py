@@ -1,18 +1,28 @@
-"""Every number and every layout that apfs uses is that of the installed kernel headers."""
+"""Every number and every layout that apfs uses is that of the installed kernel headers.
+
+The compiler is asked, so that CPATH can name a directory with other headers.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
 
 from apfs.ioctl import process, seccomp
 from apfs.vfio import uapi
+from apfs.vfio.device import IRQ_CONFIG_CHANGED, IRQ_REQUEST
+from apfs.vfio.fsm import State
 
-INCLUDE = Path("/usr/include/linux")
-HEADERS = [f"linux/{name}" for name in ("vfio.h", "iommufd.h", "seccomp.h", "audit.h") if (INCLUDE / name).exists()]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("version.h", "vfio.h", "iommufd.h", "seccomp.h", "audit.h", "filter.h")
+INCLUDES = "".join(f"#if __has_include(<linux/{name}>)\n#include <linux/{name}>\n#endif\n" for name in NAMES)
 # What a layout of apfs calls differently, or takes apart.
 PARTS = {
     ("vfio_iommu_type1_info_cap_migration", "id"): "header.id",
@@ -29,22 +39,38 @@ PARTS = {
     ("iommu_ioas_iova_ranges", "reserved"): "__reserved",
     ("iommu_ioas_map", "reserved"): "__reserved",
 }
+# Structs that have grown, or will: what apfs uses is the part that there has always been.
+GROWING = {
+    "vfio_device_info",
+    "vfio_device_bind_iommufd",
+    "vfio_device_attach_iommufd_pt",
+    "vfio_device_detach_iommufd_pt",
+}
 
 
+@cache
+def headers() -> str:
+    """Return the text of the headers, preprocessed but with its macros."""
+    command = ["gcc", "-E", "-P", "-dD", "-x", "c", "-"]
+    return subprocess.run(command, check=True, input=INCLUDES, capture_output=True, text=True).stdout
+
+
+def has(name: str) -> bool:
+    """Whether the headers know a name."""
+    return re.search(rf"\b{name}\b", headers()) is not None
+
+
+@cache
 def installed() -> uapi.Release:
-    """Return the release that the installed headers are of."""
-    text = (INCLUDE / "version.h").read_text()
-    version, patchlevel = (
-        int(re.search(rf"LINUX_VERSION_{part} (\d+)", text)[1])  # type: ignore[index]
-        for part in ("MAJOR", "PATCHLEVEL")
-    )
-    return uapi.Release(version, patchlevel)
+    """Return the release that the headers are of."""
+    found = re.search(r"#define LINUX_VERSION_CODE (\d+)", headers())
+    assert found is not None
+    return uapi.Release(int(found[1]) >> 16, int(found[1]) >> 8 & 0xFF)
 
 
 def evaluate(tmp_path: Path, expressions: dict[str, str]) -> dict[str, int]:
     """Let the compiler say what expressions are worth."""
-    source = "".join(f"#include <{header}>\n" for header in HEADERS)
-    source += "#include <stddef.h>\n#include <stdio.h>\n#include <sys/syscall.h>\nint main(void) {\n"
+    source = INCLUDES + "#include <stddef.h>\n#include <stdio.h>\n#include <sys/syscall.h>\nint main(void) {\n"
     source += "".join(
         f'printf("{name} %llu\\n", (unsigned long long)({text}));\n' for name, text in expressions.items()
     )
@@ -61,9 +87,24 @@ def test_numbers(tmp_path: Path) -> None:
 
 
 def test_what_the_headers_lack_is_what_is_said_to_be_newer() -> None:
-    text = "".join((INCLUDE.parent / header).read_text() for header in HEADERS)
     newer = {name for name in uapi.CONSTANTS if uapi.since(name) > installed()}
-    assert {name for name in newer if re.search(rf"\b{name}\b", text)} == set()
+    assert {name for name in newer if has(name)} == set()
+
+
+def test_states_and_interrupts(tmp_path: Path) -> None:
+    names = {f"VFIO_DEVICE_STATE_{state.name}": int(state) for state in State}
+    names |= {"VFIO_AP_REQ_IRQ_INDEX": IRQ_REQUEST, "VFIO_AP_CFG_CHG_IRQ_INDEX": IRQ_CONFIG_CHANGED}
+    # The states of peer-to-peer came with the interface, those of pre-copy and the interrupts later.
+    known = {name: number for name, number in names.items() if has(name)}
+    assert len(known) >= State.RUNNING_P2P + 1
+    assert evaluate(tmp_path, {name: name for name in known}) == known
+
+
+def test_type_byte(tmp_path: Path) -> None:
+    assert evaluate(tmp_path, {"type": "VFIO_TYPE", "first": "VFIO_TYPE << 8 | VFIO_BASE"}) == {
+        "type": uapi.TYPE,
+        "first": min(uapi.Cmd),
+    }
 
 
 def test_layouts(tmp_path: Path) -> None:
@@ -71,14 +112,17 @@ def test_layouts(tmp_path: Path) -> None:
     for name, layout in uapi.STRUCTS.items():
         if uapi.since(name) > installed():
             continue
-        for field, offset in layout.offsets.items():
+        ends = [*list(layout.offsets.values())[1:], layout.size]
+        for (field, offset), end in zip(layout.offsets.items(), ends, strict=True):
             member = PARTS.get((name, field), field)
             if member is not None:
                 expressions[f"{name}.{field}"] = f"offsetof(struct {name}, {member})"
                 expected[f"{name}.{field}"] = offset
-        # A struct may have more behind what is always there: flexible arrays and later additions.
-        expressions[f"{name}:fits"] = f"sizeof(struct {name}) >= {layout.size}"
-        expected[f"{name}:fits"] = 1
+                expressions[f"{name}.{field}:size"] = f"sizeof(((struct {name} *)0)->{member})"
+                expected[f"{name}.{field}:size"] = end - offset
+        relation = ">=" if name in GROWING else "=="
+        expressions[f"{name}:size"] = f"sizeof(struct {name}) {relation} {layout.size}"
+        expected[f"{name}:size"] = 1
     assert evaluate(tmp_path, expressions) == expected
 
 
@@ -92,6 +136,17 @@ def test_layouts(tmp_path: Path) -> None:
 )
 def test_layouts_of_seccomp(tmp_path: Path, name: str, layout: object) -> None:
     assert evaluate(tmp_path, {"size": f"sizeof(struct {name})"})["size"] == layout.size  # type: ignore[attr-defined]
+
+
+def test_what_is_where_in_a_notification(tmp_path: Path) -> None:
+    data = ("nr", "arch", "instruction_pointer", *(f"args[{number}]" for number in range(6)))
+    fields = ("id", "pid", "flags", *(f"data.{field}" for field in data))
+    offsets = evaluate(tmp_path, {field: f"offsetof(struct seccomp_notif, {field})" for field in fields})
+    sizes = evaluate(tmp_path, {field: f"sizeof(((struct seccomp_notif *)0)->{field})" for field in fields})
+    memory = bytearray(seccomp.NOTIF.size)
+    for value, field in enumerate(fields):
+        memory[offsets[field] : offsets[field] + sizes[field]] = value.to_bytes(sizes[field], sys.byteorder)
+    assert seccomp.NOTIF.unpack(memory) == tuple(range(len(fields)))
 
 
 def test_numbers_of_seccomp(tmp_path: Path) -> None:
