@@ -88,12 +88,12 @@ def program(type_byte: int) -> bytes:
     """
     code: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _ARCH)]
     for arch, numbers in IOCTL_NUMBERS.items():
-        # Behind each architecture stand: load nr, the comparisons, allow, the test of the request (4), allow.
-        code += [(_JUMP_EQUAL, 0, len(numbers) + 6, arch), (_LOAD, 0, 0, _NR)]
-        code += [(_JUMP_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
-        code += [(_RETURN, 0, 0, SECCOMP_RET_ALLOW), (_LOAD, 0, 0, _REQUEST), (_AND, 0, 0, 0xFF00)]
-        code += [(_JUMP_EQUAL, 1, 0, type_byte << 8), (_RETURN, 0, 0, SECCOMP_RET_ALLOW)]
-        code += [(_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)]
+        block = [(_LOAD, 0, 0, _NR)]
+        block += [(_JUMP_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
+        block += [(_RETURN, 0, 0, SECCOMP_RET_ALLOW), (_LOAD, 0, 0, _REQUEST), (_AND, 0, 0, 0xFF00)]
+        block += [(_JUMP_EQUAL, 1, 0, type_byte << 8), (_RETURN, 0, 0, SECCOMP_RET_ALLOW)]
+        block += [(_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)]
+        code += [(_JUMP_EQUAL, 0, len(block), arch), *block]
     code.append((_RETURN, 0, 0, SECCOMP_RET_ALLOW))
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
 

@@ -40,13 +40,16 @@ def client(
     return inside(command, text, *arguments, options=options, scenario=scenario, status=status)
 
 
+def compiled(directory: Path, source: str, *flags: str) -> Path:
+    """Compile a program of this directory and return its path."""
+    program = directory / Path(source).stem
+    command = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", *flags]
+    subprocess.run([*command, "-o", program, HERE / source], check=True)
+    return program
+
+
 @pytest.fixture(scope="session")
 def sequence(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The program of sequence.c, linked dynamically and statically."""
-    directory = tmp_path_factory.mktemp("sequence")
-    programs = {}
-    for kind, flags in {"dynamic": (), "static": ("-static",)}.items():
-        programs[kind] = directory / kind
-        command = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", *flags]
-        subprocess.run([*command, "-o", programs[kind], HERE / "sequence.c"], check=True)
-    return programs
+    kinds: dict[str, tuple[str, ...]] = {"dynamic": (), "static": ("-static",)}
+    return {kind: compiled(tmp_path_factory.mktemp(kind), "sequence.c", *flags) for kind, flags in kinds.items()}

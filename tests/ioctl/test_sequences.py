@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import platform
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ioctl.conftest import compiled
 from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
@@ -98,6 +101,20 @@ def test_every_call_answers_as_linux_does(sequence: dict[str, Path], kind: str, 
     result = inside(f'{SETUP}\n"$1" {calls}', str(sequence[kind]), scenario="default")
     assert result.stdout == expected
     assert result.stderr == ""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has a second interface that is always there")
+def test_the_32_bit_interface(tmp_path: Path) -> None:
+    """Only its ioctls are looked at: read, close and all else have other numbers there."""
+    program = compiled(tmp_path, "compat.c")
+    result = inside(f'{SETUP}\n"$1" /dev/vfio/0', str(program), scenario="default")
+    assert result.stdout.splitlines() == [
+        "VFIO_GROUP_GET_STATUS 0 flags 1",
+        "VFIO_CHECK_EXTENSION 1",
+        f"read {-errno.EINVAL}",
+        "close 0",
+        f"ioctl {-errno.EBADF}",
+    ]
 
 
 def test_group_and_device_node_exclude_each_other(sequence: dict[str, Path]) -> None:

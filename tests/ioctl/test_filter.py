@@ -1,0 +1,57 @@
+"""The filter, run by an interpreter of our own on what the kernel would show it."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apfs.ioctl.seccomp import IOCTL_NUMBERS, SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF, program
+from apfs.vfio import uapi
+
+PROGRAM = list(struct.iter_unpack("=HBBI", program(uapi.TYPE)))
+WORDS = st.integers(0, 2**32 - 1)
+ARCHITECTURES = st.sampled_from(sorted(IOCTL_NUMBERS)) | WORDS
+NUMBERS = st.sampled_from(sorted({number for numbers in IOCTL_NUMBERS.values() for number in numbers})) | WORDS
+# Whatever stands above the low 32 bits is not looked at by ioctl(2) either.
+REQUESTS = st.builds(
+    lambda number, kind, rest: rest << 16 | kind << 8 | number,
+    st.integers(0, 255),
+    st.just(uapi.TYPE) | st.integers(0, 255),
+    st.integers(0, 2**48 - 1),
+)
+
+
+def run(memory: bytes) -> int:
+    """Execute the instructions that the filter has: load a word, jump if equal, and, return."""
+    accumulator, place = 0, 0
+    while True:
+        code, yes, no, operand = PROGRAM[place]
+        place += 1
+        match code:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("=I", memory, operand)
+            case 0x15:
+                place += yes if accumulator == operand else no
+            case 0x54:
+                accumulator &= operand
+            case 0x06:
+                return int(operand)
+            case _:
+                raise AssertionError(f"unknown instruction {code:#x}")
+
+
+@given(arch=ARCHITECTURES, number=NUMBERS, request=REQUESTS, other=st.integers(0, 2**64 - 1))
+def test_only_ioctls_of_the_type_byte_stop(arch: int, number: int, request: int, other: int) -> None:
+    memory = struct.pack("=IIQ6Q", number, arch, other, other, request, other, other, other, other)
+    stops = number in IOCTL_NUMBERS.get(arch, ()) and request >> 8 & 0xFF == uapi.TYPE
+    assert run(memory) == (SECCOMP_RET_USER_NOTIF if stops else SECCOMP_RET_ALLOW)
+
+
+def test_the_interpreter_sees_both() -> None:
+    arch, (number, *_) = next(iter(IOCTL_NUMBERS.items()))
+    seen = {
+        run(struct.pack("=IIQ6Q", number, arch, 0, 0, request, 0, 0, 0, 0)) for request in (0x3B64, 0x5401, 0x3B643B)
+    }
+    assert seen == {SECCOMP_RET_USER_NOTIF, SECCOMP_RET_ALLOW}
