@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import select
 import struct
 import sys
@@ -33,7 +34,10 @@ class Supervisor:
     """Serves one listener with one emulated host."""
 
     def __init__(self, listener: int, mount: Path) -> None:
-        """Open the host's channel; `OSError` if it cannot be, EACCES for others than the user who mounted it."""
+        """Open the host's channel; `OSError` if it cannot be, EACCES for others than the user who mounted it.
+
+        This process may have as many descriptors as it can from now on: it keeps all eventfds of all processes.
+        """
         self._listener = listener
         self._control = os.open(mount / "ctl", os.O_PATH | os.O_DIRECTORY)
         self._channel = os.open("ioctl", os.O_RDWR, dir_fd=self._control)
@@ -41,6 +45,8 @@ class Supervisor:
         self._eventfds: dict[int, int] = {}
         self._next_eventfd = 0
         self._explained = False
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def close(self) -> None:
         """Let go of the host and of all eventfds."""
@@ -148,9 +154,7 @@ class Supervisor:
         os.write(self._channel, json.dumps(request).encode())
         for shown in (fd, other):
             if shown is not None:
-                poll = select.poll()
-                poll.register(shown, select.POLLIN)
-                poll.poll(0)
+                _look(shown, select.POLLIN)
         reply: dict[str, Any] | None = self._read_line()
         kept = request["descriptor"]
         if isinstance(kept, int) and (reply is None or reply["value"] < 0):
@@ -206,16 +210,26 @@ class Supervisor:
 
     def _do_signals(self) -> None:
         """Signal eventfds, and close those that nobody wants any more."""
-        todo = self._read_line()
+        try:
+            todo = self._read_line()
+        except OSError:
+            return  # the host is gone, which the next look at the channel tells too
         for number in todo["signal"]:
             fd = self._eventfds.get(number)
             # A counter that is full would block; there is a signal to be seen already.
-            if fd is not None and select.select((), (fd,), (), 0)[1]:
+            if fd is not None and _look(fd, select.POLLOUT):
                 os.write(fd, _ONE)
         for number in todo["drop"]:
             fd = self._eventfds.pop(number, None)
             if fd is not None:
                 os.close(fd)
+
+
+def _look(fd: int, events: int) -> list[tuple[int, int]]:
+    """Call poll(2) once, without waiting."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return poll.poll(0)
 
 
 _CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNABORTED)

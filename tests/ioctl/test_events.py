@@ -1,6 +1,11 @@
 """Interrupts reach real eventfds."""
 
-from tests.ioctl.conftest import client
+import sys
+
+import pytest
+
+from tests.conftest import sh
+from tests.ioctl.conftest import HERE, PYTHON, client
 
 GUEST = """
 import select
@@ -8,13 +13,8 @@ create(adapters=(5,), domains=(0x47,))
 d = Device()
 def fired(fd):
     # No time limit of our own: one that never fires hangs, and the run's limit ends it.
-    select.select((fd,), (), ())
+    poll = select.poll(); poll.register(fd, select.POLLIN); poll.poll()
     return os.eventfd_read(fd)
-def refused(path, text):
-    try:
-        write(path, text)
-    except OSError as error:
-        return errno.errorcode[error.errno]
 """
 
 
@@ -50,6 +50,62 @@ print(refused(f"/sys/bus/mdev/devices/{{U}}/remove", "1"), fired(new))
 print([fd for fd in (old, other) if select.select((fd,), (), (), 0)[0]])
 """)
     assert result.stdout.splitlines() == ["EBUSY 1", "[]"]
+
+
+def test_hot_plugged_queues_change_the_configuration() -> None:
+    result = client(f"""{GUEST}
+write("/sys/bus/ap/apmask", "-6")
+changed, silent = d.eventfd(1), d.eventfd(0)
+write(f"{{MATRIX}}/{{U}}/assign_adapter", "6")
+print("assigned", fired(changed), open(f"{{MATRIX}}/{{U}}/guest_matrix").read().split())
+for verb in ("unplug 6", "scan"):
+    write("/dev/apfs/ctl/console", verb)
+print("unplugged", fired(changed) > 0, open(f"{{MATRIX}}/{{U}}/guest_matrix").read().split())
+for verb in ("plug 6 CEX8C", "scan"):
+    write("/dev/apfs/ctl/console", verb)
+print("plugged", fired(changed) > 0, open(f"{{MATRIX}}/{{U}}/guest_matrix").read().split())
+print("request", select.select((silent,), (), (), 0)[0])
+""")
+    assert result.stdout.splitlines() == [
+        "assigned 1 ['05.0047', '06.0047']",
+        "unplugged True ['05.0047']",
+        "plugged True ['05.0047', '06.0047']",
+        "request []",
+    ]
+
+
+MANY = """
+from client import *
+import resource, select, uuid
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+write("/sys/bus/ap/apmask", "-5")
+names = [str(uuid.UUID(int=number)) for number in range(1, int(sys.argv[1]) + 1)]
+for name in names:
+    create(name)
+devices = [Device(name) for name in names]
+fds = [device.eventfd(irq) for device in devices for irq in (0, 1)]
+print(len(fds), *(refused(f"/sys/bus/mdev/devices/{name}/remove", "1") for name in {names[0], names[-1]}))
+for fd in {fds[0], fds[-2]}:
+    poll = select.poll(); poll.register(fd, select.POLLIN); poll.poll()
+    print(os.eventfd_read(fd))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "devices"),
+    [
+        # The soft limit is for the command; whoever keeps its eventfds needs one of its own for each.
+        ("ulimit -Sn 60", 40),
+        # What apfs exec inherits, it passes on; its own descriptors have higher numbers than select(2) knows.
+        ("ulimit -n 4096; for number in {1..1100}; do exec {fd}</dev/null; done", 1),
+    ],
+    ids=["low limit", "high numbers"],
+)
+def test_eventfds_and_limits_of_descriptors(before: str, devices: int) -> None:
+    command = f'PYTHONPATH={HERE} exec {sys.executable} -m apfs exec -- {PYTHON} -c "$@"'
+    result = sh(f"{before}\n{command}", f"import sys\n{MANY}", str(devices))
+    asked = min(devices, 2)
+    assert result.stdout.split() == [str(2 * devices), *["EBUSY"] * asked, *["1"] * asked]
 
 
 def test_without_an_eventfd_the_log_says_so() -> None:
