@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from apfs.host import Host
 
+# The kernel holds back all but a dozen releases of files, while other requests pass them: a group that a process with
+# more files has just closed would still be busy. An ordinary user may set it to about this.
+_MAX_BACKGROUND = "1000"
 # How long a request may still take after a signal asked the server to end.
 _GRACE_SECONDS = 2.0
 
@@ -69,6 +72,18 @@ def _options(given: Iterable[str], *, allow_other: bool) -> set[str]:
     return options
 
 
+def _hold_no_releases_back(mountpoint: str) -> None:
+    """Raise the limit of requests that nobody waits for, where the file system fusectl is mounted."""
+    # Not from stat(2), which the server itself would have to answer.
+    place = str(Path(mountpoint).parent.resolve() / Path(mountpoint).name)
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        fields = line.split()
+        if fields[4] == place:
+            connection = fields[2].partition(":")[2]
+            with contextlib.suppress(OSError):
+                Path(f"/sys/fs/fuse/connections/{connection}/max_background").write_text(_MAX_BACKGROUND)
+
+
 def serve(
     host: Host,
     mountpoint: str,
@@ -101,6 +116,7 @@ def serve(
         raise MountError("; ".join([f"the mount was refused ({error})", *map(str, problems)])) from None
     try:
         operations.cache.connect()
+        _hold_no_releases_back(mountpoint)
         with fast() if fast_loop else contextlib.nullcontext():
             trio.run(_loop, timer if clock else None, ready, lifeline)
     finally:

@@ -1,6 +1,9 @@
 """Device and migration files are ordinary descriptors: duplicated, inherited, passed on, polled, closed."""
 
-from tests.ioctl.conftest import WITHOUT_DESCRIPTORS, client
+import sys
+
+from tests.conftest import sh
+from tests.ioctl.conftest import HERE, PYTHON, WITHOUT_DESCRIPTORS, client
 
 GUEST = "create(adapters=(5,), domains=(0x47,))\nd = Device()\n"
 
@@ -91,6 +94,26 @@ print(os.listdir("/dev/apfs/ctl/fds"), open(f"/dev/vfio-ap/{{U}}/guest").read().
 write(f"/sys/bus/mdev/devices/{{U}}/remove", "1")
 """)
     assert result.stdout.splitlines() == ["EMFILE", "unchanged (3, 55) state 3", "EMFILE", "[] 0"]
+
+
+def test_closing_many_files_is_done_before_the_next_open() -> None:
+    """Where the kernel can be told so: of a dozen files that are closed at once it tells a server later otherwise."""
+    script = f"""{GUEST}
+path = group_of()
+for _ in range(3):
+    fds = [d.another_fd() for _ in range(200)]
+    os.closerange(min(fds), max(fds) + 1)
+    d.close()
+    group = opened(path)
+    print(isinstance(group, int), flush=True)
+    os.close(group)
+    d = Device()
+"""
+    # Most machines have this mounted; containers do not.
+    control = "mount -t fusectl none /sys/fs/fuse/connections"
+    command = f'{control} && PYTHONPATH={HERE} exec {sys.executable} -m apfs exec -- {PYTHON} -c "$1"'
+    result = sh('exec unshare --mount bash -c "$@"', command, "test", f"from client import *\n{script}")
+    assert result.stdout.split() == ["True"] * 3
 
 
 def test_files_made_for_a_process_cannot_be_opened_again() -> None:
