@@ -413,6 +413,46 @@ def test_two_hosts_migrate_through_a_pipe(mount: Mounter, target: str, expected:
         assert "05.0004" in (destination / "ctl/kmsg").read_text()
 
 
+GIVE = """
+create(adapters=(5,), domains=(0x47,))
+d = Device()
+data = d.set_state(STOP_COPY)
+import socket
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+print("there", flush=True)
+for _ in range(2):
+    taker, _ = listening.accept()
+    socket.send_fds(taker, [b"x"], [d.fd, data])
+    taker.recv(1)
+"""
+TAKE = """
+import socket
+giver = socket.socket(socket.AF_UNIX)
+giver.connect(sys.argv[1])
+_, (device, data), _, _ = socket.recv_fds(giver, 1, 2)
+print(outcome(device, DEVICE_GET_INFO, struct.pack("=4I", 16, 0, 0, 0)), os.read(data, 12).hex(), flush=True)
+giver.send(b"x")
+"""
+
+
+def test_descriptors_are_passed_to_another_sandbox_and_out_of_all(mount: Mounter, tmp_path: Path) -> None:
+    """Reading needs nobody's help; ioctls are served where some supervisor is, and the kernel's where none is."""
+    host, meeting = mount(), str(tmp_path / "socket")
+    with on(host, GIVE, meeting) as giver:
+        assert giver.stdout is not None
+        assert giver.stdout.readline() == "there\n"
+        with on(host, TAKE, meeting) as taker:
+            assert taker.communicate(timeout=TIMEOUT)[0] == "ok 000000010000000092800000\n"
+        command = [PYTHON, "-c", f"from client import *\nimport sys\n{TAKE}", meeting]
+        outside = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": str(HERE)}, check=True, capture_output=True, text=True
+        )
+    assert outside.stdout == "ENOTTY 0e5403070547000000000000\n"
+    assert is_free(host)
+
+
 def test_a_sandbox_in_a_sandbox() -> None:
     result = inside(
         f"""
