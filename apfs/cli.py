@@ -529,9 +529,7 @@ def _or_sandbox(mountpoint: str | None) -> str:
 
 
 @main.command()
-@click.argument(
-    "mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted
-)
+@click.argument("mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the content of ctl/status.")
 def status(mountpoint: str | None, *, as_json: bool) -> None:
     """Show the state of the host mounted at MOUNT: cards, queues, mediated devices and guests, as tables.
@@ -572,9 +570,7 @@ def _types(_context: click.Context, _parameter: click.Parameter, given: tuple[st
 
 
 @main.command()
-@click.argument(
-    "mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted
-)
+@click.argument("mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C or the end of the mount.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as they are, one JSON object per line.")
 @click.option(
