@@ -1,4 +1,4 @@
-"""Writes the manual pages in `share/man` from the parser of the command line: `python docs/generate_man.py`.
+"""Writes the manual pages in `docs/share/man` from the parser of the command line: `python docs/generate_man.py`.
 
 There is one per command, with the text of its help. A paragraph that must not be wrapped and begins with a title in
 capitals is a section. SEE ALSO is what the help mentions, such as `apfs umount` or umount(8).
@@ -20,7 +20,7 @@ from apfs import __version__, cli, mount_helper
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAN = Path(__file__).parents[1] / "share/man"
+MAN = Path(__file__).parent / "share/man"
 _LAST = ("EXIT STATUS", "EXAMPLE")
 """Sections that stand behind the options, in this order; all others stand before."""
 
@@ -130,7 +130,7 @@ def _tree(command: click.Command, ctx: click.Context) -> Iterator[tuple[str, str
 
 
 def pages() -> dict[str, str]:
-    """Return all pages by their path below `share/man`."""
+    """Return all pages by their path below `docs/share/man`."""
     commands = _tree(cli.main, click.Context(cli.main, info_name="apfs", **cli.main.context_settings))
     helper = mount_helper.command
     ctx = click.Context(helper, info_name=mount_helper.NAME, **helper.context_settings)

@@ -50,7 +50,7 @@ def test_each_command_has_a_page_and_there_are_no_other() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_committed_page_is_up_to_date(name: str) -> None:
     text = (generate_man.MAN / name).read_text("utf-8")
-    assert text == PAGES[name], f"run: python docs/generate_man.py (share/man/{name} is not up to date)"
+    assert text == PAGES[name], f"run: python docs/generate_man.py (docs/share/man/{name} is not up to date)"
 
 
 @pytest.mark.parametrize("name", PAGES)

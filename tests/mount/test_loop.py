@@ -76,7 +76,7 @@ async def test_others_have_their_turn_while_requests_keep_coming(pipe: tuple[int
         nursery.start_soon(other)
         for _ in range(2 * TURN):
             await stand_in.lowlevel.wait_readable(pipe[0])
-    assert turns == [TURN - 1]
+    assert turns[0] in (TURN - 1, 2 * (TURN - 1))  # trio shuffles those that are ready at the same time
 
 
 def test_pyfuse3_sees_it_only_inside_the_with_statement() -> None:

@@ -43,7 +43,7 @@ def test_wheel_has_the_package_and_what_belongs_below_the_prefix_and_nothing_els
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     own = {name.removeprefix(f"{NAME}.data/data/") for name in names if not name.startswith(f"{NAME}.dist-info/")}
-    assert own == files("apfs", "share")
+    assert own == files("apfs") | {name.removeprefix("docs/") for name in files("docs/share")}
     assert {"apfs/py.typed", "apfs/module-tools.sh", "apfs/scenarios/default.toml"} <= own
     assert f"{NAME}.dist-info/licenses/LICENSE" in names
 
@@ -53,7 +53,7 @@ def test_sdist_has_the_whole_project(distributions: Path) -> None:
         modes = {member.name.removeprefix(f"{NAME}/"): member.mode for member in archive if member.isfile()}
     pages = [page.name for page in ROOT.glob("*.md")]
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"} <= set(pages)
-    wanted = files("apfs", "tests", "docs", "mount-examples", "share", ".ci", "LICENSE", "pyproject.toml", *pages)
+    wanted = files("apfs", "tests", "docs", "mount-examples", ".ci", "LICENSE", "pyproject.toml", *pages)
     assert wanted - set(modes) == set()
     assert [name for name in modes if name.endswith((".pyc", ".pyo"))] == []
     assert modes["tests/run.sh"] & modes["mount-examples/quickstart.sh"] & 0o111
