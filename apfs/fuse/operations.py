@@ -12,7 +12,7 @@ import os
 import stat
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, readdir_reply
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from apfs.kernel.kobject import Stat
     from apfs.kernel.openfile import OpenFile
 
-_P = ParamSpec("_P")
+_Args = TypeVarTuple("_Args")
 _R = TypeVar("_R")
 
 _BLOCK = 4096
@@ -56,8 +56,8 @@ REFUSED = {
 
 
 def _answered(
-    handler: Callable[Concatenate[Operations, _P], _R],
-) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _R]]:
+    handler: Callable[[Operations, *_Args], _R],
+) -> Callable[[Operations, *_Args], Coroutine[Any, Any, _R]]:
     """Make a request handler of a function that never waits: the coroutine that pyfuse3 wants.
 
     A refusal of the core becomes an error of FUSE, a defect of it EIO and a record: anything else that leaves a handler
@@ -65,9 +65,9 @@ def _answered(
     """
 
     @functools.wraps(handler)
-    async def answer(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def answer(self: Operations, *args: *_Args) -> _R:
         try:
-            return handler(self, *args, **kwargs)
+            return handler(self, *args)
         except KernelError as error:
             raise FUSEError(error.errno) from None
         except Exception:  # noqa: BLE001 -- see above
@@ -290,8 +290,8 @@ class Operations(pyfuse3.Operations):
     @_answered
     def release(self, fh: FileHandleT) -> None:
         """Close a file."""
-        self.pollers.pop(fh, None)
         file = self._files.pop(fh)
+        self.pollers.pop(fh, None)
         if isinstance(file, Channel):
             self._supervisors = {pid: other for pid, other in self._supervisors.items() if other is not file}
         file.close()
