@@ -198,6 +198,10 @@ def run_verb(host: Host, text: str) -> None:
     verb.run(host, words)
 
 
+_RECORDS = 500
+"""Records that a view of the journal turns into text at once; they take some milliseconds."""
+
+
 class ConsoleFile:
     """The open console."""
 
@@ -236,25 +240,41 @@ class JournalFile:
     def __init__(self, source: Journal, render: Callable[[Journal, list[tuple[int, Record]]], str]) -> None:
         self._journal = source
         self._render = render
+        self._restart()
+
+    def _restart(self) -> None:
         self._text = b""
+        self._start = 0
+        """Offset of the text that is kept: what was read before is not."""
+        self._end = 0
+        """Offset behind what was read last."""
         self._seen = 0
+        """The last record that is part of the text."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return a part of the text; from offset 0 on it is made anew."""
-        if offset == 0:
-            self._text, self._seen = b"", 0
-        if offset + size > len(self._text):
-            self._text += self._render(self._journal, self._journal.since(self._seen)).encode()
-            self._seen = self._journal.last
-        return self._text[offset : offset + size]
+        """Return a part of the text; from offset 0 on, and for what was read before, it is made anew."""
+        if offset == 0 or offset < self._start:
+            self._restart()
+        wanted = offset + size - self._start
+        while len(self._text) < wanted and self._seen < self._journal.last:
+            # No more than is asked for: making all of a full journal would keep everybody waiting for seconds.
+            records = self._journal.since(self._seen, _RECORDS)
+            self._text += self._render(self._journal, records).encode()
+            self._seen = records[-1][0]
+        self._text = self._text[offset - self._start :]
+        self._start = offset
+        piece = self._text[:size]
+        self._end = offset + len(piece)
+        return piece
 
     def write(self, _data: bytes) -> int:
         """Refuse with EBADF: the mode lets nobody open it for writing."""
         raise KernelError(errno.EBADF, "read-only")
 
     def poll(self) -> int:
-        """Report whether something happened since the last read."""
-        return select.POLLIN | select.POLLRDNORM if self._journal.last > self._seen else 0
+        """Report whether there is something behind what was read last."""
+        more = self._journal.last > self._seen or self._start + len(self._text) > self._end
+        return select.POLLIN | select.POLLRDNORM if more else 0
 
     def close(self) -> None:
         """Let go of the file."""
@@ -267,9 +287,9 @@ def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:
 
 def uevents(journal: Journal, records: list[tuple[int, Record]]) -> str:
     """Return the events, each as the `action@devpath` line and the keys that the kernel sends, and an empty line."""
-    events = [record for _, record in records if isinstance(record, Uevent)]
+    events = [(journal.uevents_until(number), record) for number, record in records if isinstance(record, Uevent)]
     blocks = []
-    for sequence, record in enumerate(events, journal.uevents_sent - len(events) + 1):
+    for sequence, record in events:
         keys = (*record.environment(), ("SEQNUM", str(sequence)))
         # APMASK ends with a newline on the wire, which would end the block here.
         lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)

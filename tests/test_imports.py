@@ -63,7 +63,19 @@ ALLOWED = {
 }
 PURE = {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "layout", "host", "history", "testing"}
 OUTSIDE = {
-    *("__future__", "abc", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json", "posixpath"),
+    *(
+        "__future__",
+        "abc",
+        "array",
+        "bisect",
+        "collections",
+        "dataclasses",
+        "enum",
+        "errno",
+        "functools",
+        "json",
+        "posixpath",
+    ),
     *("fnmatch", "operator", "re", "select", "stat", "struct", "typing"),
 }
 

@@ -5,7 +5,7 @@ Whoever wants to print, log, notify or assert reads the journal; nothing in the 
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -154,7 +154,10 @@ class Journal:
     """Ordered records with sequence numbers that start at 1 and are never reused."""
 
     def __init__(self) -> None:
-        self._records: deque[Record] = deque(maxlen=CAPACITY)
+        self._capacity = CAPACITY
+        self._records: list[Record] = []
+        self._sent = array("Q")
+        """For each of the records, how many uevents there had been after it."""
         self.last = 0
         """Sequence number of the newest record; 0 before the first."""
         self.uevents_sent = 0
@@ -165,9 +168,12 @@ class Journal:
     def add(self, record: Record) -> None:
         """Append a record."""
         if not self.muted:
-            self._records.append(record)
             self.last += 1
             self.uevents_sent += record.kind == Uevent.kind
+            self._records.append(record)
+            self._sent.append(self.uevents_sent)
+            if len(self._records) >= 2 * self._capacity:  # dropping one by one would move all others each time
+                del self._records[: self._capacity], self._sent[: self._capacity]
 
     def log(self, level: str, text: str) -> None:
         """Append a kernel log line."""
@@ -176,12 +182,22 @@ class Journal:
     @property
     def dropped(self) -> int:
         """How many of the oldest records are gone."""
-        return self.last - len(self._records)
+        return max(self.last - self._capacity, 0)
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
         """Yield (sequence number, record), oldest first."""
-        return enumerate(self._records, self.dropped + 1)
+        return iter(self.since(0))
 
-    def since(self, sequence: int) -> list[tuple[int, Record]]:
-        """Return the records after that sequence number that are still kept."""
-        return [item for item in self if item[0] > sequence]
+    def since(self, sequence: int, limit: int | None = None) -> list[tuple[int, Record]]:
+        """Return the records after that sequence number that are still kept, at most `limit` of them."""
+        first = self._index(max(sequence, self.dropped))
+        records = self._records[first:] if limit is None else self._records[first : first + limit]
+        return list(enumerate(records, max(sequence, self.dropped) + 1))
+
+    def uevents_until(self, sequence: int) -> int:
+        """Return how many uevents there had been after the record of that sequence number, which must be kept."""
+        return self._sent[self._index(sequence) - 1]
+
+    def _index(self, sequence: int) -> int:
+        """Return the place behind the record of that sequence number."""
+        return sequence - self.last + len(self._records)
