@@ -205,6 +205,7 @@ def operations(program: Path, directory: Path, rounds: int) -> Iterator[Result]:
         yardstick(program, directory / "c", text),
         apfs("apfs", directory / "apfs", text),
         apfs("plain loop", directory / "plain", text, "--no-fast-loop"),
+        Server("pyfuse3", directory / "minimal", [sys.executable, "-m", "tests.bench.minimal"]),
         tmpfs(directory / "tmpfs", text),
     ]
     machine = sysfs()
