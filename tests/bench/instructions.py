@@ -43,23 +43,25 @@ def operations() -> dict[str, Callable[[int], None]]:
     host = Host(loads(scenario(8, 16)))
     served = Operations(host, lambda: None)
 
-    def use(path: str, flags: int, do: Callable[[pyfuse3.FileHandleT], Coroutine[Any, Any, Any]]) -> None:
-        node = pyfuse3.InodeT(host.tree.resolve(f"/{path}"))
-        handle = answer(served.open(node, flags, _CONTEXT)).fh
-        answer(do(handle))
+    def inode(path: str) -> pyfuse3.InodeT:
+        return pyfuse3.InodeT(host.tree.resolve(f"/{path}"))
+
+    def write(node: pyfuse3.InodeT, data: bytes) -> None:
+        handle = answer(served.open(node, os.O_WRONLY, _CONTEXT)).fh
+        answer(served.write(handle, 0, data))
         answer(served.release(handle))
 
-    def store(number: int) -> None:
-        name = "unassign_domain" if number % 2 else "assign_domain"
-        use(f"{MDEV}/{name}", os.O_WRONLY, lambda handle: served.write(handle, 0, b"3"))
+    def read(_number: int) -> None:
+        handle = answer(served.open(attribute, os.O_RDONLY, _CONTEXT)).fh
+        answer(served.read(handle, 0, 4096))
+        answer(served.release(handle))
 
-    use(f"{MDEV}/assign_adapter", os.O_WRONLY, lambda handle: served.write(handle, 0, b"5"))
-    queue = pyfuse3.InodeT(host.tree.resolve(f"/{QUEUE}"))
+    queue, attribute = inode(QUEUE), inode(f"{QUEUE}/chkstop")
+    stores = [inode(f"{MDEV}/{name}") for name in ("assign_domain", "unassign_domain")]
+    write(inode(f"{MDEV}/assign_adapter"), b"5")
     return {
-        "open+read+release": lambda _number: use(
-            f"{QUEUE}/chkstop", os.O_RDONLY, lambda handle: served.read(handle, 0, 4096)
-        ),
-        "open+write+release, assign and unassign_domain": store,
+        "open+read+release": read,
+        "open+write+release, assign and unassign_domain": lambda number: write(stores[number & 1], b"3"),
         "lookup": lambda _number: answer(served.lookup(queue, b"chkstop", _CONTEXT)),
         "getattr": lambda _number: answer(served.getattr(queue, _CONTEXT)),
     }
