@@ -7,7 +7,7 @@ alone: it is listed, with inode number and type, and looked up when it is used. 
 and inode number, so that the node id is set to 0 behind its back, where a search finds it.
 
 Measured with the 65,536 links of /sys/bus/ap/devices, in times of a minimal C server that sends all attributes:
-`ls -f` 0.9 instead of 2.6, `ls -l` 1.0 instead of 3.3.
+`ls -f` 2.0 instead of 8.2, `ls -l` 1.9 instead of 5.2.
 """
 
 from __future__ import annotations
