@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -12,6 +11,7 @@ import apfs.kernel.journal
 from apfs import control
 from apfs.control import JournalFile
 from apfs.kernel.journal import Journal, LogLine, Record, Uevent, Verb
+from tests.calls import calls
 
 if TYPE_CHECKING:
     import pytest
@@ -74,15 +74,4 @@ def test_what_was_not_read_yet_can_be_polled_for() -> None:
 
 def test_a_little_of_a_long_journal_costs_a_little() -> None:
     file = JournalFile(filled([EVENT] * 100_000), control.journal)
-    calls = 0
-
-    def called(_frame: object, event: str, _arg: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(called)
-    try:
-        file.read(0, 4096)
-    finally:
-        sys.setprofile(None)
-    assert 0 < calls < 20_000
+    assert 0 < calls(lambda: file.read(0, 4096)) < 20_000

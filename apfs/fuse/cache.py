@@ -39,7 +39,7 @@ class KernelCache:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._device: int | None = None
-        self._counted: set[pyfuse3.InodeT] = set()
+        self._told: set[pyfuse3.InodeT] = set()
         self.epochs = 0
         """How often all names were declared old."""
 
@@ -66,14 +66,14 @@ class KernelCache:
         """Whether to remember a name that was part of a listing, and that lasts as long as its directory."""
         return self._device is not None or self._tree.permanent(node)
 
-    def remember_count(self, inode: pyfuse3.InodeT) -> None:
+    def remember_attributes(self, inode: pyfuse3.InodeT) -> None:
         """Take note that the kernel is told a directory's attributes."""
-        self._counted.add(inode)
+        self._told.add(inode)
 
     def changed(self) -> None:
         """Tell the kernel, before it gets any other answer, that names or link counts may have changed."""
-        for inode in self._counted:
+        for inode in self._told:
             with contextlib.suppress(OSError):  # the kernel may have forgotten it by itself
                 pyfuse3.invalidate_inode(inode, attr_only=True)
-        self._counted.clear()
+        self._told.clear()
         self._new_epoch()

@@ -130,7 +130,7 @@ class Operations(pyfuse3.Operations):
         """Return what pyfuse3 is to send of a node. It is filled in again for the next node that looks alike."""
         inode = InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
         if stat.S_ISDIR(found.mode) and self._tree.varies(node):
-            self.cache.remember_count(inode)
+            self.cache.remember_attributes(inode)
         like = (found, name_timeout, self._tree.owner(node))
         entry = self._replies.get(like)
         if entry is None:

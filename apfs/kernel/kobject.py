@@ -741,11 +741,6 @@ class Tree:
         kind, key, entry = self._unpack(node)
         return kind.stat(key, entry) is not None
 
-    def lasting(self, node: int) -> bool:
-        """Whether a node exists as long as its directory does."""
-        kind, _, entry = self._unpack(node)
-        return kind.lasting(entry)
-
     def permanent(self, node: int) -> bool:
         """Whether a node is always there."""
         kind, _, entry = self._unpack(node)

@@ -3,7 +3,7 @@
 # `apfs exec` needs there. With podman also rootless.
 #
 #   mount-examples/containers/run.sh [OPTION_OF_RUN...] IMAGE COMMAND...
-#   ENGINE=docker mount-examples/containers/run.sh --volume "$PWD:/work:ro" apfs apfs exec -- /work/my-test.sh
+#   ENGINE=docker mount-examples/containers/run.sh --volume "$PWD:/tests:ro" apfs apfs exec -- /tests/my-test.sh
 set -eu
 
 engine=${ENGINE:-$(command -v podman || echo docker)}

@@ -1,6 +1,5 @@
 """The stream of live migration, revision 2: what it holds, and which streams a target refuses with which words."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from apfs.vfio_ap.migration import (
     make_stream,
     stream_size,
 )
+from tests.calls import calls
 
 from .hosts import AP_DRIVER, M1, M2, MATRIX, Bench, config_text, product
 from .streams import (
@@ -621,22 +621,6 @@ def test_any_target_with_any_words(target: dict[int, int], entries: list[Entry],
     pieces = chop(stream(entries), places)
     assert results(file, pieces) == [naive.write(piece) for piece in pieces]
     assert len(lines) == len(naive.log)
-
-
-def calls(run: Callable[[], object]) -> int:
-    """Count the calls of Python functions."""
-    count = 0
-
-    def called(_frame: object, event: str, _arg: object) -> None:
-        nonlocal count
-        count += event == "call"
-
-    sys.setprofile(called)
-    try:
-        run()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def test_a_good_stream_is_not_looked_at_entry_by_entry() -> None:
