@@ -100,6 +100,8 @@ def mount8(tmp_path: Path) -> Mount8:
         (tmp_path / "fstab").write_text(fstab.replace("$Z", f"{tmp_path}/z"))
         setup = f"""
             set -e
+            # A server keeps the namespace that it was started in, and so its mount, for ever.
+            trap 'umount -a -t fuse.apfs || :' EXIT
             cd {tmp_path}
             Z={tmp_path}/z USER='{ORDINARY_USER}'
             mknod -m 0666 fuse c 10 229
