@@ -198,10 +198,6 @@ def run_verb(host: Host, text: str) -> None:
     verb.run(host, words)
 
 
-_RECORDS = 500
-"""Records that a view of the journal turns into text at once; they take some milliseconds."""
-
-
 class ConsoleFile:
     """The open console."""
 
@@ -230,6 +226,10 @@ class ConsoleFile:
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+_RECORDS = 500
+"""Records that a view of the journal turns into text at once; they take some milliseconds."""
 
 
 class JournalFile:
@@ -261,10 +261,11 @@ class JournalFile:
             records = self._journal.since(self._seen, _RECORDS)
             self._text += self._render(self._journal, records).encode()
             self._seen = records[-1][0]
-        self._text = self._text[offset - self._start :]
-        self._start = offset
-        piece = self._text[:size]
-        self._end = offset + len(piece)
+        skipped = min(offset - self._start, len(self._text))
+        self._text = self._text[skipped:]
+        self._start += skipped
+        piece = self._text[offset - self._start :][:size]
+        self._end = self._start + len(piece)
         return piece
 
     def write(self, _data: bytes) -> int:

@@ -72,6 +72,17 @@ def test_what_was_not_read_yet_can_be_polled_for() -> None:
     assert file.poll() == 0
 
 
+def test_reading_behind_the_end_moves_nothing() -> None:
+    journal = filled([Verb("scan")])
+    file = JournalFile(journal, control.journal)
+    whole = read(file, 4096)
+    assert file.read(len(whole) + 10, 4096) == b""
+    assert file.poll() == 0
+    journal.add(Verb("help"))
+    assert file.poll()
+    assert file.read(len(whole) + 10, 4096) == control.journal(journal, journal.since(0)).encode()[len(whole) + 10 :]
+
+
 def test_a_little_of_a_long_journal_costs_a_little() -> None:
     file = JournalFile(filled([EVENT] * 100_000), control.journal)
     assert 0 < calls(lambda: file.read(0, 4096)) < 20_000

@@ -123,12 +123,15 @@ class Operations(pyfuse3.Operations):
     def _node(self, inode: int) -> int:
         return self._root if inode == pyfuse3.ROOT_INODE else inode
 
+    def _inode(self, node: int) -> InodeT:
+        return InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
+
     def _attributes(self, node: int, name_timeout: float = 0) -> EntryAttributes:
         return self._reply(node, self._tree.stat(node), name_timeout)
 
     def _reply(self, node: int, found: Stat, name_timeout: float) -> EntryAttributes:
         """Return what pyfuse3 is to send of a node. It is filled in again for the next node that looks alike."""
-        inode = InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
+        inode = self._inode(node)
         if stat.S_ISDIR(found.mode) and self._tree.varies(node):
             self.cache.remember_attributes(inode)
         like = (found, name_timeout, self._tree.owner(node))
@@ -157,7 +160,7 @@ class Operations(pyfuse3.Operations):
         """Return what pyfuse3 is to send of a listed name that the kernel is not to remember."""
         if self._bare is None:
             return self._attributes(node)
-        return self._bare.reply(InodeT(pyfuse3.ROOT_INODE if node == self._root else node), kind)
+        return self._bare.reply(self._inode(node), kind)
 
     # -- looking --------------------------------------------------------------------------
 
