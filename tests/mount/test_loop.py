@@ -1,9 +1,13 @@
-"""The fast request loop: what it waits for, and when it lets others have their turn."""
+"""The fast request loop: who waits for requests, and when others have their turn."""
 
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -14,9 +18,14 @@ import trio.testing
 from apfs.fuse.loop import FastTrio, fast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-TURN = 64
+    Loop = Callable[..., FastTrio]
+    Mounter = Callable[..., Path]
+
+LOOKS = 8
+MINUTE = 60.0
 
 
 @pytest.fixture
@@ -25,6 +34,19 @@ def pipe() -> Iterator[tuple[int, int]]:
     yield reader, writer
     os.close(reader)
     os.close(writer)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """Return a function that enters the fast loop with a time to look; it is left in the end."""
+    with ExitStack() as stack:
+
+        def enter(spin: float = 0) -> FastTrio:
+            stand_in = stack.enter_context(fast(spin))
+            assert stand_in
+            return stand_in
+
+        yield enter
 
 
 def waits(stand_in: FastTrio, fd: int) -> bool:
@@ -39,49 +61,106 @@ def waits(stand_in: FastTrio, fd: int) -> bool:
     raise AssertionError
 
 
-def test_what_is_there_already_is_not_waited_for(pipe: tuple[int, int]) -> None:
-    stand_in = FastTrio(0)
+async def first(stand_in: FastTrio, pipe: tuple[int, int]) -> None:
+    """Let a request come to an idle server."""
     os.write(pipe[1], b"request")
-    assert [waits(stand_in, pipe[0]) for _ in range(TURN)] == [False] * (TURN - 1) + [True]
-    assert (stand_in.lowlevel.looked, stand_in.lowlevel.waited) == (TURN - 1, 1)
+    await stand_in.lowlevel.wait_readable(pipe[0])
 
 
-@pytest.mark.parametrize("spin", [0, 1e-4])
-def test_what_is_not_there_is_waited_for(pipe: tuple[int, int], spin: float) -> None:
-    stand_in = FastTrio(spin)
-    assert waits(stand_in, pipe[0])
-    assert stand_in.lowlevel.looked == 0
+def alarm() -> tuple[float, float]:
+    return signal.getitimer(signal.ITIMER_REAL)
 
 
 @pytest.mark.trio
-async def test_it_waits_as_trio_does(pipe: tuple[int, int]) -> None:
-    stand_in = FastTrio(0)
+async def test_an_idle_server_waits_as_trio_does_and_has_no_alarm(pipe: tuple[int, int], loop: Loop) -> None:
+    stand_in = loop()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stand_in.lowlevel.wait_readable, pipe[0])
         await trio.testing.wait_all_tasks_blocked()
+        assert (stand_in.lowlevel.turns, alarm()) == (1, (0, 0))
         os.write(pipe[1], b"request")
-    assert (stand_in.lowlevel.looked, stand_in.lowlevel.waited) == (0, 1)
+    assert alarm()[1] > 0
 
 
 @pytest.mark.trio
-async def test_others_have_their_turn_while_requests_keep_coming(pipe: tuple[int, int]) -> None:
-    stand_in = FastTrio(0)
+async def test_a_busy_server_leaves_the_waiting_to_whoever_reads(pipe: tuple[int, int], loop: Loop) -> None:
+    stand_in = loop(0)
+    await first(stand_in, pipe)
+    os.read(pipe[0], 100)
+    assert not any(waits(stand_in, pipe[0]) for _ in range(1000))
+    assert stand_in.lowlevel.turns == 1
+
+
+@pytest.mark.trio
+async def test_others_have_their_turn_at_each_alarm(pipe: tuple[int, int], loop: Loop) -> None:
     turns = []
 
     async def other() -> None:
-        turns.append(stand_in.lowlevel.looked)
+        while True:
+            turns.append(stand_in.lowlevel.turns)
+            await trio.lowlevel.checkpoint()
 
-    os.write(pipe[1], b"request")
+    stand_in = loop()
+    await first(stand_in, pipe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        for _ in range(2 * TURN):
-            await stand_in.lowlevel.wait_readable(pipe[0])
-    assert turns[0] in (TURN - 1, 2 * (TURN - 1))  # trio shuffles those that are ready at the same time
+        signal.setitimer(signal.ITIMER_REAL, 0)  # this test's own alarm will do
+        await stand_in.lowlevel.wait_readable(pipe[0])
+        assert not turns
+        signal.raise_signal(signal.SIGALRM)
+        await stand_in.lowlevel.wait_readable(pipe[0])
+        nursery.cancel_scope.cancel()
+    assert turns[0] == 2
+
+
+@pytest.mark.trio
+async def test_it_does_not_look_where_looking_finds_nothing(pipe: tuple[int, int], loop: Loop) -> None:
+    stand_in = loop(1e-6)
+    await first(stand_in, pipe)
+    left = []
+    for _ in range(LOOKS + 2):
+        waits(stand_in, pipe[0])
+        left.append(stand_in.lowlevel.looks)
+    assert left == [*range(LOOKS - 1, -1, -1), 0, 0]  # what is there already would have been read without looking
+
+
+@pytest.mark.trio
+async def test_it_looks_on_where_looking_finds_something(pipe: tuple[int, int], loop: Loop) -> None:
+    stand_in = loop(MINUTE)
+    await first(stand_in, pipe)
+    waits(stand_in, pipe[0])
+    assert stand_in.lowlevel.looks == LOOKS - 1
+    os.read(pipe[0], 100)
+    # Who comes first, the client or the look, is not certain, but once it will be the look.
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=pipe[1]) as client:  # noqa: ASYNC220
+        assert client.stdin
+        while stand_in.lowlevel.looks in range(1, LOOKS):
+            client.stdin.write(b"request")
+            client.stdin.flush()
+            waits(stand_in, pipe[0])
+            os.read(pipe[0], 100)
+    assert stand_in.lowlevel.looks == LOOKS
 
 
 def test_pyfuse3_sees_it_only_inside_the_with_statement() -> None:
+    handler = signal.getsignal(signal.SIGALRM)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with fast() as stand_in:
             assert getattr(pyfuse3, "trio") is stand_in  # noqa: B009 -- no public name
+            assert signal.getsignal(signal.SIGALRM) is not handler
     assert getattr(pyfuse3, "trio") is trio  # noqa: B009 -- no public name
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_timers_go_on_when_requests_stop(mount: Mounter) -> None:
+    """Right after a request the server is blocked where no timer can reach it, but for the alarm."""
+    host: Path = mount()
+    (host / "sys/bus/ap/config_time").write_text("5")
+    with (host / "ctl/uevents").open("rb", buffering=0) as events:
+        poller = select.poll()
+        poller.register(events, select.POLLIN)
+        (host / "ctl/console").write_text("plug 20 CEX8C")
+        assert events.read() == b""
+        assert poller.poll(MINUTE * 1000) == [(events.fileno(), select.POLLIN)]
+        assert b"card14" in events.read()
