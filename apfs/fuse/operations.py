@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import stat
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, readdir_reply
@@ -34,12 +35,13 @@ _Args = TypeVarTuple("_Args")
 _R = TypeVar("_R")
 
 _BLOCK = 4096
+_ACCESS_MODE = os.O_ACCMODE
 # Whether an open file can be read, and written, by its access mode; 3 lets programs do nothing but ioctls.
 _ACCESS = {
     os.O_RDONLY: (True, False),
     os.O_WRONLY: (False, True),
     os.O_RDWR: (True, True),
-    os.O_ACCMODE: (False, False),
+    _ACCESS_MODE: (False, False),
 }
 
 REFUSED = {
@@ -101,7 +103,7 @@ class Operations(pyfuse3.Operations):
         self._handed = host.handed
         self._root = host.tree.root.id(0)
         self._files: dict[int, OpenFile] = {}
-        self._last_handle = 0
+        self._handles = map(FileHandleT, itertools.count(1))
         # Past the page cache: texts are made when they are read, and their size is not known before. What pyfuse3 is
         # told of an open file is filled in again for the next: making it anew takes 0.4 µs.
         self._seekable = FileInfo(direct_io=True, keep_cache=False)
@@ -239,20 +241,20 @@ class Operations(pyfuse3.Operations):
     @_answered
     def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         """Open a file. O_TRUNC and O_APPEND mean nothing in sysfs."""
-        read, write = _ACCESS[flags & os.O_ACCMODE]
-        file = self._tree.open(self._node(inode), read=read, write=write)
-        self._last_handle = handle = self._last_handle + 1
+        read, write = _ACCESS[flags & _ACCESS_MODE]
+        file = self._tree.open(inode, read=read, write=write)  # never the root: that is a directory
+        handle = next(self._handles)
         self._files[handle] = file
         if isinstance(file, Channel):
             self._supervisors[ctx.pid] = file
         info = self._seekable if file.seekable else self._stream
-        info.fh = FileHandleT(handle)
+        info.fh = handle
         return info
 
     @_answered
     def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read."""
-        return cast("bytes", self._files[fh].read(off, size))
+        return self._files[fh].read(off, size)  # type: ignore[return-value]  # any buffer will do
 
     @_answered
     def write(self, fh: FileHandleT, _off: int, buf: bytes) -> int:
@@ -285,10 +287,8 @@ class Operations(pyfuse3.Operations):
         if names != self._names:
             self._names = names
             self.cache.changed()
-        for fh, handle in list(self.pollers.items()):
-            if self._files[fh].poll():
-                del self.pollers[fh]
-                handle.notify()
+        for fh in [fh for fh in self.pollers if self._files[fh].poll()]:
+            self.pollers.pop(fh).notify()
 
     @_answered
     def release(self, fh: FileHandleT) -> None:

@@ -5,7 +5,7 @@ Whoever wants to print, log, notify or assert reads the journal; nothing in the 
 
 from __future__ import annotations
 
-from array import array
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -155,9 +155,10 @@ class Journal:
 
     def __init__(self) -> None:
         self._capacity = CAPACITY
+        self._full = 2 * CAPACITY
         self._records: list[Record] = []
-        self._sent = array("Q")
-        """For each of the records, how many uevents there had been after it."""
+        self._uevents: list[int] = []
+        """Sequence numbers of the uevents among the records."""
         self.last = 0
         """Sequence number of the newest record; 0 before the first."""
         self.uevents_sent = 0
@@ -169,11 +170,13 @@ class Journal:
         """Append a record."""
         if not self.muted:
             self.last += 1
-            self.uevents_sent += record.kind == Uevent.kind
             self._records.append(record)
-            self._sent.append(self.uevents_sent)
-            if len(self._records) >= 2 * self._capacity:  # dropping one by one would move all others each time
-                del self._records[: self._capacity], self._sent[: self._capacity]
+            if record.kind == Uevent.kind:
+                self.uevents_sent += 1
+                self._uevents.append(self.last)
+            if len(self._records) >= self._full:  # dropping one by one would move all others each time
+                del self._records[: self._capacity]
+                del self._uevents[: bisect_right(self._uevents, self.dropped)]
 
     def log(self, level: str, text: str) -> None:
         """Append a kernel log line."""
@@ -196,7 +199,7 @@ class Journal:
 
     def uevents_until(self, sequence: int) -> int:
         """Return how many uevents there had been after the record of that sequence number, which must be kept."""
-        return self._sent[self._index(sequence) - 1]
+        return self.uevents_sent - len(self._uevents) + bisect_right(self._uevents, sequence)
 
     def _index(self, sequence: int) -> int:
         """Return the place behind the record of that sequence number."""

@@ -606,6 +606,8 @@ class Tree:
         self.journal = journal
         self._kinds: list[Kind] = []
         self._open: set[AttributeFile] = set()
+        self.closed = self._open.discard
+        """Forget an open file."""
         self._openings: dict[tuple[int, bool, bool], Opening] = {}
         """Attributes that may be opened for reading and writing so, by node; of what has been since the last uevent."""
         self._openings_at = 0
@@ -697,7 +699,7 @@ class Tree:
         """
         # No name changes without a uevent, and permissions only by `setattr`: until then, what could be opened can be
         # opened again. Looking at everything anew takes 1.5 µs, of the 5 that opening, reading and closing take.
-        if self._openings_at != self.journal.uevents_sent or len(self._openings) > _OPENINGS:
+        if self._openings_at != self.journal.uevents_sent:
             self._openings.clear()
             self._openings_at = self.journal.uevents_sent
         opening = self._openings.get((node, read, write))
@@ -718,14 +720,12 @@ class Tree:
         if file is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         if isinstance(file, Opening):
+            if len(self._openings) >= _OPENINGS:
+                self._openings.clear()
             self._openings[node, read, write] = file
             file = AttributeFile(file)
             self._open.add(file)
         return file
-
-    def closed(self, file: AttributeFile) -> None:
-        """Forget an open file."""
-        self._open.discard(file)
 
     def deactivate(self) -> None:
         """Cut open files off from nodes that are gone: each read and write gives ENODEV for ever (kernfs_drain).

@@ -12,7 +12,11 @@ from apfs.kernel.errors import KernelError
 _U64 = 1 << 64
 # lib/ctype.c also counts the Latin-1 no-break space as white space.
 SPACE = " \t\n\v\f\r\xa0"
-_UNSIGNED = re.compile(r"\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|0(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))")
+_UNSIGNED = re.compile(r"\+?(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|(0|[1-9][0-9]*))")
+# What nearly everybody writes, which fits into 32 bits: it is known at a look, in half the time.
+_COMMON = re.compile(r"(?:0|[1-9][0-9]{0,8})\n?\Z")
+# Of the numbers that the three groups match.
+_BASES = (0, 16, 8, 10)
 _SCAN_D = re.compile(r"-?[0-9]+", re.ASCII)
 _SCAN_I = re.compile(r"(?P<sign>-?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*))", re.ASCII)
 
@@ -23,10 +27,12 @@ def kstrtoul(text: str, bits: int = 64) -> int:
     One leading `+` and one trailing newline are allowed. EINVAL for anything else, ERANGE above `bits` (64, or 32 for
     kstrtouint). That 64 bits are not enough is noticed while digits are read, hence before trailing junk.
     """
+    if _COMMON.match(text):
+        return int(text)
     found = _UNSIGNED.match(text)
     if found:
-        digits = found["hex"] or found["oct"] or found["dec"]
-        value = int(digits, 16 if found["hex"] else 8 if found["oct"] else 10)
+        group = found.lastindex or 0
+        value = int(found[group], _BASES[group])
         if value >= _U64:
             raise KernelError(errno.ERANGE, f"{_shown(text)} does not fit into 64 bits")
         if text[found.end() :] in ("", "\n"):

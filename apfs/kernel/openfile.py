@@ -103,9 +103,9 @@ class AttributeFile:
         if not data:
             return 0
         opening = self._opening
-        taken = data[:PAGE_SIZE]
-        text = taken.decode("latin-1")
-        if not opening.attribute.raw and "\0" in text:
+        text = data[:PAGE_SIZE].decode("latin-1")
+        taken = len(text)
+        if "\0" in text and not opening.attribute.raw:
             text = text[: text.index("\0")]
         if opening.path is None:  # afterwards the node may have no name any more
             opening.path = opening.tree.path(opening.node)
@@ -120,7 +120,7 @@ class AttributeFile:
             opening.tree.refused("write", opening.node, text, error)
             raise
         opening.tree.journal.add(Store(opening.path, text))
-        return len(taken)
+        return taken
 
     def _check(self) -> None:
         if self.gone:

@@ -31,8 +31,8 @@ def bound(mdev: Mdev) -> bool:
 
 
 def _data(mdev: Mdev) -> MatrixMdev:
-    data = matrix_mdev(mdev)
-    assert data is not None  # noqa: S101 -- the attributes are there only while it is bound
+    data = mdev.driver_data
+    assert isinstance(data, MatrixMdev)  # noqa: S101 -- the attributes are there only while it is bound
     return data
 
 

@@ -156,7 +156,7 @@ class MatrixDevice:
         """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter, at once."""
         rest = domains
         for mdev in self._assignees(card.apid, domains):
-            if card.apid in mdev.shadow.apm and domains & mdev.shadow.aqm:
+            if card.apid in mdev.shadow.apm and not domains.isdisjoint(mdev.shadow.aqm):
                 mdev.shadow = mdev.shadow.without("adapter", card.apid)
                 mdev.push()
                 zeroized = mdev.linked(card.apid) & mdev.shadow.aqm
@@ -168,7 +168,7 @@ class MatrixDevice:
             self.bad_resets.pop(Apqn(card.apid, apqi), None)
 
     def _assignees(self, apid: int, domains: Mask) -> list[MatrixMdev]:
-        return [mdev for mdev in self.mdevs if apid in mdev.matrix.apm and domains & mdev.matrix.aqm]
+        return [mdev for mdev in self.mdevs if apid in mdev.matrix.apm and not domains.isdisjoint(mdev.matrix.aqm)]
 
     def in_use(self, adapters: Mask, domains: Mask) -> bool:
         """Whether a device has an APQN of adapters x domains assigned; the newest such one is named in the log."""
@@ -245,9 +245,10 @@ class MatrixMdev:
         the host and EADDRINUSE if another device has one. Assigning again succeeds without any check.
         """
         self._check_range(axis, number)
-        if number in self.matrix.mask(axis):
+        assigned = self.matrix.mask(axis)
+        if number in assigned:
             return
-        prospective = self.matrix.with_(axis, number)
+        prospective = self.matrix.with_mask(axis, assigned.with_(number))
         if axis != "control_domain":
             self._validate(prospective)
         self.matrix = prospective
@@ -256,12 +257,13 @@ class MatrixMdev:
     def unassign(self, axis: Axis, number: int) -> None:
         """Take a number back, from the guest at once; nothing else is filtered. ENODEV above the limit."""
         self._check_range(axis, number)
-        if number not in self.matrix.mask(axis):
+        assigned = self.matrix.mask(axis)
+        if number not in assigned:
             return
         linked = self._linked_rows()
-        self.matrix = self.matrix.without(axis, number)
+        self.matrix = self.matrix.with_mask(axis, assigned.without(number))
         if number in self.shadow.mask(axis):
-            self._unplug(axis, Mask.of(number), linked)
+            self._unplug(axis, NONE.with_(number), linked)
 
     def replace(self, matrix: Matrix) -> None:
         """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
@@ -289,9 +291,9 @@ class MatrixMdev:
         """Check a whole product for APQNs of the host and of other devices (vfio_ap_mdev_validate_masks)."""
         bus = self.matrix_dev.bus
         for apid in prospective.apm:
-            reserved = bus.reserved_for_host(apid) & prospective.aqm
-            if reserved:
-                apqn = Apqn(apid, reserved.lowest())
+            reserved = bus.reserved_for_host(apid)
+            if not reserved.isdisjoint(prospective.aqm):
+                apqn = Apqn(apid, (reserved & prospective.aqm).lowest())
                 card = bus.cards.get(apid)
                 overridden = card is not None and apqn.apqi in card.overrides
                 advice = "bind it to vfio_ap" if overridden else "clear its bit in apmask or aqmask"
@@ -312,7 +314,8 @@ class MatrixMdev:
         return self.matrix_dev.bound(apid) & self.matrix.aqm if apid in self.matrix.apm else NONE
 
     def _linked_rows(self) -> list[tuple[int, Mask]]:
-        return [(apid, self.linked(apid)) for apid in self.matrix.apm]
+        assigned = self.matrix.aqm
+        return [(apid, self.matrix_dev.bound(apid) & assigned) for apid in self.matrix.apm]
 
     def refilter(self, *, matrix: bool = True, control_domains: bool = False) -> None:
         """Compute what the guest gets anew, give it to the guest if it changed, and reset what was taken out."""
@@ -324,7 +327,8 @@ class MatrixMdev:
         if self.shadow != before:
             self.push()
             out = (before.apm - self.shadow.apm) & self.matrix.apm
-            self.matrix_dev.reset((apid, self.linked(apid) & self.shadow.aqm) for apid in out)
+            if out:
+                self.matrix_dev.reset((apid, self.linked(apid) & self.shadow.aqm) for apid in out)
 
     def _filter_matrix(self) -> None:
         """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix)."""
@@ -340,11 +344,12 @@ class MatrixMdev:
     def _unplug(self, axis: Axis, numbers: Mask, linked: list[tuple[int, Mask]]) -> None:
         """Take numbers out of the guest's matrix, then reset the linked queues that the guest had of them."""
         before = self.shadow
-        self.shadow = before.with_mask(axis, before.mask(axis) - numbers)
+        had = before.mask(axis)
+        self.shadow = before.with_mask(axis, had - numbers)
         self.push()
         if axis != "control_domain":
-            lost = before.with_mask(axis, before.mask(axis) & numbers)
-            self.matrix_dev.reset((apid, domains & lost.aqm) for apid, domains in linked if apid in lost.apm)
+            lost = before.with_mask(axis, had & numbers)
+            self.matrix_dev.reset([(apid, domains & lost.aqm) for apid, domains in linked if apid in lost.apm])
 
     def push(self) -> None:
         """Program a running guest with its matrix and tell its VMM (vfio_ap_mdev_update_guest_apcb)."""
