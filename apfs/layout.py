@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from apfs import control
 from apfs.ap import bus_attributes, card, queue, zcdn, zcrypt
-from apfs.ap.qinfo import Apqn
+from apfs.ap.queue import ApQueue
 from apfs.kernel.bitmap import NONE
 from apfs.kernel.device import (
     BUS_ATTRIBUTES,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
-    from apfs.ap.queue import ApQueue
     from apfs.host import Host
     from apfs.kernel.bitmap import Mask
     from apfs.kernel.device import Bus, Driver
@@ -49,6 +48,8 @@ _T = TypeVar("_T")
 # The parts of the names of queues; joining two takes a third of the time that formatting takes (0.1 instead of 0.3 µs).
 _ADAPTERS = tuple(f"{apid:02x}" for apid in range(256))
 _DOMAINS = tuple(f".{apqi:04x}" for apqi in range(256))
+_APIDS = {name: apid for apid, name in enumerate(_ADAPTERS)}
+_APQIS = {name: apqi for apqi, name in enumerate(_DOMAINS)}
 
 
 class _Cards:
@@ -105,11 +106,12 @@ class _Queues:
         return _ADAPTERS[key >> 16] + _DOMAINS[key & 0xFFFF]
 
     def find(self, name: str) -> int | None:
-        apqn = Apqn.parse(name)
-        return apqn.key if apqn else None
+        apid, apqi = _APIDS.get(name[:2]), _APQIS.get(name[2:])
+        return None if apid is None or apqi is None else apid << 16 | apqi
 
     def subject(self, key: int) -> ApQueue | None:
-        return self._bus.queue(key >> 16, key & 0xFFFF)
+        device = self._bus.cards.get(key >> 16)
+        return ApQueue(device, key & 0xFFFF) if device is not None and key & 0xFFFF in device.queues else None
 
     def parent(self, key: int) -> int:
         return key & ~0xFFFF

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple
 
 from apfs.kernel.bitmap import NONE, Mask
@@ -95,6 +96,7 @@ def hwinfo_of(card: str) -> int:
     )
 
 
+@cache  # a handful of different words, and every listing asks
 def mode_of(hwinfo: int) -> str | None:
     """Mode of operation, `accel`, `cca` or `ep11` in that order of priority; None if no mode bit is set."""
     for name in ("accel", "cca", "ep11"):

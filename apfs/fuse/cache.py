@@ -62,9 +62,9 @@ class KernelCache:
         """Return for how long a name may be remembered that was looked up."""
         return FOREVER if self._device is not None or self._tree.permanent(node) else 0
 
-    def lists(self, node: int) -> bool:
-        """Whether to remember a name that was part of a listing, and that lasts as long as its directory."""
-        return self._device is not None or self._tree.permanent(node)
+    def remembers_listed(self, directory: int) -> bool:
+        """Whether to remember names from a listing, as far as they last as long as the directory."""
+        return self._device is not None or self._tree.permanent(directory)
 
     def remember_attributes(self, inode: pyfuse3.InodeT) -> None:
         """Take note that the kernel is told a directory's attributes."""

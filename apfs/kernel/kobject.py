@@ -16,6 +16,8 @@ import errno
 import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from apfs.kernel.errors import KernelError
@@ -23,7 +25,7 @@ from apfs.kernel.journal import Refusal
 from apfs.kernel.openfile import PAGE_SIZE, AttributeFile, Opening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from apfs.kernel.journal import Journal
     from apfs.kernel.openfile import OpenFile
@@ -33,7 +35,7 @@ _ENTRY_BITS = 8
 _KIND_SHIFT = _KEY_BITS + _ENTRY_BITS
 _KEY_MASK = (1 << _KEY_BITS) - 1
 _ENTRY_MASK = (1 << _ENTRY_BITS) - 1
-# A listing position is slot << 33 | (key + 1): 33 bits, because a key may be all ones.
+# A listing position is slot << 33 | (key + 1), slots from 1: 33 bits, because a key may be all ones.
 _SLOT_SHIFT = _KEY_BITS + 1
 _AFTER_MASK = (1 << _SLOT_SHIFT) - 1
 # Attributes remembered that may be opened.
@@ -224,6 +226,10 @@ class DirEntry(NamedTuple):
     lasting: Stat | None
 
 
+# Makes one in half the time: a listing makes nothing else.
+_dir_entry: Callable[[tuple[str, int, int, int, Stat | None]], DirEntry] = partial(tuple.__new__, DirEntry)
+
+
 class Access(NamedTuple):
     """How a file is to be opened; `mode` is what chmod made of its permissions, None if nothing."""
 
@@ -239,6 +245,9 @@ class Access(NamedTuple):
             raise KernelError(errno.EACCES, "write-only, for root as well")
         if self.write and not mode & 0o222:
             raise KernelError(errno.EACCES, "read-only, for root as well")
+
+
+_ACCESS = {(read, write): Access(read, write, None) for read in (False, True) for write in (False, True)}
 
 
 class Kind(ABC):
@@ -388,6 +397,20 @@ class FileSet(Population):
         return self._file.open(subject, access.read, access.write)
 
 
+class _Slot(NamedTuple):
+    """What a listing comes across, by name: an entry, or a kind of children where their names would stand."""
+
+    name: str
+    number: int
+    following: int
+    """The position behind it."""
+    entry: Entry | None
+    child: Population | None
+    type: int
+    lasting: Stat | None
+    """What stat tells of an entry that exists for as long as its directory."""
+
+
 class Directory(Population):
     """A kind of directory, with its attributes, links and kinds of children.
 
@@ -407,14 +430,18 @@ class Directory(Population):
         self._by_name = {entry.name: number for number, entry in enumerate(self._entries, 1)}
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
-        # What a listing goes through, by name: numbers of entries, and kinds of children where their names would stand.
-        self._slots: list[tuple[str, int | Population]] = sorted(
-            (entry.name, self._by_name[entry.name]) for entry in entries
-        )
-        # What it tells of each entry: its type, and its attributes if it lasts. Found out once, not each time: the
-        # entries of 6,000 queues take 0.1 s less.
-        self._listed = tuple(
-            (entry, stat.S_IFLNK if isinstance(entry, Link) else stat.S_IFREG, found if self.lasting(number) else None)
+        self._below: list[Members] = []  # subdirectories
+        self._slots: list[_Slot] = []
+        self._arrange(
+            _Slot(
+                entry.name,
+                number,
+                0,
+                entry,
+                None,
+                stat.S_IFMT(found.mode) if found else stat.S_IFLNK,
+                found if self.lasting(number) else None,
+            )
             for number, (entry, found) in enumerate(zip(self._entries, self._stats, strict=True), 1)
         )
 
@@ -438,12 +465,14 @@ class Directory(Population):
         child._lasting = subject is None
         self.varies = self.varies or not child._lasting
         self._fixed[name] = child
+        self._below.append(child.members)
         self._add_slot(name, child)
         return child
 
     def dirs(self, first: str, members: Members, entries: Sequence[Entry] = ()) -> Directory:
         """Declare a population of subdirectories; listings show it where the name `first` would stand."""
         self.varies = True
+        self._below.append(members)
         return self._populate(first, Directory(self.tree, self, members, entries))
 
     def links(
@@ -462,8 +491,11 @@ class Directory(Population):
         return child
 
     def _add_slot(self, name: str, child: Population) -> None:
-        self._slots.append((name, child))
-        self._slots.sort(key=lambda slot: slot[0])
+        self._arrange([_Slot(name, 0, 0, None, child, child.type, None)])
+
+    def _arrange(self, more: Iterable[_Slot]) -> None:
+        slots = sorted([*self._slots, *more], key=attrgetter("name"))
+        self._slots = [slot._replace(following=place << _SLOT_SHIFT) for place, slot in enumerate(slots, 2)]
 
     def find(self, parent: int, name: str) -> int | None:
         return _existing(self.members, parent, name)
@@ -496,8 +528,7 @@ class Directory(Population):
         return self._stats[entry - 1] if node.present(subject) else None
 
     def _nlink(self, key: int) -> int:
-        below = sum(child.members.count(key) for child in self._fixed.values())
-        return 2 + below + sum(child.members.count(key) for child in self._populations if isinstance(child, Directory))
+        return 2 + sum(members.count(key) for members in self._below) if self._below else 2
 
     def link(self, key: int, entry: int) -> str | None:
         node = self._entries[entry - 1] if entry else None
@@ -520,7 +551,7 @@ class Directory(Population):
         access.check(node.mode)
         if isinstance(node, Special):
             return node.open(subject, access.read, access.write)
-        return Opening(self.tree, self.id(key, entry), subject, node)
+        return Opening(self.tree, self._base | key << _ENTRY_BITS | entry, subject, node)
 
     def lasting(self, entry: int) -> bool:
         """Whether it is a fixed directory or an unconditional file."""
@@ -556,20 +587,19 @@ class Directory(Population):
         return None if subject is None else self._readdir(key, subject, position)
 
     def _readdir(self, key: int, subject: object, position: int) -> Iterator[DirEntry]:
-        after = (position & _AFTER_MASK) - 1
+        place = position >> _SLOT_SHIFT
+        slots, after = (self._slots[place - 1 :], (position & _AFTER_MASK) - 1) if place else (self._slots, -1)
         base = self.id(key)
-        for slot in range(position >> _SLOT_SHIFT, len(self._slots)):
-            name, child = self._slots[slot]
-            if isinstance(child, int):
-                entry, kind, lasting = self._listed[child - 1]
+        for name, number, following, entry, child, kind, lasting in slots:
+            if entry:
                 if lasting or entry.present(subject):
-                    yield DirEntry(name, base | child, (slot + 1) << _SLOT_SHIFT, kind, lasting)
-            else:
-                kind, first, here = child.type, child.id(0), (slot << _SLOT_SHIFT) + 1
+                    yield _dir_entry((name, base | number, following, kind, lasting))
+            elif child:
+                first, here = child.id(0), following - (1 << _SLOT_SHIFT) + 1
                 for member in child.keys(key, after):
-                    lasting = child.stat(member, 0) if child.lasting(0) else None
-                    yield DirEntry(child.name(member), first | member << _ENTRY_BITS, here + member, kind, lasting)
-            after = -1
+                    found = child.stat(member, 0) if child.lasting(0) else None
+                    yield _dir_entry((child.name(member), first | member << _ENTRY_BITS, here + member, kind, found))
+                after = -1
 
 
 class _FixedName:
@@ -674,9 +704,10 @@ class Tree:
         return link_text(kind.path(key, entry), target)
 
     def readdir(self, directory: int, position: int = 0) -> Iterator[DirEntry]:
-        """Yield the entries from a position (0, or an entry's `next`); ENOTDIR in what is not a directory.
+        """Yield the entries from a position (0 to 2, or an entry's `next`); ENOTDIR in what is not a directory.
 
-        A position stays right while members come and go: nothing that existed throughout is skipped or repeated.
+        A position stays right while members come and go: nothing that existed throughout is skipped or repeated. All of
+        0, 1 and 2 are before the first entry: the latter two are for those who list `.` and `..` as well.
         """
         kind, key, entry = self._unpack(directory)
         if not isinstance(kind, Directory) or entry:
@@ -704,28 +735,30 @@ class Tree:
             self._openings_at = self.journal.uevents_sent
         opening = self._openings.get((node, read, write))
         if opening is None:
-            return self._open_first(node, read, write)
+            found = self._open_first(node, read, write)
+            if not isinstance(found, Opening):
+                return found
+            opening = found
+            if len(self._openings) >= _OPENINGS:
+                self._openings.clear()
+            self._openings[node, read, write] = opening
         file = AttributeFile(opening)
         self._open.add(file)
         return file
 
-    def _open_first(self, node: int, read: bool, write: bool) -> OpenFile:  # noqa: FBT001
+    def _open_first(self, node: int, read: bool, write: bool) -> OpenFile | Opening:  # noqa: FBT001
         kind, key, entry = self._unpack(node)
-        changed = self._iattrs[node].mode if node in self._iattrs else None
+        access = _ACCESS[read, write]
+        if node in self._iattrs:
+            access = access._replace(mode=self._iattrs[node].mode)
         try:
-            file = kind.open(key, entry, Access(read, write, changed))
+            found = kind.open(key, entry, access)
         except KernelError as error:
             self.refused("open", node, "", error)
             raise
-        if file is None:
+        if found is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
-        if isinstance(file, Opening):
-            if len(self._openings) >= _OPENINGS:
-                self._openings.clear()
-            self._openings[node, read, write] = file
-            file = AttributeFile(file)
-            self._open.add(file)
-        return file
+        return found
 
     def deactivate(self) -> None:
         """Cut open files off from nodes that are gone: each read and write gives ENODEV for ever (kernfs_drain).
@@ -741,6 +774,14 @@ class Tree:
         kind, key, entry = self._unpack(node)
         return kind.stat(key, entry) is not None
 
+    def check_directory(self, node: int) -> None:
+        """Make sure that a directory can be opened: ENOENT if it is gone, ENOTDIR if it is none."""
+        kind, key, entry = self._unpack(node)
+        if not isinstance(kind, Directory) or entry:
+            raise KernelError(errno.ENOTDIR, f"{self.path(node)} is not a directory")
+        if kind.members.subject(key) is None:
+            raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
+
     def permanent(self, node: int) -> bool:
         """Whether a node is always there."""
         kind, _, entry = self._unpack(node)
@@ -748,7 +789,7 @@ class Tree:
 
     def varies(self, directory: int) -> bool:
         """Whether what stat tells of a directory can change: its link count, or that there is one."""
-        kind, _, _ = self._unpack(directory)
+        kind = self._kinds[(directory >> _KIND_SHIFT) - 1]
         return isinstance(kind, Directory) and (kind.varies or not kind.permanent())
 
     def setattr(self, node: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
@@ -762,10 +803,15 @@ class Tree:
             old.gid if gid is None else gid,
         )
 
+    @property
+    def owned(self) -> bool:
+        """Whether there may be a node whose permissions or ownership were changed."""
+        return bool(self._iattrs)
+
     def owner(self, node: int) -> tuple[int | None, int | None]:
         """Return uid and gid as chown set them, None where nobody did."""
         if not self._iattrs:
-            return (None, None)
+            return _NOBODY
         changed = self._iattrs.get(node, _Iattr())
         return (changed.uid, changed.gid)
 
@@ -797,6 +843,9 @@ class _Iattr(NamedTuple):
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+
+
+_NOBODY = (None, None)
 
 
 def link_text(link: str, target: str) -> str:

@@ -100,7 +100,7 @@ class ChannelEventFd:
 class Channel:
     """One supervisor's open file."""
 
-    seekable = True
+    seekable = False
 
     def __init__(self, handed: Registry[HandedFile]) -> None:
         self._handed = handed
