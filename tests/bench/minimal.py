@@ -1,8 +1,9 @@
 """The least that pyfuse3 handlers can do, in the request loop of apfs: the floor of any server made with them.
 
-usage: minimal.py MOUNTPOINT
+usage: minimal.py [--ticker] MOUNTPOINT
 
-It has the few files that the benchmark opens, with texts that never change.
+It has the few files that the benchmark opens, with texts that never change. With --ticker, another task wakes up every
+millisecond, and `late` tells how many seconds late it was since `late` was read before: 99 of 100 times at most.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tests.bench.servers import MDEV, QUEUE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PATHS = (f"{QUEUE}/chkstop", f"{MDEV}/assign_domain", f"{MDEV}/unassign_domain")
+LATE = "late"
+PATHS = (f"{QUEUE}/chkstop", f"{MDEV}/assign_domain", f"{MDEV}/unassign_domain", LATE)
+_TICK_SECONDS = 1e-3
 
 
 class Operations(pyfuse3.Operations):
@@ -33,6 +36,7 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self) -> None:
         super().__init__()
+        self.late: list[float] = []
         for path in PATHS:
             node = 1
             for name in path.split("/"):
@@ -62,8 +66,11 @@ class Operations(pyfuse3.Operations):
         """Open anything."""
         return FileInfo(FileHandleT(inode), direct_io=True, keep_cache=False)
 
-    async def read(self, _fh: FileHandleT, off: int, _size: int) -> bytes:
+    async def read(self, fh: FileHandleT, off: int, _size: int) -> bytes:
         """Return the text."""
+        if self.late and fh == self.children[1, LATE.encode()]:
+            late, self.late = sorted(self.late), []
+            return f"{late[len(late) * 99 // 100]}\n".encode()[off:]
         return b"0\n"[off:]
 
     async def write(self, _fh: FileHandleT, _off: int, buf: bytes) -> int:
@@ -77,11 +84,27 @@ class Operations(pyfuse3.Operations):
         """Do nothing."""
 
 
+async def _serve(ticking: Operations | None) -> None:
+    async with trio.open_nursery() as nursery:
+        if ticking:
+            nursery.start_soon(_tick, ticking)
+        await serve_requests()
+        nursery.cancel_scope.cancel()
+
+
+async def _tick(operations: Operations) -> None:
+    while True:
+        due = trio.current_time() + _TICK_SECONDS
+        await trio.sleep_until(due)
+        operations.late.append(trio.current_time() - due)
+
+
 def main() -> None:
     """Serve until unmounted."""
-    pyfuse3.init(Operations(), sys.argv[1], {*pyfuse3.default_options, "fsname=minimal", "default_permissions"})
+    operations = Operations()
+    pyfuse3.init(operations, sys.argv[-1], {*pyfuse3.default_options, "fsname=minimal", "default_permissions"})
     with fast():
-        trio.run(serve_requests)
+        trio.run(_serve, operations if "--ticker" in sys.argv else None)
     pyfuse3.close()
 
 

@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.bench.minimal import LATE
 from tests.bench.servers import (
     ALL_CPUS,
     APFS,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 BURST = 400
+MINIMAL = [sys.executable, "-m", "tests.bench.minimal"]
 
 
 class Result(NamedTuple):
@@ -164,10 +166,13 @@ class Regime(NamedTuple):
     """Where client and servers run."""
 
     name: str
-    cpus: set[int]
+    client: set[int]
+    servers: set[int]
 
 
-PINNED, FREE = Regime("one CPU", ONE_CPU), Regime("all CPUs", ALL_CPUS)
+PINNED, FREE = Regime("one CPU", ONE_CPU, ONE_CPU), Regime("all CPUs", ALL_CPUS, ALL_CPUS)
+APART = Regime("a CPU each", ONE_CPU, ALL_CPUS - ONE_CPU)
+"""What becomes of FREE if the scheduler moves client and server apart, which it does when it likes."""
 
 
 @contextmanager
@@ -176,8 +181,8 @@ def on(peers: Sequence[Peer]) -> Iterator[Callable[[Regime], None]]:
 
     def pin(regime: Regime) -> None:
         for peer in peers:
-            peer.pin(regime.cpus)
-        os.sched_setaffinity(0, regime.cpus)
+            peer.pin(regime.servers)
+        os.sched_setaffinity(0, regime.client)
 
     try:
         yield pin
@@ -190,7 +195,11 @@ def on(peers: Sequence[Peer]) -> Iterator[Callable[[Regime], None]]:
 OPERATIONS: dict[str, tuple[Callable[[Peer], None], dict[str, dict[tuple[str, str], float]]]] = {
     "open+read+close": (
         read,
-        {"one CPU": {("apfs", "C"): 1.6, ("apfs", "plain loop"): 0.55}, "all CPUs": {("apfs", "C"): 0.9}},
+        {
+            "one CPU": {("apfs", "C"): 1.6, ("apfs", "plain loop"): 0.55},
+            "a CPU each": {("apfs", "C"): 0.9},
+            "all CPUs": {("apfs", "C"): 0.9},
+        },
     ),
     "open+fstat+read+read+close": (cat, {}),
     "open+write+close": (store, {"one CPU": {("apfs", "C"): 2.0}}),
@@ -205,14 +214,14 @@ def operations(program: Path, directory: Path, rounds: int) -> Iterator[Result]:
         yardstick(program, directory / "c", text),
         apfs("apfs", directory / "apfs", text),
         apfs("plain loop", directory / "plain", text, "--no-fast-loop"),
-        Server("pyfuse3", directory / "minimal", [sys.executable, "-m", "tests.bench.minimal"]),
+        Server("pyfuse3", directory / "minimal", MINIMAL),
         tmpfs(directory / "tmpfs", text),
     ]
     machine = sysfs()
     if machine:
         peers.append(machine)
     with on(peers) as pin:
-        for regime in (PINNED, FREE):
+        for regime in (PINNED, APART, FREE) if APART.servers else (PINNED, FREE):
             pin(regime)
             for what, (run, goals) in OPERATIONS.items():
                 runs = {peer.name: partial(seconds, partial(run, peer)) for peer in peers}
@@ -220,6 +229,19 @@ def operations(program: Path, directory: Path, rounds: int) -> Iterator[Result]:
         runs = {peer.name: partial(four_clients, peer) for peer in peers[:3]}
         limits = {("apfs", "C"): 2.0, ("apfs", "plain loop"): 1 / 1.8}
         yield from interleaved("four clients reading, all CPUs", runs, max(rounds // 2, 3), limits)
+    yield _lateness(directory / "ticker", max(rounds // 2, 3))
+
+
+def _lateness(root: Path, rounds: int) -> Result:
+    """Return how late a task of a server is that wants to run every millisecond, while four clients keep it busy."""
+    server = Server("ticker", root, [*MINIMAL, "--ticker"])
+    late = []
+    with on([server]):
+        for _ in range(rounds):
+            (root / LATE).read_text()
+            four_clients(server)
+            late.append(float((root / LATE).read_text()))
+    return Result("another task is late, 99 of 100 times, four clients", "pyfuse3", "", *quartiles(late), 5e-3)
 
 
 # -- whole programs ----------------------------------------------------------------------------------
