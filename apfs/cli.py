@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from apfs import __version__, completion
+from apfs import __version__, completion, streams
 from apfs.mounts import READY
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 
 class _Commands(click.Group):
     """The commands, and the form in which mount.fuse3(8) calls: `apfs SOURCE MOUNTPOINT -o OPTIONS`."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 -- as click has it
+        """Run a command, whose output may not be lost without a word."""
+        streams.prepare()
+        return super().main(*args, **extra)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

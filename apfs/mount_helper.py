@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from apfs import __version__
+from apfs import __version__, streams
 
 NAME = "mount.fuse.apfs"
 USAGE, SYSTEM, FAILED = 1, 2, 32
@@ -177,6 +177,7 @@ def command(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the helper with the statuses of mount(8): click's for wrong usage is another one."""
+    streams.prepare()
     try:
         command.main(arguments, prog_name=NAME, standalone_mode=False)
     except click.ClickException as error:

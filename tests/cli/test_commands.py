@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import apfs as package
 from apfs.history import KINDS
 from apfs.scenario import gallery
-from tests.conftest import apfs
+from tests.conftest import apfs, sh
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,31 @@ def test_scenario_list_and_show() -> None:
     assert all(len(line.split()) > 3 for line in lines)
     assert apfs("scenario", "show", "default").stdout == gallery()["default"]
     assert "default" in apfs("scenario", "show", "nosuch", status=2).stderr
+
+
+PRINTING = [
+    "--help",
+    "scenario list",
+    "scenario show default",
+    "completion bash",
+    "doctor python",
+    "doctor --json python",
+]
+
+
+@pytest.mark.parametrize("command", PRINTING)
+@pytest.mark.parametrize(
+    ("output", "reason"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_output_that_is_lost(command: str, output: str, reason: str) -> None:
+    result = sh(f'"$1" -m apfs {command} {output}', sys.executable, status=1)
+    assert result.stderr == f"apfs: standard output: {reason}\n"
+
+
+@pytest.mark.parametrize("command", PRINTING)
+def test_reader_who_has_gone_away(command: str) -> None:
+    result = sh(f'"$1" -m apfs {command} | true', sys.executable)
+    assert result.stderr == ""
 
 
 def test_scenario_validate(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_server_has_a_session_of_its_own_and_keeps_no_directory(mount: Mounter) 
     assert {name for name in inherited if name.startswith("/")} <= {"/dev/null", "/dev/fuse"}
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
+    sh(f'"$1" -m apfs mount "$2" {closed}', sys.executable, str(tmp_path))
+    pid = server_of(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{stream}") for stream in range(3)] == ["/dev/null"] * 3  # noqa: PTH115
+    assert (tmp_path / "sys/bus/ap/scans").read_text() == "1\n"
+    apfs("umount", str(tmp_path))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_unmount(mount: Mounter, number: signal.Signals) -> None:
     host = mount()

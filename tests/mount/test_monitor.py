@@ -169,6 +169,16 @@ def test_status_of_the_largest_host(mount: Mounter) -> None:
     assert len(text.splitlines()) < 24
 
 
+@pytest.mark.parametrize("command", ["status", "status --json", "journal", "journal --json", "record --root"])
+@pytest.mark.parametrize(
+    ("output", "reason"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_output_that_is_lost(host: Path, command: str, output: str, reason: str) -> None:
+    verb(host)
+    result = sh(f'"$1" -m apfs {command} "$2" {output}', sys.executable, str(host), status=1)
+    assert result.stderr == f"apfs: standard output: {reason}\n"
+
+
 def test_closed_pipe(host: Path) -> None:
     for _ in range(20):
         verb(host)

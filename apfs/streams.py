@@ -1,0 +1,61 @@
+"""Standard streams of a command: none is missing, and what is wrong with the output is told in one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class OutputError(click.ClickException):
+    """What a command printed could not be written. The command ends with status 1."""
+
+    def show(self, file: object = None) -> None:
+        """Tell the reason as cat(1) and its like do."""
+        del file
+        click.echo(f"apfs: standard output: {self.message}", err=True)
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors are told apart from those of other files here, below all buffers.
+
+    A reader who has gone away is no such error: that ends a command without a word.
+    """
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Buffers try again at the end: what nobody gets is not told twice.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno(), inheritable=False)
+            os.close(null)
+            raise OutputError(error.strerror or str(error)) from None
+
+
+def prepare() -> None:
+    """Make standard streams that can be relied on; called before anything is opened or printed."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            # Else pipes and files would get its number. Being open for reading only, it refuses output as a closed one.
+            os.open(os.devnull, os.O_RDONLY)
+    if sys.stdout is not sys.__stdout__:
+        return  # a program that uses this module looks after its output itself
+    before = sys.stdout
+    raw = _Output(1, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        before.encoding if before else None,
+        before.errors if before else None,
+        line_buffering=raw.isatty(),
+    )
