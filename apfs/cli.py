@@ -149,47 +149,46 @@ def mount(
         if descriptor is not None:
             # The mount helper lives as long as the mount and must not hold them open.
             os.set_inheritable(descriptor, False)  # noqa: FBT003 -- takes no keywords
-    if foreground or debug:
-        from apfs.fuse.session import MountError, serve  # noqa: PLC0415
+
+    def serve(ready_fd: int | None, lifeline_fd: int | None = None) -> None:
+        from apfs.fuse import session  # noqa: PLC0415 -- only the process that serves needs it
         from apfs.host import Host  # noqa: PLC0415
 
-        others = os.geteuid() == 0 if allow_other is None else allow_other
         try:
-            host = Host(description)
-            place = mounts.absolute(mountpoint)
-            serve(
-                host,
-                place,
-                allow_other=others,
+            session.serve(
+                Host(description),
+                mounts.absolute(mountpoint),
+                allow_other=os.geteuid() == 0 if allow_other is None else allow_other,
                 clock=clock == "real",
                 ready=_report(ready_fd, silent=not debug),
                 lifeline=lifeline_fd,
                 fast_loop=fast_loop,
                 fuse_options=[*fuse_options, *(["debug"] if debug else [])],
             )
-        except (ScenarioError, MountError) as error:
+        except (ScenarioError, session.MountError) as error:
             _fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
-    else:
-        options = [] if allow_other is None else ["--allow-other" if allow_other else "--no-allow-other"]
-        options += [] if fast_loop else ["--no-fast-loop"]
-        options += [f"--fuse-option={option}" for option in fuse_options]
-        try:
-            mounts.start_server(mountpoint, ["--scenario", scenario, "--clock", clock, *options])
-        except mounts.MountsError as error:
-            _fail(str(error), error.status)
+
+    if foreground or debug:
+        serve(ready_fd, lifeline_fd)
+        return
+    try:
+        mounts.fork_server(mountpoint, serve)
+    except mounts.MountsError as error:
+        _fail(str(error), error.status)
 
 
 def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:
     def report() -> None:
-        if ready_fd is not None:
-            os.write(ready_fd, READY)
-            os.close(ready_fd)
-        if ready_fd is not None and silent:
+        if ready_fd is None:
+            return
+        if silent:
             # From now on nobody listens to what the server prints, and it must not keep a file system busy.
             os.chdir("/")
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 2)
             os.close(null)
+        os.write(ready_fd, READY)
+        os.close(ready_fd)
 
     return report
 

@@ -5,7 +5,9 @@ Never call these from a server on its own mount: it would wait for itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import importlib.util
 import os
 import re
@@ -14,8 +16,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apfs import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FSTYPE = "fuse.apfs"
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -153,10 +159,10 @@ def check_fuse() -> None:
 def start_server(mountpoint: str, options: list[str], lifeline: int | None = None) -> subprocess.Popen[bytes]:
     """Start `apfs mount --foreground` in a session of its own and return it when the mount answers.
 
-    `lifeline` is the reading end of a pipe: when its other end is closed, the server ends. `MountsError` with the
-    server's message and status if it gave up.
+    For programs that live on, which may have threads: it is a new interpreter. `lifeline` is the reading end of a pipe:
+    when its other end is closed, the server ends. `MountsError` with the server's message and status if it gave up.
     """
-    reader, writer = os.pipe()
+    ready, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
     # -P: no module of the current directory, in which others may write.
     command = [sys.executable, "-P", "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
@@ -170,14 +176,53 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
         start_new_session=True,
     )
     os.close(writer)
-    with os.fdopen(reader, "rb") as ready:
-        said = ready.read()
+    _wait_until_it_answers(mountpoint, ready, lambda: (server.communicate()[1], server.returncode))
+    return server
+
+
+def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
+    """Let a child `serve` in a session of its own, as a daemon, and return when the mount answers.
+
+    For commands, which have no threads and are done then. `serve` gets the descriptor to write READY to, and keeps no
+    other but the standard streams; the child ends with it. `MountsError` with the child's last words and status if it
+    gave up.
+    """
+    ready, ready_writer = os.pipe()
+    errors, errors_writer = os.pipe()
+    gc.freeze()  # looking for garbage, at this process's end at the latest, would copy pages: 13 ms
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream, target in enumerate((null, null, errors_writer)):
+            os.dup2(target, stream)
+        close_others(ready_writer)
+        serve(ready_writer)
+        raise SystemExit(0)
+    os.close(ready_writer)
+    os.close(errors_writer)
+    with os.fdopen(errors, "rb") as output:
+        _wait_until_it_answers(
+            mountpoint, ready, lambda: (output.read(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        )
+
+
+def close_others(keep: int) -> None:
+    """Close, in a child that runs on without exec, all descriptors but the standard streams and one."""
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor != keep:  # noqa: PLR2004 -- standard streams
+            with contextlib.suppress(OSError):  # that of the directory itself is closed already
+                os.close(descriptor)
+
+
+def _wait_until_it_answers(mountpoint: str, ready: int, end: Callable[[], tuple[bytes, int]]) -> None:
+    """Wait for READY; if a server ended without, `end` returns what it said and its status."""
+    with os.fdopen(ready, "rb") as pipe:
+        said = pipe.read()
     if said != READY:
-        _, output = server.communicate()
+        output, status = end()
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
         # What the mount helper said stands before what the server made of it.
         said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
-        message = said_last or f"the server ended with status {server.returncode}"
-        raise MountsError(message, server.returncode if server.returncode > 0 else 1)
+        raise MountsError(said_last or f"the server ended with status {status}", status if status > 0 else 1)
     Path(mountpoint, "sys").stat()
-    return server

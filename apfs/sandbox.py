@@ -6,7 +6,6 @@ mount, everything else is bound back from the real directory. The real ones are 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import json
@@ -346,11 +345,7 @@ def _start_pump(mount: Path, pid: int) -> int:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        # Above all not the other end of the server's lifeline.
-        for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-            if descriptor > 2 and descriptor != writer:  # noqa: PLR2004 -- standard streams
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+        mounts.close_others(writer)  # above all the other end of the server's lifeline
         try:
             uevents.pump(mount, pid, writer)
         except FileNotFoundError:

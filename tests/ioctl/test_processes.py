@@ -332,7 +332,7 @@ def server_of(mount: Path) -> int:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"--foreground" in words and os.fsencode(mount) in words:
+            if b"mount" in words and os.fsencode(mount) in words:
                 return int(entry.name)
     raise AssertionError(f"nobody serves {mount}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import select
 import signal
 import subprocess
@@ -58,10 +59,51 @@ def test_mount_returns_when_the_tree_answers(mount: Mounter) -> None:
 
 def test_server_has_a_session_of_its_own_and_keeps_no_directory(mount: Mounter) -> None:
     pid = server_of(mount())
-    assert os.getsid(pid) == pid
+    _, _, group, session, terminal = stat_of(pid)
+    assert (group, session, terminal) == (str(pid), str(pid), "0")
     assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
-    inherited = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115
-    assert {name for name in inherited if name.startswith("/")} <= {"/dev/null", "/dev/fuse"}
+    descriptors = {link.name: os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115
+    assert {name for name in descriptors.values() if name.startswith("/")} <= {"/dev/null", "/dev/fuse"}
+    assert [descriptors[stream] for stream in "012"] == ["/dev/null"] * 3
+
+
+def stat_of(pid: int) -> list[str]:
+    """State, parent, process group, session and controlling terminal of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:5]
+
+
+def test_server_is_the_command_itself_and_the_only_process_that_stays(tmp_path: Path) -> None:
+    """Besides the mount helper: orphans come to the script, which tells their command lines and the server's status."""
+    script = """
+import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+subprocess.run(sys.argv[1:], check=True)
+with open(f"/proc/self/task/{os.getpid()}/children") as children:
+    lines = {int(pid): open(f"/proc/{pid}/cmdline").read().split("\\0")[:-1] for pid in children.read().split()}
+servers = [pid for pid, words in lines.items() if words[0] != "fusermount3"]
+print([lines[server] for server in servers] == [sys.argv[1:]])
+subprocess.run([*sys.argv[1:4], "umount", sys.argv[-1]], check=True)
+print([os.waitpid(server, 0)[1] for server in servers])
+"""
+    command = [sys.executable, "-m", "apfs", "mount", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *command], check=False, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert result.stdout == "True\n[0]\n", result
+
+
+def test_no_descriptor_of_the_caller_is_inherited(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "apfs", "mount", str(tmp_path)]
+    subprocess.run(command, check=True, pass_fds=[writer], timeout=TIMEOUT)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], TIMEOUT)
+    assert ready
+    assert os.read(reader, 1) == b""
+    assert (tmp_path / "sys/bus/ap/scans").read_text() == "1\n"
+    os.close(reader)
+    apfs("umount", str(tmp_path))
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -69,6 +111,19 @@ def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
     sh(f'"$1" -m apfs mount "$2" {closed}', sys.executable, str(tmp_path))
     pid = server_of(tmp_path)
     assert [os.readlink(f"/proc/{pid}/fd/{stream}") for stream in range(3)] == ["/dev/null"] * 3  # noqa: PTH115
+    assert (tmp_path / "sys/bus/ap/scans").read_text() == "1\n"
+    apfs("umount", str(tmp_path))
+
+
+def test_the_end_of_a_terminal_does_not_end_the_mount(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    script = '"$1" -m apfs mount "$2"; echo mounted; kill -INT 0; read line'
+    command = ["bash", "-c", script, "bash", sys.executable, str(tmp_path)]
+    with subprocess.Popen(["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave) as shell:
+        os.close(slave)
+        assert os.read(master, 100) == b"mounted\r\n"
+        shell.wait(TIMEOUT)
+    os.close(master)
     assert (tmp_path / "sys/bus/ap/scans").read_text() == "1\n"
     apfs("umount", str(tmp_path))
 
@@ -180,6 +235,37 @@ def test_bad_scenario_names_file_line_and_reason(tmp_path: Path) -> None:
 def test_unknown_scenario_lists_the_known(tmp_path: Path) -> None:
     result = apfs("mount", "--scenario", "nosuch", str(tmp_path), status=2)
     assert "migration-source" in result.stderr
+
+
+def test_what_the_mount_helper_says_is_told(tmp_path: Path) -> None:
+    result = apfs("mount", "--fuse-option", "nonsense", str(tmp_path), status=1)
+    assert result.stderr == (
+        "apfs: fuse: unknown option(s): `-o nonsense'; the mount was refused (fuse_session_new() failed)\n"
+    )
+
+
+def test_status_of_a_server_that_says_nothing(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from apfs import mounts
+try:
+    mounts.fork_server(sys.argv[1], lambda ready: os.kill(os.getpid(), 9))
+except mounts.MountsError as error:
+    print(error, error.status)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.stdout == "the server ended with status -9 1\n"
+
+
+def test_host_that_cannot_be_booted_names_file_line_and_reason(tmp_path: Path) -> None:
+    scenario = tmp_path / "bad.toml"
+    scenario.write_text(
+        '[qci]\ndomains = [4]\n\n[[mdev]]\nuuid = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"\nadapters=[5]\ndomains=[4]\n'
+    )
+    result = apfs("mount", "--scenario", str(scenario), str(tmp_path), status=2)
+    assert result.stderr.startswith(f"apfs: {scenario}:4: queue 05.0004 is reserved")
+    assert result.stderr.count("\n") == 1
 
 
 def test_umount_of_something_else(tmp_path: Path) -> None:
