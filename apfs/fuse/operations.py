@@ -77,7 +77,7 @@ def _answered(
             self.host.journal.add(Crash(handler.__name__, traceback.format_exc()))
             raise FUSEError(errno.EIO) from None
         finally:
-            if self._journal.last != self._heard or self._handed.changes != self._names[1] or self.pollers:
+            if self._journal.last != self._heard or self._handed.changes != self._handed_over or self.pollers:
                 self.happened()
 
     return answer
@@ -121,8 +121,8 @@ class Operations(pyfuse3.Operations):
         than the others, since most of what is listed are such: `find` takes a fifth less time."""
         self._heard = self._journal.last
         """The last record that `happened` has seen."""
-        self._names = (0, 0)
-        """What changes whenever a name comes or goes: numbers of uevents, and of files on their way to programs."""
+        self._uevents = self._handed_over = 0
+        """How many uevents and files on their way to programs there had been: one of them whenever a name changes."""
         self._uid, self._gid = os.getuid(), os.getgid()
         self._born = time.time_ns()
 
@@ -303,12 +303,12 @@ class Operations(pyfuse3.Operations):
     def happened(self) -> None:
         """Tell the kernel of changed names, and wake the pollers of files that have something to read now."""
         self._heard = self._journal.last
-        names = (self._journal.uevents_sent, self._handed.changes)
-        if names != self._names:
-            self._names = names
+        if self._uevents != self._journal.uevents_sent or self._handed_over != self._handed.changes:
+            self._uevents, self._handed_over = self._journal.uevents_sent, self._handed.changes
             self.cache.changed()
-        for fh in [fh for fh in self.pollers if self._files[fh].poll()]:
-            self.pollers.pop(fh).notify()
+        if self.pollers:
+            for fh in [fh for fh in self.pollers if self._files[fh].poll()]:
+                self.pollers.pop(fh).notify()
 
     @_answered
     def release(self, fh: FileHandleT) -> None:

@@ -428,14 +428,12 @@ def _migration(client: Path, size: int) -> list[float]:
 
 def umockdev(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
     """Compare with umockdev-run, which a user would take instead: a shell loop, and starting with 256 queues."""
-    del c
-    server = apfs("apfs", directory / "loop", scenario(8, 16))
+    text = scenario(8, 16)
+    servers = [apfs("apfs", directory / "loop", text), yardstick(c, directory / "c", text)]
     loop = "for i in $(seq 200); do cat {}/" + QUEUE + "/chkstop; done"
-    with on([server]):
-        runs = {
-            "umockdev-run": partial(_shell_loop, _umockdev_run(directory, scenario(8, 16)), loop.format("")),
-            "apfs": partial(_shell_loop, [], loop.format(server.root)),
-        }
+    with on(servers):
+        runs = {"umockdev-run": partial(_shell_loop, _umockdev_run(directory, text), loop.format(""))}
+        runs |= {server.name: partial(_shell_loop, [], loop.format(server.root)) for server in servers}
         yield from interleaved("200 times cat in sh", runs, rounds, {("apfs", "umockdev-run"): 0.7})
     file, mountpoint = directory / "256.toml", directory / "mnt"
     file.write_text(scenario(16, 16))
@@ -467,16 +465,6 @@ def _shell_loop(run: list[str], script: str) -> float:
     timed = f"date +%s.%N; {{ {script}; }} > /dev/null; date +%s.%N"
     output = subprocess.run([*run, "sh", "-c", timed], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     return float(output[1]) - float(output[0])
-
-
-def _described(text: str) -> Iterator[str]:
-    """Yield a host's cards and queues in umockdev's format."""
-    for node in nodes(text, "/sys/devices/ap"):
-        name = node.path.rpartition("/")[2]
-        if node.kind == "D" and node.path != "/sys/devices/ap":
-            yield f"\nP: {node.path.removeprefix('/sys')}\nE: SUBSYSTEM=ap\n"
-        elif node.kind == "F" and node.text and name != "uevent":
-            yield f"A: {name}={node.text.rstrip()}\\n\n"
 
 
 # -- the table ---------------------------------------------------------------------------------------
