@@ -16,5 +16,3 @@ gcc -O2 -Wall -Wextra -o "$yardstick" tests/bench/yardstick.c $(pkg-config --cfl
 # As pip does it. Else starts take up to 0.1 s longer wherever PYTHONDONTWRITEBYTECODE is set or a file was changed.
 .venv/bin/python -m compileall -q apfs
 .venv/bin/python -m tests.bench.speed "$yardstick" --rounds "$rounds" ${2:+--json "$2"}
-.venv/bin/python tests/bench/startup.py "$rounds"
-.venv/bin/python tests/bench/overhead.py "$rounds"

@@ -544,14 +544,17 @@ class Directory(Population):
         if not entry:
             raise KernelError(errno.EISDIR, "not a regular file")
         node = self._entries[entry - 1]
+        if isinstance(node, Attribute):
+            if node.visible is not None and not node.visible(subject):
+                return None
+            access.check(node.mode)
+            return Opening(self.tree, self._base | key << _ENTRY_BITS | entry, subject, node)
         if not node.present(subject):
             return None
         if isinstance(node, Link):
             raise KernelError(errno.ELOOP, "not a regular file")
         access.check(node.mode)
-        if isinstance(node, Special):
-            return node.open(subject, access.read, access.write)
-        return Opening(self.tree, self._base | key << _ENTRY_BITS | entry, subject, node)
+        return node.open(subject, access.read, access.write)
 
     def lasting(self, entry: int) -> bool:
         """Whether it is a fixed directory or an unconditional file."""
@@ -747,12 +750,12 @@ class Tree:
         return file
 
     def _open_first(self, node: int, read: bool, write: bool) -> OpenFile | Opening:  # noqa: FBT001
-        kind, key, entry = self._unpack(node)
         access = _ACCESS[read, write]
         if node in self._iattrs:
             access = access._replace(mode=self._iattrs[node].mode)
         try:
-            found = kind.open(key, entry, access)
+            kind = self._kinds[(node >> _KIND_SHIFT) - 1]
+            found = kind.open(node >> _ENTRY_BITS & _KEY_MASK, node & _ENTRY_MASK, access)
         except KernelError as error:
             self.refused("open", node, "", error)
             raise

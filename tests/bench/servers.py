@@ -84,6 +84,7 @@ class Peer:
         self.root = root
         self.attribute = root / QUEUE / "chkstop"
         self.stores = (root / MDEV / "assign_domain", root / MDEV / "unassign_domain")
+        self.number = b"1"
 
     def pin(self, cpus: set[int]) -> None:
         """Let what serves it run on these CPUs."""

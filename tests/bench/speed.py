@@ -123,7 +123,7 @@ def store(peer: Peer) -> None:
     """Open, write and close, two files by turns: a mediated device gets a domain and loses it."""
     for number in range(BURST):
         fd = os.open(peer.stores[number & 1], os.O_WRONLY)
-        os.write(fd, b"3")
+        os.write(fd, peer.number)
         os.close(fd)
 
 
@@ -226,6 +226,12 @@ def operations(program: Path, directory: Path, rounds: int) -> Iterator[Result]:
             for what, (run, goals) in OPERATIONS.items():
                 runs = {peer.name: partial(seconds, partial(run, peer)) for peer in peers}
                 yield from interleaved(f"{what}, {regime.name}", runs, rounds, goals.get(regime.name, {}))
+        pin(PINNED)
+        c, plain = peers[0], Peer("apfs", peers[1].root)
+        plain.stores, plain.number = (plain.root / "sys/bus/ap/config_time",) * 2, b"30"
+        runs = {peer.name: partial(seconds, partial(store, peer)) for peer in (c, plain)}
+        yield from interleaved("open+write+close, a number is kept and that is all, one CPU", runs, rounds, {})
+        pin(FREE)
         runs = {peer.name: partial(four_clients, peer) for peer in peers[:3]}
         limits = {("apfs", "C"): 2.0, ("apfs", "plain loop"): 1 / 1.8}
         yield from interleaved("four clients reading, all CPUs", runs, max(rounds // 2, 3), limits)
@@ -269,7 +275,7 @@ def trees(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
         pin(PINNED)
         yield from _programs(PINNED, peers, rounds, {"find -type f": (find, 2.4), "grep -r": (grep, 1.8)})
         pin(FREE)
-        yield from _programs(FREE, peers, rounds, {"grep -r": (grep, 0.8)})
+        yield from _programs(FREE, peers, max(rounds // 2, 3), {"grep -r": (grep, 0.8)})
 
 
 def listings(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
@@ -467,22 +473,92 @@ def _shell_loop(run: list[str], script: str) -> float:
     return float(output[1]) - float(output[0])
 
 
+# -- apfs exec ---------------------------------------------------------------------------------------
+
+BWRAP = ["bwrap", "--dev-bind", "/", "/", "--unshare-net", "--unshare-pid", "--proc", "/proc"]
+
+
+def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
+    """Compare the start of `apfs exec` with what it is built upon."""
+    del c
+    server = apfs("apfs", directory / "host", scenario(8, 16))
+    with on([server]):
+        commands = {
+            "import trio, pyfuse3": [sys.executable, "-c", "import trio, pyfuse3"],
+            "bwrap true": [*BWRAP, "true"],
+            "apfs --version": [*APFS, "--version"],
+            "apfs exec --mount DIR true": [*APFS, "exec", "--mount", str(server.root), "true"],
+            "apfs exec true": [*APFS, "exec", "true"],
+        }
+        runs = {name: partial(seconds, partial(_quietly, command)) for name, command in commands.items()}
+        yield from interleaved("start", runs, rounds, {})
+
+
+def _quietly(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+# Programs that print seconds per call, measured inside, so that starting up does not count.
+_CALLS = """
+import fcntl, os, time
+{prepare}
+start = time.perf_counter()
+for _ in range({count}):
+    {call}
+print((time.perf_counter() - start) / {count})
+"""
+_ORDINARY = {
+    "read of a byte": _CALLS.format(
+        prepare="fd = os.open('/dev/zero', os.O_RDONLY)", count=200_000, call="os.read(fd, 1)"
+    ),
+    "ioctl of another type": _CALLS.format(
+        prepare="fd, _ = os.pipe()", count=200_000, call="fcntl.ioctl(fd, 0x541B, b'    ')"
+    ),
+}
+_VFIO = _CALLS.format(prepare="fd = os.open('/dev/vfio/vfio', os.O_RDWR)", count=2_000, call="fcntl.ioctl(fd, 0x3B64)")
+
+
+def overhead(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
+    """Compare calls inside `apfs exec` that are not VFIO's with those in a sandbox without it, and time one that is."""
+    del c
+    server = apfs("apfs", directory / "host", scenario(8, 16))
+    launchers = {"bwrap": BWRAP, "apfs exec": [*APFS, "exec", "--mount", str(server.root), "--"]}
+    with on([server]):
+        for what, program in _ORDINARY.items():
+            runs = {name: partial(_per_call, launcher, program) for name, launcher in launchers.items()}
+            yield from interleaved(what, runs, rounds, {})
+        vfio = {"apfs exec": partial(_per_call, launchers["apfs exec"], _VFIO)}
+        yield from interleaved("VFIO_GET_API_VERSION", vfio, rounds, {})
+
+
+def _per_call(launcher: Sequence[str], program: str) -> float:
+    command = [*launcher, sys.executable, "-c", program]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 # -- the table ---------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[Path, Path, int], Iterator[Result]]] = {
-    section.__name__: section for section in (operations, trees, listings, scale, everything, streams, umockdev)
+    section.__name__: section
+    for section in (operations, trees, listings, scale, everything, streams, umockdev, startup, overhead)
 }
 
 
 def row(result: Result) -> str:
     """Return a line of the table."""
-    unit = "" if result.base else " s"
-    digits = 2 if result.base else 4
-    value, low, high = (f"{number:.{digits}f}" for number in (result.value, result.low, result.high))
+    shown = "{:.2f}".format if result.base else _with_unit
+    value, low, high = map(shown, (result.value, result.low, result.high))
     verdict = ""
     if result.goal is not None:
-        verdict = f"{result.goal:.2f}{' ' if result.value <= result.goal else ' **missed**'}".rstrip()
-    return f"| {result.what} | {result.who} | {result.base} | {value}{unit} | {low} .. {high} | {verdict} |"
+        verdict = shown(result.goal) + ("" if result.value <= result.goal else " **missed**")
+    return f"| {result.what} | {result.who} | {result.base} | {value} | {low} .. {high} | {verdict} |"
+
+
+def _with_unit(duration: float) -> str:
+    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1, 1e3, "ms")):
+        if duration < limit:
+            return f"{duration * factor:.3g} {unit}" if duration else "0"
+    return f"{duration:.3g} s"
 
 
 def main() -> None:
