@@ -47,12 +47,15 @@ class Counted:
 
 
 @contextmanager
-def counted(root: Path, prelude: str = "") -> Iterator[Counted]:
-    """Mount the default host on `root`, after some lines of Python; yield when it answers."""
+def counted(root: Path, prelude: str = "", how: str = "--debug") -> Iterator[Counted]:
+    """Mount the default host on `root`, after some lines of Python; yield when it answers.
+
+    With `how` as --foreground, requests are served in the fast loop, and not counted.
+    """
     root.mkdir()
     program = f"{prelude}\nfrom apfs.cli import main\nmain()"
     log = root.with_suffix(".log")
-    command = [sys.executable, "-c", program, "mount", "--debug", "--clock", "manual", "--ready-fd", "1", str(root)]
+    command = [sys.executable, "-c", program, "mount", how, "--clock", "manual", "--ready-fd", "1", str(root)]
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as server:
         assert server.stdout is not None
         assert server.stdout.read(1), log.read_text()

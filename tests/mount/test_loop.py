@@ -107,6 +107,29 @@ async def test_others_have_their_turn_at_each_alarm(pipe: tuple[int, int], loop:
 
 
 @pytest.mark.trio
+@pytest.mark.usefixtures("autojump_clock")
+async def test_an_end_that_comes_in_a_turn_is_not_waited_for(pipe: tuple[int, int], loop: Loop) -> None:
+    """What ends a session wakes those who wait for its device, once: nobody may begin to wait afterwards."""
+    stand_in = loop()
+    await first(stand_in, pipe)
+    os.read(pipe[0], 100)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    ended = False
+
+    async def end() -> None:
+        nonlocal ended
+        trio.lowlevel.notify_closing(pipe[0])
+        ended = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        with trio.fail_after(1):
+            for _ in range(TURN + 1):
+                await stand_in.lowlevel.wait_readable(pipe[0])
+    assert ended
+
+
+@pytest.mark.trio
 async def test_it_does_not_look_where_looking_finds_nothing(pipe: tuple[int, int], loop: Loop) -> None:
     stand_in = loop(1e-6)
     await first(stand_in, pipe)

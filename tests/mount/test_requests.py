@@ -115,7 +115,7 @@ def test_list_mediated_devices(host: Counted) -> None:
 
 @pytest.mark.parametrize("prelude", [OTHER_LOOP, OTHER_LAYOUT])
 def test_without_pyfuse3s_internals_it_works_and_warns_once(tmp_path: Path, prelude: str) -> None:
-    with counted(tmp_path / "host", prelude) as mounted:
+    with counted(tmp_path / "host", prelude, "--foreground") as mounted:
         mounted.of("grep", "-q", "30", "sys/bus/ap/config_time")
         mounted.of("ls", "-lR", "sys")
         (warning,) = mounted.warnings()
