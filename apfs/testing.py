@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from apfs.history import History
 from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +122,7 @@ class Shell(Files):
 
     def read(self, path: str, size: int = 131072) -> bytes:
         """Return the content of a file, read to its end in pieces of `size` bytes."""
-        file = self._tree.open(self._walk(path), read=True, write=False)
+        file = self._tree.open(self._walk(path), READ)
         try:
             content = b""
             while piece := bytes(file.read(len(content), size)):
@@ -132,7 +133,7 @@ class Shell(Files):
 
     def write(self, path: str, data: str | bytes) -> int:
         """Write a text in one write and return the bytes taken."""
-        file = self._tree.open(self._walk(path), read=False, write=True)
+        file = self._tree.open(self._walk(path), WRITE)
         try:
             return file.write(data.encode() if isinstance(data, str) else data)
         finally:

@@ -24,7 +24,7 @@ import pyfuse3
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterator
 
 SPIN_SECONDS = 50e-6
 """How long to look for the next request before going to sleep.
@@ -44,11 +44,9 @@ _TURN_SECONDS = 4e-3
 class _Done:
     """An awaitable that is finished already."""
 
-    # A generator that has ended may be asked again and again; making one for each wait takes 50 ns.
-    _nothing: Generator[None, None, None] = (None for _ in ())
-
-    def __await__(self) -> Generator[None, None, None]:
-        return self._nothing
+    # The same iterator each time, which has ended, without running anything of Python: there are three of these in a
+    # request, and making generators takes 3 % of the time of one whose handler does nothing.
+    __await__: Callable[[], Generator[None, None, None]] = (None for _ in ()).__iter__
 
 
 _DONE = _Done()

@@ -23,6 +23,8 @@ from apfs.fuse.cache import FOREVER, KernelCache
 from apfs.fuse.listing import bare_names
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Crash
+from apfs.kernel.kobject import BOTH, NEITHER, READ, WRITE
+from apfs.kernel.openfile import AttributeFile
 from apfs.vfio.channel import Channel
 
 if TYPE_CHECKING:
@@ -37,13 +39,8 @@ _R = TypeVar("_R")
 
 _BLOCK = 4096
 _ACCESS_MODE = os.O_ACCMODE
-# Whether an open file can be read, and written, by its access mode; 3 lets programs do nothing but ioctls.
-_ACCESS = {
-    os.O_RDONLY: (True, False),
-    os.O_WRONLY: (False, True),
-    os.O_RDWR: (True, True),
-    _ACCESS_MODE: (False, False),
-}
+# 3 lets programs do nothing but ioctls.
+_ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: BOTH, _ACCESS_MODE: NEITHER}
 
 REFUSED = {
     "create": errno.EACCES,
@@ -258,8 +255,7 @@ class Operations(pyfuse3.Operations):
     @_answered
     def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         """Open a file. O_TRUNC and O_APPEND mean nothing in sysfs."""
-        read, write = _ACCESS[flags & _ACCESS_MODE]
-        file = self._tree.open(inode, read=read, write=write)  # never the root: that is a directory
+        file = self._tree.open(inode, _ACCESS[flags & _ACCESS_MODE])  # never the root: that is a directory
         handle = next(self._handles)
         self._files[handle] = file
         if file.seekable:
@@ -310,10 +306,16 @@ class Operations(pyfuse3.Operations):
             for fh in [fh for fh in self.pollers if self._files[fh].poll()]:
                 self.pollers.pop(fh).notify()
 
-    @_answered
-    def release(self, fh: FileHandleT) -> None:
+    async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
         file = self._files.pop(fh)
+        if isinstance(file, AttributeFile):  # changes nothing for others, and nobody waits for one
+            file.close()
+        else:
+            await self._release(fh, file)
+
+    @_answered
+    def _release(self, fh: FileHandleT, file: OpenFile) -> None:
         self.pollers.pop(fh, None)
         if not file.seekable and isinstance(file, Channel):
             self._supervisors = {pid: other for pid, other in self._supervisors.items() if other is not file}

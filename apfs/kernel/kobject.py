@@ -247,7 +247,9 @@ class Access(NamedTuple):
             raise KernelError(errno.EACCES, "read-only, for root as well")
 
 
-_ACCESS = {(read, write): Access(read, write, None) for read in (False, True) for write in (False, True)}
+READ, WRITE, BOTH, NEITHER = (
+    Access(read, write, None) for read, write in ((True, False), (False, True), (True, True), (False, False))
+)
 
 
 class Kind(ABC):
@@ -641,7 +643,7 @@ class Tree:
         self._open: set[AttributeFile] = set()
         self.closed = self._open.discard
         """Forget an open file."""
-        self._openings: dict[tuple[int, bool, bool], Opening] = {}
+        self._openings: dict[tuple[int, Access], Opening] = {}
         """Attributes that may be opened for reading and writing so, by node; of what has been since the last uevent."""
         self._openings_at = 0
         self._iattrs: dict[int, _Iattr] = {}
@@ -725,8 +727,8 @@ class Tree:
             )
         return entries
 
-    def open(self, node: int, *, read: bool, write: bool) -> OpenFile:
-        """Open a regular file (kernfs_fop_open).
+    def open(self, node: int, access: Access) -> OpenFile:
+        """Open a regular file (kernfs_fop_open): `READ`, `WRITE`, `BOTH`, or `NEITHER`, which allows ioctls.
 
         EACCES, root included, if its mode has no read (write) bit at all: the general permission check would let root
         pass. EISDIR and ELOOP for directories and links.
@@ -736,21 +738,20 @@ class Tree:
         if self._openings_at != self.journal.uevents_sent:
             self._openings.clear()
             self._openings_at = self.journal.uevents_sent
-        opening = self._openings.get((node, read, write))
+        opening = self._openings.get((node, access))
         if opening is None:
-            found = self._open_first(node, read, write)
+            found = self._open_first(node, access)
             if not isinstance(found, Opening):
                 return found
             opening = found
             if len(self._openings) >= _OPENINGS:
                 self._openings.clear()
-            self._openings[node, read, write] = opening
+            self._openings[node, access] = opening
         file = AttributeFile(opening)
         self._open.add(file)
         return file
 
-    def _open_first(self, node: int, read: bool, write: bool) -> OpenFile | Opening:  # noqa: FBT001
-        access = _ACCESS[read, write]
+    def _open_first(self, node: int, access: Access) -> OpenFile | Opening:
         if node in self._iattrs:
             access = access._replace(mode=self._iattrs[node].mode)
         try:

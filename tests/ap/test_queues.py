@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from apfs.kernel.kobject import BOTH, READ
+
 from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, toml
 
 ALWAYS = {
@@ -50,10 +52,10 @@ def test_files_come_and_go_with_the_driver(kind: str, names: set[str]) -> None:
 
 def test_open_files_do_not_outlive_the_driver() -> None:
     box = Box(vfio_ap=True)
-    online = box.host.tree.open(box.host.tree.resolve(f"{Q0}/online"), read=True, write=True)
-    config = box.host.tree.open(box.host.tree.resolve(f"{Q0}/config"), read=True, write=False)
+    online = box.host.tree.open(box.host.tree.resolve(f"{Q0}/online"), BOTH)
+    config = box.host.tree.open(box.host.tree.resolve(f"{Q0}/config"), READ)
     assert box.write(f"{BUS}/aqmask", "-0x29") == ""
-    status = box.host.tree.open(box.host.tree.resolve(f"{Q0}/status"), read=True, write=False)
+    status = box.host.tree.open(box.host.tree.resolve(f"{Q0}/status"), READ)
     assert box.write(f"{BUS}/aqmask", "+0x29") == ""
     for file in (online, status):
         with pytest.raises(Exception, match="ENODEV"):

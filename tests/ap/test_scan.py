@@ -11,7 +11,7 @@ from apfs.ap.machine import CardHardware, Machine
 from apfs.ap.qinfo import Qci, hwinfo_of
 from apfs.kernel.bitmap import Mask
 from apfs.kernel.journal import Journal, Uevent
-from apfs.kernel.kobject import Tree
+from apfs.kernel.kobject import READ, Tree
 
 from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, bits, toml
 
@@ -148,7 +148,7 @@ def test_a_card_that_was_replaced_between_two_scans_stays(box: Box) -> None:
     ],
 )
 def test_another_type_or_other_facilities_make_another_card(box: Box, fields: dict[str, int], again: bool) -> None:  # noqa: FBT001 -- parametrized
-    file = box.host.tree.open(box.host.tree.resolve(f"{Q0}/config"), read=True, write=False)
+    file = box.host.tree.open(box.host.tree.resolve(f"{Q0}/config"), READ)
     box.host.set_tapq(0, fields)
     events = short(box)
     if not again:

@@ -6,6 +6,8 @@ import stat
 
 import pytest
 
+from apfs.kernel.kobject import BOTH
+
 from .machines import ALL_ONES, BUS, Box, all_but, bits
 
 CLASS = "/sys/class/zcrypt"
@@ -151,7 +153,7 @@ def test_masks_of_a_node_have_the_grammar_of_the_bus_masks(box: Box, name: str) 
 
 def test_open_files_of_a_node_end_with_it(box: Box) -> None:
     assert box.write(f"{CLASS}/create", "a") == ""
-    file = box.host.tree.open(box.host.tree.resolve(f"{NODES}/a/apmask"), read=True, write=True)
+    file = box.host.tree.open(box.host.tree.resolve(f"{NODES}/a/apmask"), BOTH)
     assert box.write(f"{CLASS}/destroy", "a") == ""
     assert box.write(f"{CLASS}/create", "a") == ""
     with pytest.raises(Exception, match="ENODEV"):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from apfs.host import Host
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Journal, Refusal
-from apfs.kernel.kobject import Attribute, Link, Registry, Special, Tree, link_text
+from apfs.kernel.kobject import BOTH, READ, WRITE, Access, Attribute, Link, Registry, Special, Tree, link_text
 from apfs.kernel.openfile import TextFile
 from apfs.scenario import load
 from apfs.testing import Shell
@@ -387,7 +387,7 @@ def test_links_and_attributes_come_and_go(woods: Woods) -> None:
         assert refusal(lambda name=name: woods.tree.resolve(f"/top/{name}")) == errno.ENOENT  # type: ignore[misc]
     assert refusal(lambda: woods.tree.readlink(link)) == errno.ENOENT
     assert refusal(lambda: woods.tree.stat(hidden)) == errno.ENOENT
-    assert refusal(lambda: woods.tree.open(hidden, read=True, write=False)) == errno.ENOENT
+    assert refusal(lambda: woods.tree.open(hidden, READ)) == errno.ENOENT
 
 
 # -- links -------------------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_opens_that_are_refused_for_root_as_well(woods: Woods, path: str, flags:
     woods.add(woods.first, "m0")
     woods.add(woods.second, "p0")
     node = woods.tree.resolve(path)
-    assert refusal(lambda: woods.tree.open(node, read="r" in flags, write="w" in flags)) == expected
+    assert refusal(lambda: woods.tree.open(node, Access("r" in flags, "w" in flags, None))) == expected
     record = list(woods.tree.journal)[-1][1]
     assert isinstance(record, Refusal)
     assert (record.operation, record.path, record.errno) == ("open", path, errno.errorcode[expected])
@@ -457,7 +457,7 @@ def test_opens_that_are_refused_for_root_as_well(woods: Woods, path: str, flags:
 
 def test_open_files_of_what_is_removed_give_enodev_for_ever(woods: Woods) -> None:
     thing = woods.add(woods.first, "m0")
-    file = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), read=True, write=True)
+    file = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), BOTH)
     assert bytes(file.read(0, 10)) == b"x\n"
     woods.first.discard("m0")
     woods.tree.deactivate()
@@ -467,13 +467,13 @@ def test_open_files_of_what_is_removed_give_enodev_for_ever(woods: Woods) -> Non
         woods.add(woods.first, "m0")
         woods.tree.deactivate()
     assert thing.writes == []
-    fresh = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), read=True, write=False)
+    fresh = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), READ)
     assert bytes(fresh.read(0, 10)) == b"x\n"
 
 
 def test_an_attribute_that_disappears_takes_its_open_files_along(woods: Woods) -> None:
-    hidden = woods.tree.open(woods.tree.resolve("/top/hidden"), read=True, write=False)
-    other = woods.tree.open(woods.tree.resolve("/top/attribute"), read=True, write=False)
+    hidden = woods.tree.open(woods.tree.resolve("/top/hidden"), READ)
+    other = woods.tree.open(woods.tree.resolve("/top/attribute"), READ)
     woods.thing.shown = False
     woods.tree.deactivate()
     woods.thing.shown = True
@@ -484,7 +484,7 @@ def test_an_attribute_that_disappears_takes_its_open_files_along(woods: Woods) -
 def test_at_the_end_of_the_text_a_removed_node_is_noticed_too(woods: Woods) -> None:
     # What was produced before may still be handed out; asking for more asks the node, which is gone.
     woods.add(woods.first, "m0")
-    file = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), read=True, write=False)
+    file = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), READ)
     assert bytes(file.read(0, 10)) == b"x\n"
     woods.first.discard("m0")
     woods.tree.deactivate()
@@ -493,7 +493,7 @@ def test_at_the_end_of_the_text_a_removed_node_is_noticed_too(woods: Woods) -> N
 
 def test_files_that_are_closed_are_forgotten(woods: Woods) -> None:
     woods.add(woods.first, "m0")
-    file = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), read=True, write=False)
+    file = woods.tree.open(woods.tree.resolve("/top/m0/attribute"), READ)
     file.close()
     file.close()
     woods.first.discard("m0")
@@ -535,11 +535,11 @@ def test_chmod_of_an_attribute_is_forgotten_when_it_disappears(woods: Woods) -> 
 def test_chmod_decides_what_can_be_opened_but_makes_no_functions(woods: Woods) -> None:
     node = woods.tree.resolve("/top/hidden")
     chmod(woods, "/top/hidden", 0o666)
-    file = woods.tree.open(node, read=True, write=True)
+    file = woods.tree.open(node, BOTH)
     assert refusal(lambda: file.write(b"1")) == errno.EIO
     chmod(woods, "/top/hidden", 0)
-    assert refusal(lambda: woods.tree.open(node, read=True, write=False)) == errno.EACCES
-    assert refusal(lambda: woods.tree.open(node, read=False, write=True)) == errno.EACCES
+    assert refusal(lambda: woods.tree.open(node, READ)) == errno.EACCES
+    assert refusal(lambda: woods.tree.open(node, WRITE)) == errno.EACCES
 
 
 def test_chown_is_kept_beside_chmod(woods: Woods) -> None:

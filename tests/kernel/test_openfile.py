@@ -10,7 +10,7 @@ import pytest
 from apfs.host import Host
 from apfs.kernel.errors import KernelError
 from apfs.kernel.journal import Journal, Refusal, Store
-from apfs.kernel.kobject import Attribute, Tree
+from apfs.kernel.kobject import Access, Attribute, Tree
 from apfs.kernel.openfile import READY, OpenFile, TextFile
 from apfs.testing import Shell
 
@@ -50,7 +50,7 @@ class Desk:
         self.tree.root.fixed("top", attributes, lambda _key: self.counter)
 
     def open(self, name: str = "rw", *, read: bool = True, write: bool = True) -> OpenFile:
-        return self.tree.open(self.tree.resolve(f"/top/{name}"), read=read, write=write)
+        return self.tree.open(self.tree.resolve(f"/top/{name}"), Access(read, write, None))
 
     def records(self) -> list[object]:
         return [record for _, record in self.tree.journal]

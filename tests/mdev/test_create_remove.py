@@ -2,6 +2,7 @@
 
 import pytest
 
+from apfs.kernel.kobject import READ, WRITE
 from tests.vfio_ap.hosts import (
     ASSIGN,
     BARE,
@@ -266,9 +267,9 @@ def test_open_files_of_a_removed_device_are_dead() -> None:
     bench = built()
     tree = bench.host.tree
     names = ("matrix", "ap_config", "uevent")
-    files = {name: tree.open(tree.resolve(f"{MATRIX}/{M1}/{name}"), read=True, write=False) for name in names}
-    remove = tree.open(tree.resolve(f"{MATRIX}/{M1}/remove"), read=False, write=True)
-    assign = tree.open(tree.resolve(f"{MATRIX}/{M1}/assign_adapter"), read=False, write=True)
+    files = {name: tree.open(tree.resolve(f"{MATRIX}/{M1}/{name}"), READ) for name in names}
+    remove = tree.open(tree.resolve(f"{MATRIX}/{M1}/remove"), WRITE)
+    assign = tree.open(tree.resolve(f"{MATRIX}/{M1}/assign_adapter"), WRITE)
     bench.put(M1, "remove", 1)
     bench.create(M1)  # the same name again, but another device
     for file in files.values():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from apfs.kernel.kobject import READ, WRITE
 from tests.vfio_ap.hosts import AP_DRIVER, BARE, CREATE, M1, M2, MATRIX, MDEV_DRIVER, Bench, built, queue, refused
 
 NOT_LOADED = "vfio_ap = false\n"
@@ -119,9 +120,9 @@ def test_open_files_of_an_unloaded_module_are_dead() -> None:
     bench = Bench(BARE)
     bench.create(M1)
     tree = bench.host.tree
-    create = tree.open(tree.resolve(CREATE), read=False, write=True)
-    features = tree.open(tree.resolve(f"{MATRIX}/features"), read=True, write=False)
-    remove = tree.open(tree.resolve(f"{MATRIX}/{M1}/remove"), read=False, write=True)
+    create = tree.open(tree.resolve(CREATE), WRITE)
+    features = tree.open(tree.resolve(f"{MATRIX}/features"), READ)
+    remove = tree.open(tree.resolve(f"{MATRIX}/{M1}/remove"), WRITE)
     bench.console("rmmod vfio_ap", "modprobe vfio_ap")
     with refused("ENODEV"):
         create.write(M1.encode())

@@ -11,6 +11,7 @@ import pytest
 
 from apfs.host import Host
 from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import BOTH
 from apfs.scenario import loads
 from apfs.testing import Shell
 from apfs.vfio.channel import Channel
@@ -32,7 +33,7 @@ class Client:
         self.channel = channel
 
     def open(self, path: str) -> OpenFile:
-        return self.host.tree.open(self.host.tree.resolve(path), read=True, write=True)
+        return self.host.tree.open(self.host.tree.resolve(path), BOTH)
 
     def ask(self, *files: OpenFile, **request: object) -> Any:  # noqa: ANN401 -- JSON
         self.channel.write(json.dumps({"arg": 0, "memory": "", "descriptor": None} | request).encode())

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from apfs.kernel.errors import KernelError
+from apfs.kernel.kobject import BOTH
 from apfs.vfio_ap.migration import MigrationFile
 
 from .hosts import M1, Bench
@@ -64,7 +65,7 @@ def state(bench: Bench, *names: str, uuid: str = M1) -> None:
 def transfer(bench: Bench, uuid: str = M1) -> MigrationFile:
     """Open the file of the session."""
     tree = bench.host.tree
-    file = tree.open(tree.resolve(f"/dev/vfio-ap/{uuid}/data_stream"), read=True, write=True)
+    file = tree.open(tree.resolve(f"/dev/vfio-ap/{uuid}/data_stream"), BOTH)
     assert isinstance(file, MigrationFile)
     return file
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from apfs.kernel.kobject import READ
+
 from .hosts import BARE, M1, MATRIX, Bench, config_text, product
 
 BIG = """
@@ -79,7 +81,7 @@ def test_a_pass_is_stable_and_a_rewind_starts_afresh() -> None:
     bench.create(M1)
     bench.assign(M1, (5,), (4, 9))
     tree = bench.host.tree
-    file = tree.open(tree.resolve(f"{MATRIX}/{M1}/matrix"), read=True, write=False)
+    file = tree.open(tree.resolve(f"{MATRIX}/{M1}/matrix"), READ)
     assert file.read(0, 8) == b"05.0004\n"
     bench.put(M1, "unassign_domain", 9)
     assert file.read(8, 8) == b"05.0009\n"
