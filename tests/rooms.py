@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Self
 
 # Far beyond anything that works, installations included; only keeps a hanging command from hanging the run.
 TIMEOUT = 600
@@ -36,6 +37,9 @@ class Room:
         assert status is None or result.returncode == status, (command, result)
         return result.stdout
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let the namespaces go."""
         self._holder.communicate(timeout=TIMEOUT)

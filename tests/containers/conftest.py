@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 """
 USER = 61234
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a mount point, no temporary file of ours
 
 
 class Engine:
@@ -77,10 +79,8 @@ def engine() -> Iterator[Engine]:
         pytest.skip("the tests of containers make images and namespaces as root")
     need("podman", "runc", "catatonit", "newuidmap", "mmdebstrap")
     # podman insists on a short path for its state.
-    with tempfile.TemporaryDirectory(prefix="p") as state:
-        made = Engine(Path(state))
+    with tempfile.TemporaryDirectory(prefix="p") as state, contextlib.closing(Engine(Path(state))) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +134,8 @@ def rootless(engine: Engine, image: str) -> Iterator[Engine]:
 
     The user exists in a private mount namespace only.
     """
-    with tempfile.TemporaryDirectory(prefix="p") as state:
+    with tempfile.TemporaryDirectory(prefix="p") as state, Room(users=False) as room:
         place = Path(state)
-        room = Room(users=False)
         lines = {
             "passwd": f"apfs-test:x:{USER}:{USER}::{state}:/bin/sh",
             "group": f"apfs-test:x:{USER}:",
@@ -148,14 +147,14 @@ def rootless(engine: Engine, image: str) -> Iterator[Engine]:
             (place / name).write_text(f"{real.read_text() if real.exists() else ''}{line}\n")
             real.touch()
             room.run("mount", "--bind", str(place / name), f"/etc/{name}")
+        # podman has its locks there, and a machine may let nobody but root write to its own.
+        room.run("mount", "--types=tmpfs", "--options=mode=1777", "none", SHARED_MEMORY)
         archive = place / "image.tar"
         engine("save", "--quiet", f"--output={archive}", image)
         archive.chmod(0o644)
         prefix = room.enter("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "env")
-        made = Engine(place, (*prefix, f"HOME={state}", f"XDG_RUNTIME_DIR={state}"))
         os.chown(place, USER, USER)
-        made("load", "--quiet", f"--input={archive}")
-        yield made
-        made.close()
         # What belongs to the user's other ids only root can remove; the directory goes with it.
-        room.close()
+        with contextlib.closing(Engine(place, (*prefix, f"HOME={state}", f"XDG_RUNTIME_DIR={state}"))) as made:
+            made("load", "--quiet", f"--input={archive}")
+            yield made

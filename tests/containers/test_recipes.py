@@ -136,10 +136,9 @@ def test_github_container(engine: Engine, image: str) -> None:
 def test_github_runner(wheels: Callable[[str], Path], home: Path) -> None:
     """The steps are done by an ordinary user on this machine, which has the packages already."""
     job = read("ci/github-actions.yaml")["jobs"]["runner"]
-    room = Room(users=False)
     place = wheels("wheel")
     user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"HOME={home}", "PIP_NO_INDEX=1")
-    try:
+    with Room(users=False) as room:
         room.run("mount", "--bind", str(place), "/mnt")
         lines = [line for step in job["steps"] if "run" in step for line in step["run"].splitlines()]
         (install,) = [line for line in lines if "apt-get install" in line]
@@ -147,8 +146,6 @@ def test_github_runner(wheels: Callable[[str], Path], home: Path) -> None:
             room.run("dpkg-query", "--show", package)
         script = "\n".join(line for line in lines if "sudo apt-get" not in line)
         said = room.run(*user, "PIP_FIND_LINKS=/mnt", "bash", "-e", "-c", f"cd /\n{script}")
-    finally:
-        room.close()
     assert said.splitlines()[-1] == "12/12 (complete)"
 
 
@@ -166,12 +163,11 @@ def test_gitlab(engine: Engine, image: str) -> None:
 def test_systemd_unit() -> None:
     """systemd accepts the unit, and its commands do what it says."""
     unit = EXAMPLES / "systemd/apfs@.service"
-    room = Room(users=False)
-    try:
+    with Room(users=False) as room:
         room.run("mount", "-t", "tmpfs", "none", "/opt")
+        room.run("mount", "-t", "tmpfs", "none", "/run")
         room.run("mkdir", "-p", "/opt/apfs/bin", "/run/apfs-unit")
         room.run("ln", "-s", str(ROOT / ".venv/bin/apfs"), "/opt/apfs/bin/apfs")
-        room.run("mount", "-t", "tmpfs", "none", "/run/apfs-unit")
         room.run("cp", str(unit), "/run/apfs-unit/apfs@z.service")
         room.run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "/run/apfs-unit/apfs@z.service")
         lines = dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
@@ -185,6 +181,3 @@ def test_systemd_unit() -> None:
         assert room.run("cat", "/run/apfs-unit/z/sys/bus/ap/bindings") == "12/12 (complete)\n"
         room.run(*stop.split())
         assert room.run("ls", "/run/apfs-unit/z") == ""
-    finally:
-        room.close()
-        Path("/run/apfs-unit").rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -29,15 +30,12 @@ def room() -> Iterator[Callable[..., Room]]:
     """Return a function that makes a room."""
     if os.geteuid():
         pytest.skip("only root can let things be missing for a test")
-    rooms: list[Room] = []
+    with contextlib.ExitStack() as rooms:
 
-    def make(*, users: bool = False) -> Room:
-        rooms.append(Room(users=users))
-        return rooms[-1]
+        def make(*, users: bool = False) -> Room:
+            return rooms.enter_context(Room(users=users))
 
-    yield make
-    for one in rooms:
-        one.close()
+        yield make
 
 
 def problems(text: str, name: str) -> dict[str, str]:
