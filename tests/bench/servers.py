@@ -116,10 +116,10 @@ class Server(Peer):
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
-    def clock_ticks(self) -> int:
-        """Return the CPU time that it used, in clock ticks."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that it used, to the nanosecond: clock ticks are samples."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     def stop(self) -> None:
         """Unmount it."""
