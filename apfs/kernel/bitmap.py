@@ -105,8 +105,11 @@ class Mask:
         return hash(self.bits)
 
     def __and__(self, other: Mask) -> Mask:
+        bits = self.bits & other.bits
+        if bits == self.bits:  # as mostly: the host has what is assigned. And comparing the same costs nothing.
+            return self
         result = _new(Mask)
-        result.bits = self.bits & other.bits
+        result.bits = bits
         return result
 
     def __or__(self, other: Mask) -> Mask:

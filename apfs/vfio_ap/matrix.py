@@ -326,9 +326,9 @@ class MatrixMdev:
             self.shadow = self.shadow._replace(adm=self.matrix.adm & self.matrix_dev.info.control_domains)
         if self.shadow != before:
             self.push()
-            out = (before.apm - self.shadow.apm) & self.matrix.apm
+            out = before.apm - self.shadow.apm
             if out:
-                self.matrix_dev.reset((apid, self.linked(apid) & self.shadow.aqm) for apid in out)
+                self.matrix_dev.reset((apid, self.linked(apid) & self.shadow.aqm) for apid in out & self.matrix.apm)
 
     def _filter_matrix(self) -> None:
         """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix)."""
