@@ -106,6 +106,15 @@ def test_only_what_is_asked_for_counts(tmp_path: Path) -> None:
     assert json.loads(sh(script + "mount", sys.executable, str(tmp_path)).stdout)["ok"] is True
 
 
+def test_modules_of_the_current_directory_do_not_matter(tmp_path: Path) -> None:
+    """Such as a checkout, whose name hides the package that is installed from it."""
+    (tmp_path / "apfs").mkdir()
+    (tmp_path / "trio.py").write_text("raise SystemExit(3)")
+    command = [sys.executable, "-P", "-m", "apfs", "doctor", "--json", "exec", "vfio"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, cwd=tmp_path)
+    assert json.loads(result.stdout)["ok"] is True
+
+
 def test_unknown_capability() -> None:
     assert f"there are {', '.join(NAMES)}" in apfs("doctor", "nosuch", status=2).stderr
 
