@@ -222,16 +222,16 @@ class Operations(pyfuse3.Operations):
                 return
         remembered = self.cache.remembers_listed(directory)
         bare = self._bare
-        alike = {} if self._tree.owned else self._files_alike
+        alike = None if self._tree.owned else self._files_alike
         for name, node, following, kind, found in self._tree.readdir(directory, start_id):
             if not (found and remembered):
                 entry = bare.reply(InodeT(node), kind) if bare else self._attributes(node)
-            elif known := alike.get(found):
+            elif alike is not None and (known := alike.get(found)):
                 entry = known
                 entry.st_ino = InodeT(node)
             else:
                 entry = self._reply(node, found, FOREVER)
-                if kind == stat.S_IFREG:
+                if alike is not None and kind == stat.S_IFREG:
                     alike[found] = entry
             if not readdir_reply(token, name.encode(), entry, following):
                 return

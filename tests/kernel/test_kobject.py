@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import posixpath
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from apfs.kernel.kobject import BOTH, READ, WRITE, Access, Attribute, Link, Regi
 from apfs.kernel.openfile import TextFile
 from apfs.scenario import load
 from apfs.testing import Shell
+from tests.calls import calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -537,9 +539,17 @@ def test_chmod_decides_what_can_be_opened_but_makes_no_functions(woods: Woods) -
     chmod(woods, "/top/hidden", 0o666)
     file = woods.tree.open(node, BOTH)
     assert refusal(lambda: file.write(b"1")) == errno.EIO
+    for access in (READ, WRITE):
+        woods.tree.open(node, access).close()
     chmod(woods, "/top/hidden", 0)
-    assert refusal(lambda: woods.tree.open(node, READ)) == errno.EACCES
-    assert refusal(lambda: woods.tree.open(node, WRITE)) == errno.EACCES
+    for access in (READ, WRITE, BOTH):
+        assert refusal(partial(woods.tree.open, node, access)) == errno.EACCES
+
+
+def test_what_can_be_opened_is_looked_at_once(woods: Woods) -> None:
+    node = woods.tree.resolve("/top/hidden")
+    first, second = (calls(lambda: woods.tree.open(node, READ)) for _ in range(2))
+    assert second < first / 2
 
 
 def test_chown_is_kept_beside_chmod(woods: Woods) -> None:

@@ -21,15 +21,16 @@ _LATER = {"RELEASE", "RELEASEDIR", "FORGET", "BATCH_FORGET", "INTERRUPT"}
 
 
 class Counted:
-    """A mounted host and the log of its requests."""
+    """A mounted host and its log."""
 
     def __init__(self, root: Path, log: Path) -> None:
         self.root = root
-        self._log = log
+        self.log = log
+        """What the server prints on standard error: requests with --debug, and warnings."""
 
     def requests(self) -> list[str]:
         """Return the names of all requests so far."""
-        return _REQUEST.findall(self._log.read_text())
+        return _REQUEST.findall(self.log.read_text())
 
     def of(self, *command: str) -> dict[str, int]:
         """Run a command at the root of the mount; return how many requests of each kind it made."""
@@ -43,7 +44,7 @@ class Counted:
 
     def warnings(self) -> list[str]:
         """Return the warnings that the server printed."""
-        return [line for line in self._log.read_text().splitlines() if "RuntimeWarning" in line]
+        return [line for line in self.log.read_text().splitlines() if "RuntimeWarning" in line]
 
 
 @contextmanager
