@@ -14,9 +14,10 @@ import re
 import shutil
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from apfs import environment
 
@@ -192,19 +193,45 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     gc.freeze()  # looking for garbage, at this process's end at the latest, would copy pages: 13 ms
     child = os.fork()
     if child == 0:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream, target in enumerate((null, null, errors_writer)):
-            os.dup2(target, stream)
-        close_others(ready_writer)
-        serve(ready_writer)
-        raise SystemExit(0)
+        _end_with(lambda: _become_server(ready_writer, errors_writer, serve))
     os.close(ready_writer)
     os.close(errors_writer)
     with os.fdopen(errors, "rb") as output:
         _wait_until_it_answers(
             mountpoint, ready, lambda: (output.read(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         )
+
+
+def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> None:
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream, target in enumerate((null, null, errors)):
+        os.dup2(target, stream)
+    close_others(ready)
+    serve(ready)
+
+
+def _end_with(run: Callable[[], None]) -> NoReturn:
+    """Run what is left to do in this process, and end it as the interpreter would, but with nothing of its caller's.
+
+    Whoever forked, a command or a program that calls one, has `finally` clauses and exit handlers, which are the
+    parent's: they may remove what the server uses, or do twice what is to be done once.
+    """
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            status = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)  # noqa: T201 -- as the interpreter does
+    except BaseException:  # noqa: BLE001 -- it ends here
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def close_others(keep: int) -> None:

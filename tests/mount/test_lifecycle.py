@@ -93,6 +93,57 @@ print([os.waitpid(server, 0)[1] for server in servers])
     assert result.stdout == "True\n[0]\n", result
 
 
+def test_server_is_no_second_caller(tmp_path: Path) -> None:
+    """What a program does after mounting, in whatever way, is done once."""
+    script = """
+import atexit, os, subprocess, sys
+from apfs.cli import main
+def done(what):
+    with open(sys.argv[2], "a") as file:
+        print(what, file=file)
+atexit.register(done, "exit")
+try:
+    main(["mount", sys.argv[1]], standalone_mode=False)
+    subprocess.run(["umount", sys.argv[1]], check=True)
+    os.wait()
+except BaseException as error:
+    done(repr(error))
+finally:
+    done("finally")
+"""
+    log = tmp_path / "log"
+    (tmp_path / "z").mkdir()
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "z"), str(log)], check=True, timeout=TIMEOUT)
+    assert log.read_text() == "finally\nexit\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "message", "status"),
+    [
+        ("raise BrokenPipeError(32, 'gone')", "BrokenPipeError: [Errno 32] gone", 1),
+        ("print('no way', file=sys.stderr); raise SystemExit(2)", "no way", 2),
+        ("sys.exit('no way')", "no way", 1),
+        ("sys.exit()", "the server ended with status 0", 1),
+        ("os.kill(os.getpid(), 9)", "the server ended with status -9", 1),
+    ],
+)
+def test_a_server_that_gives_up_says_why(tmp_path: Path, what: str, message: str, status: int) -> None:
+    script = f"""
+import os, sys
+from apfs.cli import main
+from apfs.fuse import session
+def serve(*arguments, **options):
+    {what}
+session.serve = serve
+main(["mount", sys.argv[1]])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], check=False, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert result.stderr.endswith(f"{message}\n")
+    assert (result.stdout, result.stderr.count("\n"), result.returncode) == ("", 1, status)
+
+
 def test_no_descriptor_of_the_caller_is_inherited(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "apfs", "mount", str(tmp_path)]
