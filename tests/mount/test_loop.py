@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -60,20 +60,30 @@ def alarm() -> tuple[float, float]:
     return signal.getitimer(signal.ITIMER_REAL)
 
 
+def no_alarms() -> None:
+    """Go on as if there were requests all the time, however long it takes; `fast` lets them through again."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+
+
 @pytest.mark.trio
 async def test_an_idle_server_waits_as_trio_does_and_has_no_alarm(pipe: tuple[int, int], loop: Loop) -> None:
     stand_in = loop()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stand_in.lowlevel.wait_readable, pipe[0])
-        await trio.testing.wait_all_tasks_blocked()
-        assert (stand_in.lowlevel.turns, alarm()) == (1, (0, 0))
-        os.write(pipe[1], b"request")
-    assert alarm()[1] > 0
+    for turn in (1, 2):  # at first, and after an alarm
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stand_in.lowlevel.wait_readable, pipe[0])
+            await trio.testing.wait_all_tasks_blocked()
+            assert (stand_in.lowlevel.turns, alarm()) == (turn, (0, 0))
+            os.write(pipe[1], b"request")
+        left, interval = alarm()
+        assert 0 < left <= interval <= 5e-3  # again and again: one may come just before the device is read
+        os.read(pipe[0], 100)
+        signal.raise_signal(signal.SIGALRM)
 
 
 @pytest.mark.trio
 async def test_a_busy_server_leaves_the_waiting_to_whoever_reads(pipe: tuple[int, int], loop: Loop) -> None:
-    stand_in = loop(0)
+    stand_in = loop()
+    no_alarms()
     await first(stand_in, pipe)
     os.read(pipe[0], 100)
     for _ in range(TURN):
@@ -82,6 +92,31 @@ async def test_a_busy_server_leaves_the_waiting_to_whoever_reads(pipe: tuple[int
     os.write(pipe[1], b"request")
     await stand_in.lowlevel.wait_readable(pipe[0])
     assert stand_in.lowlevel.turns == 2
+
+
+@pytest.mark.trio
+async def test_others_have_their_turn_after_some_requests(pipe: tuple[int, int], loop: Loop) -> None:
+    ran = 0
+
+    async def other() -> None:
+        nonlocal ran
+        while True:
+            ran += 1
+            await trio.lowlevel.checkpoint()
+
+    stand_in = loop()
+    no_alarms()
+    await first(stand_in, pipe)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(TURN):
+            await stand_in.lowlevel.wait_readable(pipe[0])
+        assert ran == 0
+        for _ in range(TURN + 2):  # the first of two turns may come to us first
+            await stand_in.lowlevel.wait_readable(pipe[0])
+        assert stand_in.lowlevel.turns == 3
+        assert ran
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.trio
@@ -108,12 +143,17 @@ async def test_others_have_their_turn_at_each_alarm(pipe: tuple[int, int], loop:
 
 @pytest.mark.trio
 @pytest.mark.usefixtures("autojump_clock")
-async def test_an_end_that_comes_in_a_turn_is_not_waited_for(pipe: tuple[int, int], loop: Loop) -> None:
+@pytest.mark.parametrize("alarmed", [False, True])
+async def test_an_end_that_comes_in_a_turn_is_not_waited_for(
+    pipe: tuple[int, int], loop: Loop, *, alarmed: bool
+) -> None:
     """What ends a session wakes those who wait for its device, once: nobody may begin to wait afterwards."""
     stand_in = loop()
+    no_alarms()
     await first(stand_in, pipe)
     os.read(pipe[0], 100)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if alarmed:
+        stand_in.lowlevel.alarm()
     ended = False
 
     async def end() -> None:
@@ -123,10 +163,10 @@ async def test_an_end_that_comes_in_a_turn_is_not_waited_for(pipe: tuple[int, in
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
-        with trio.fail_after(1):
-            for _ in range(TURN + 1):
+        with trio.fail_after(1), pytest.raises(trio.ClosedResourceError) if alarmed else nullcontext():
+            for _ in range(2 * (TURN + 1)):  # a turn may come to us first
                 await stand_in.lowlevel.wait_readable(pipe[0])
-    assert ended
+        assert ended
 
 
 @pytest.mark.trio
@@ -167,6 +207,16 @@ def test_pyfuse3_sees_it_only_inside_the_with_statement() -> None:
             assert signal.getsignal(signal.SIGALRM) is not handler
     assert getattr(pyfuse3, "trio") is trio  # noqa: B009 -- no public name
     assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_alarms_are_let_through_even_if_the_caller_blocks_them() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    try:
+        with fast():
+            assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert signal.SIGALRM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_timers_go_on_when_requests_stop(mount: Mounter) -> None:
