@@ -162,7 +162,7 @@ def mount(
                 clock=clock == "real",
                 ready=_report(ready_fd, silent=not debug),
                 lifeline=lifeline_fd,
-                fast_loop=fast_loop and not debug,  # its alarms would interrupt libfuse's printing
+                fast_loop=fast_loop,
                 fuse_options=[*fuse_options, *(["debug"] if debug else [])],
             )
         except (ScenarioError, session.MountError) as error:

@@ -6,6 +6,7 @@ way the exit status becomes that of mount(8), which has numbers of its own.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 from dataclasses import dataclass, field
@@ -172,7 +173,8 @@ def command(
     except (ScenarioError, mounts.MountsError) as error:
         _fail(str(error), FAILED)
     if verbose:
-        click.echo(f"{NAME}: {source} {'would be ' if fake else ''}mounted on {mountpoint}")
+        with contextlib.suppress(streams.OutputError):  # mounted is mounted, whether or not that can be told
+            click.echo(f"{NAME}: {source} {'would be ' if fake else ''}mounted on {mountpoint}")
 
 
 def main(arguments: list[str] | None = None) -> None:

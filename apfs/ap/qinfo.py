@@ -120,16 +120,6 @@ class Apqn(NamedTuple):
     def __str__(self) -> str:
         return f"{self.apid:02x}.{self.apqi:04x}"
 
-    @property
-    def key(self) -> int:
-        """The pair as one number, ordered as the pairs are."""
-        return self.apid << 16 | self.apqi
-
-    @classmethod
-    def of_key(cls, key: int) -> Apqn:
-        """Undo `key`."""
-        return cls(key >> 16, key & 0xFFFF)
-
     @classmethod
     def parse(cls, text: str) -> Apqn | None:
         """Return the queue of a device name such as `05.00ab`, None if the text is not exactly one."""

@@ -38,9 +38,9 @@ _Args = TypeVarTuple("_Args")
 _R = TypeVar("_R")
 
 _BLOCK = 4096
-_ACCESS_MODE = os.O_ACCMODE
-# 3 lets programs do nothing but ioctls.
-_ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: BOTH, _ACCESS_MODE: NEITHER}
+_IOCTLS_ONLY = 3
+"""The fourth access mode of open(2), which lets programs neither read nor write."""
+_ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: BOTH, _IOCTLS_ONLY: NEITHER}
 
 REFUSED = {
     "create": errno.EACCES,
@@ -255,7 +255,7 @@ class Operations(pyfuse3.Operations):
     @_answered
     def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         """Open a file. O_TRUNC and O_APPEND mean nothing in sysfs."""
-        file = self._tree.open(inode, _ACCESS[flags & _ACCESS_MODE])  # never the root: that is a directory
+        file = self._tree.open(inode, _ACCESS[flags & os.O_ACCMODE])  # never the root: that is a directory
         handle = next(self._handles)
         self._files[handle] = file
         if file.seekable:

@@ -16,7 +16,7 @@ from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from apfs.host import Host
 
@@ -63,7 +63,7 @@ class ScanTimer:
                 self.ticked()
 
 
-def _options(given: Iterable[str], *, allow_other: bool) -> set[str]:
+def _options(given: Collection[str], *, allow_other: bool) -> set[str]:
     options = set(pyfuse3.default_options) | {*given, "subtype=apfs", "default_permissions"}
     if allow_other:
         options.add("allow_other")
@@ -93,14 +93,15 @@ def serve(
     ready: Callable[[], None],
     lifeline: int | None = None,
     fast_loop: bool = True,
-    fuse_options: Iterable[str] = ("fsname=apfs",),
+    fuse_options: Collection[str] = ("fsname=apfs",),
 ) -> None:
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
     `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
     descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
     Without `fast_loop`, requests go through trio's scheduler. `fuse_options` are those of mount.fuse3(8): the source
-    that /proc/mounts shows, and what the kernel and libfuse are to do, such as `ro` and `debug`.
+    that /proc/mounts shows, and what the kernel and libfuse are to do, such as `ro` and `debug`. With the latter there
+    is no fast loop: its alarms would interrupt libfuse's printing.
     `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
     """
     host.clock = "real" if clock else "manual"
@@ -117,7 +118,7 @@ def serve(
     try:
         operations.cache.connect()
         _hold_no_releases_back(mountpoint)
-        with fast() if fast_loop else contextlib.nullcontext():
+        with fast() if fast_loop and "debug" not in fuse_options else contextlib.nullcontext():
             trio.run(_loop, timer if clock else None, ready, lifeline)
     finally:
         pyfuse3.close(unmount=True)

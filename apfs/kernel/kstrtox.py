@@ -6,6 +6,7 @@ cut at its first NUL, and raise `KernelError`.
 
 import errno
 import re
+from typing import Literal
 
 from apfs.kernel.errors import KernelError
 
@@ -21,7 +22,7 @@ _SCAN_D = re.compile(r"-?[0-9]+", re.ASCII)
 _SCAN_I = re.compile(r"(?P<sign>-?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*))", re.ASCII)
 
 
-def kstrtoul(text: str, bits: int = 64) -> int:
+def kstrtoul(text: str, bits: Literal[32, 64] = 64) -> int:
     """Unsigned number, base by prefix: decimal, `0x` hex, leading-`0` octal (kstrtoul with base 0).
 
     One leading `+` and one trailing newline are allowed. EINVAL for anything else, ERANGE above `bits` (64, or 32 for

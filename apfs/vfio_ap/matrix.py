@@ -53,10 +53,6 @@ class Matrix(NamedTuple):
         """Return the APQNs that both have, as a matrix."""
         return Matrix(self.apm & other.apm, self.aqm & other.aqm)
 
-    def with_(self, axis: Axis, number: int) -> Matrix:
-        """Return the matrix with a number added."""
-        return self.with_mask(axis, self.mask(axis).with_(number))
-
     def without(self, axis: Axis, number: int) -> Matrix:
         """Return the matrix with a number taken out."""
         return self.with_mask(axis, self.mask(axis).without(number))

@@ -23,8 +23,9 @@ _LATER = {"RELEASE", "RELEASEDIR", "FORGET", "BATCH_FORGET", "INTERRUPT"}
 class Counted:
     """A mounted host and its log."""
 
-    def __init__(self, root: Path, log: Path) -> None:
+    def __init__(self, root: Path, log: Path, pid: int) -> None:
         self.root = root
+        self.pid = pid
         self.log = log
         """What the server prints on standard error: requests with --debug, and warnings."""
 
@@ -61,6 +62,6 @@ def counted(root: Path, prelude: str = "", how: str = "--debug") -> Iterator[Cou
         assert server.stdout is not None
         assert server.stdout.read(1), log.read_text()
         try:
-            yield Counted(root, log)
+            yield Counted(root, log, server.pid)
         finally:
             apfs("umount", str(root))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
 import warnings
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -16,10 +18,10 @@ import trio
 import trio.testing
 
 from apfs.fuse.loop import FastTrio, fast
+from tests.mount.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Loop = Callable[..., FastTrio]
     Mounter = Callable[..., Path]
@@ -217,6 +219,14 @@ def test_alarms_are_let_through_even_if_the_caller_blocks_them() -> None:
         assert signal.SIGALRM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.parametrize(("how", "alarms"), [("--foreground", True), ("--debug", False)])
+def test_no_alarm_interrupts_what_libfuse_prints(tmp_path: Path, how: str, *, alarms: bool) -> None:
+    with counted(tmp_path / "z", how=how) as served:
+        caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{served.pid}/status").read_text(), re.MULTILINE)
+        assert caught
+        assert bool(int(caught[1], 16) >> (signal.SIGALRM - 1) & 1) == alarms
 
 
 def test_timers_go_on_when_requests_stop(mount: Mounter) -> None:

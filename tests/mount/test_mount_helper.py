@@ -222,6 +222,11 @@ def test_fstab(mount8: Mount8) -> None:
     ]
 
 
+def test_mounted_is_mounted_even_if_it_cannot_be_told(mount8: Mount8) -> None:
+    result = mount8('/sbin/mount.fuse.apfs default "$Z" -v > /dev/full; echo $?; umount "$Z"')
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
 def test_ordinary_user(mount8: Mount8) -> None:
     """`user` in fstab lets a user mount who may write to the mount point, and unmount what is theirs."""
     probe = sh(f'{ORDINARY_USER} "$1" -c "import apfs, pyfuse3"', sys.executable, status=None)
