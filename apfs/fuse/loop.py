@@ -8,7 +8,8 @@ request, as it does a server in C. Other tasks have their turn after some reques
 ends the reading, and then it is trio that waits, without an alarm. Handlers never await and there is one task, so a
 lock has nothing to do.
 
-Measured against a minimal C server, open+read+close pinned to one CPU: 1.5 times its time instead of 4.6.
+Measured: open, read and close on one CPU in 0.35 to 0.45 of the time that they take in pyfuse3's own loop, depending on
+the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Instructions that apfs's own part of an operation takes, counted by callgrind: the same on any machine.
+"""Instructions that apfs's own part of an operation takes, counted by callgrind: within 2 % the same on any machine.
 
 usage: python -m tests.bench.instructions
 
