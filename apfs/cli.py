@@ -522,14 +522,17 @@ def _end_as_filters_do() -> None:
 
 def _or_sandbox(mountpoint: str | None) -> str:
     """Return the mount point that was given, without links, or inside `apfs exec` that of the host there."""
-    if mountpoint is None:
-        from apfs.mounts import is_apfs  # noqa: PLC0415 -- keeps `apfs --help` fast
-        from apfs.sandbox import HOST  # noqa: PLC0415
+    from apfs import mounts  # noqa: PLC0415 -- keeps `apfs --help` fast
+    from apfs.sandbox import HOST  # noqa: PLC0415
 
-        if not is_apfs(HOST):
+    if mountpoint is None:
+        if not mounts.is_apfs(HOST):
             raise click.UsageError(f"MOUNT is missing: only inside `apfs exec` it may be, where it is {HOST}")
         return HOST
-    return str(Path(mountpoint).resolve())
+    try:
+        return mounts.absolute(mountpoint)
+    except mounts.MountsError as error:
+        _fail(str(error), error.status)
 
 
 @main.command()

@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from apfs import mounts
 from apfs.ap.qinfo import CARD_HWINFO_MASK, Apqn
 from apfs.vfio_ap.migration import check_count, compatible, differences
 
@@ -95,10 +96,18 @@ class Outcome:
 
 def _status(mount: Path) -> dict[str, Any]:
     try:
+        mounts.check_answers(str(mount))
         status: dict[str, Any] = json.loads((mount / "ctl/status").read_text())
-    except (OSError, ValueError) as error:
-        raise NotPossibleError(f"{mount} is not an apfs mount: {error}") from None
+    except mounts.MountsError as error:
+        raise NotPossibleError(str(error)) from None
+    except OSError as error:
+        raise NotPossibleError(f"{mount} was unmounted, or its server has ended ({error.strerror})") from None
     return status
+
+
+def _other_host(source: Path, target: Path) -> None:
+    if source.samefile(target):
+        raise NotPossibleError("source and target are the same host")
 
 
 def _mdev(mount: Path, status: dict[str, Any], uuid: str) -> dict[str, Any]:
@@ -122,6 +131,7 @@ def _queues(status: dict[str, Any], mdev: dict[str, Any]) -> dict[Apqn, int | No
 def check(source: Path, target: Path, uuid: str) -> Check:
     """Compare the guest matrices of a device on two hosts without touching anything."""
     statuses = _status(source), _status(target)
+    _other_host(source, target)
     ours, theirs = (
         _queues(status, _mdev(mount, status, uuid)) for mount, status in zip((source, target), statuses, strict=True)
     )
@@ -156,8 +166,7 @@ def migrate(source: Path, target: Path, uuid: str) -> Outcome:
     if not _mdev(source, _status(source), uuid)["guest"]:
         raise NotPossibleError(f"{source} has no guest running with {uuid}: write 1 to dev/vfio-ap/{uuid}/guest")
     opened = _mdev(target, _status(target), uuid)["guest"]
-    if source.samefile(target):
-        raise NotPossibleError("source and target are the same host")
+    _other_host(source, target)
     ours, theirs = (mount / "dev/vfio-ap" / uuid for mount in (source, target))
     kmsg = target / "ctl/kmsg"
     before = len(kmsg.read_text().splitlines())
@@ -165,6 +174,7 @@ def migrate(source: Path, target: Path, uuid: str) -> Outcome:
     try:
         if not opened:
             _write(theirs / "guest", b"1")
+        _write(theirs / "migration_state", b"STOP")  # ends a session that somebody left, with what was sent in it
         _write(theirs / "migration_state", b"RESUMING")
         _write(ours / "migration_state", b"STOP")
         _write(ours / "migration_state", b"STOP_COPY")

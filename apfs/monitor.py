@@ -28,9 +28,6 @@ def _reading(mountpoint: str) -> Iterator[None]:
     """Say what it means for the mount when a file of it cannot be read."""
     try:
         yield
-    except PermissionError:
-        advice = "be that user, or have it mounted with --allow-other"
-        raise mounts.MountsError(f"{mountpoint} lets in only the user who mounted it: {advice}", 2) from None
     except OSError as error:
         what = f"was unmounted, or its server has ended ({error.strerror})"
         raise mounts.MountsError(f"{mountpoint} {what}") from None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FSTYPE = "fuse.apfs"
+_LINKS = 40
+"""How many links Linux follows in a row."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -74,11 +76,26 @@ def is_apfs(mountpoint: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """Return the path as mountinfo has it: absolute and without links, but not asking the mount itself anything."""
-    parent, name = os.path.split(
-        os.path.normpath(path) if path.startswith("/") else os.path.normpath(f"{Path.cwd()}/{path}")
-    )
-    return str(Path(parent).resolve() / name)
+    """Return the path as mountinfo has it: absolute and without links, but not asking the mount itself anything.
+
+    `MountsError` with status 2 if it leads in circles, and for a relative one if the current directory is gone.
+    """
+    if not path.startswith("/"):
+        try:
+            path = f"{Path.cwd()}/{path}"
+        except FileNotFoundError:
+            raise MountsError("the current directory does not exist any more: `cd` to one that does", 2) from None
+    for _ in range(_LINKS):
+        parent, name = os.path.split(os.path.normpath(path))
+        try:
+            place = Path(parent).resolve() / name
+        except (OSError, RuntimeError):
+            break
+        try:
+            path = str(place.parent / place.readlink())  # of a mount point the kernel itself knows that it is no link
+        except OSError:
+            return str(place)
+    raise MountsError(f"{path}: too many levels of symbolic links", 2)
 
 
 def is_dead(mountpoint: str) -> bool:
@@ -105,6 +122,13 @@ def check_answers(mountpoint: str) -> None:
         raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {mountpoint}` first", 2)
     if is_dead(mountpoint):
         raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {mountpoint}` and mount again", 2)
+    try:
+        Path(absolute(mountpoint), "ctl").stat()
+    except PermissionError:
+        advice = "be that user, or have it mounted with --allow-other"
+        raise MountsError(f"{mountpoint} lets in only the user who mounted it: {advice}", 2) from None
+    except OSError as error:
+        raise MountsError(f"{mountpoint} was unmounted, or its server has ended ({error.strerror})") from None
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
@@ -163,6 +187,7 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
     For programs that live on, which may have threads: it is a new interpreter. `lifeline` is the reading end of a pipe:
     when its other end is closed, the server ends. `MountsError` with the server's message and status if it gave up.
     """
+    mountpoint = absolute(mountpoint)
     ready, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
     # -P: no module of the current directory, in which others may write.
@@ -188,6 +213,7 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     other but the standard streams; the child ends with it. `MountsError` with the child's last words and status if it
     gave up.
     """
+    mountpoint = absolute(mountpoint)
     ready, ready_writer = os.pipe()
     errors, errors_writer = os.pipe()
     gc.freeze()  # looking for garbage, at this process's end at the latest, would copy pages: 13 ms

@@ -93,6 +93,53 @@ print([os.waitpid(server, 0)[1] for server in servers])
     assert result.stdout == "True\n[0]\n", result
 
 
+@pytest.mark.parametrize("place", [".", "", "link", "link/"])
+def test_any_name_of_a_directory_will_do(tmp_path: Path, place: str) -> None:
+    """The current directory, its name, and links to it, for all commands."""
+    real, link = tmp_path / "z", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to("z")
+    place = {"": str(real), ".": "."}.get(place, str(tmp_path / place))
+    script = """
+        cd "$3"
+        "$1" -P -m apfs mount "$2" && findmnt --noheadings --output TARGET --types fuse.apfs "$3"
+        "$1" -P -m apfs mount "$2"; echo $?
+        "$1" -P -m apfs status "$2" > /dev/null; echo $?
+        "$1" -P -m apfs exec --mount "$2" true; echo $?
+        "$1" -P -m apfs umount "$2"; echo $?
+    """
+    result = sh(script, sys.executable, place, str(real))
+    assert result.stdout == f"{real}\n2\n0\n0\n0\n"
+    assert not is_mounted(real)
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to("circle")
+    assert "too many levels" in apfs("mount", str(circle), status=2).stderr
+    script = 'cd "$2"; rmdir "$2"; for word in mount umount status; do "$1" -P -m apfs $word z; done'
+    circle.unlink()
+    said = sh(script, sys.executable, str(tmp_path), status=None).stderr
+    assert said == 3 * "apfs: the current directory does not exist any more: `cd` to one that does\n"
+
+
+def test_mounts_of_others(tmp_path: Path) -> None:
+    """Not even root may look into those of users."""
+    if os.geteuid():
+        pytest.skip("only root can be another user")
+    place = tmp_path / "z"
+    place.mkdir()
+    uuid = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+    apfs("mount", "--no-allow-other", str(place))
+    # A user who is not let in, in a user namespace, where nobody needs to be able to read this checkout.
+    for words in (["exec", "--mount", str(place), "true"], ["migrate", str(place), str(place), uuid]):
+        result = sh(
+            'setpriv --reuid=65534 --clear-groups "$@"', sys.executable, "-P", "-m", "apfs", *words, status=None
+        )
+        assert "lets in only the user who mounted it" in result.stderr
+    apfs("umount", str(place))
+
+
 def test_server_is_no_second_caller(tmp_path: Path) -> None:
     """What a program does after mounting, in whatever way, is done once."""
     script = """

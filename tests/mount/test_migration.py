@@ -133,6 +133,19 @@ def test_usage_errors_of_migrate(mount: Mounter, tmp_path: Path) -> None:
     assert "no guest running" in apfs("migrate", str(idle), str(source), UUID, status=2).stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_one_host_is_not_two(mount: Mounter, options: list[str]) -> None:
+    host = str(mount("migration-source"))
+    assert "same host" in apfs("migrate", *options, host, host, UUID, status=2).stderr
+
+
+def test_a_session_that_somebody_left_does_not_matter(mount: Mounter) -> None:
+    source, target = mount("migration-source"), mount("migration-target")
+    (client(target) / "migration_state").write_text("RESUMING")
+    (client(target) / "data_stream").write_bytes(b"\2")
+    assert apfs("migrate", str(source), str(target), UUID).stdout == f"{UUID}: migrated, 72 bytes\n"
+
+
 def test_secure_execution_host_refuses(mount: Mounter, tmp_path: Path) -> None:
     scenario = tmp_path / "se.toml"
     scenario.write_text(f'secure_execution = true\n[[mdev]]\nuuid = "{UUID}"\nguest = true\n')
