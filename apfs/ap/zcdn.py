@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MAJOR = 240
 _NODES = 256
 _NAME_MAX = 31
+_TAKEN = ("create", "destroy")
 
 
 class ZcdnNode:
@@ -60,6 +61,8 @@ class ZcdnClass:
         name = name or f"zcrypt_{minor}"
         if self.nodes.get(name):
             raise KernelError(errno.EEXIST, f"there is a node {name} already")
+        if name in _TAKEN:
+            raise KernelError(errno.EEXIST, f"the class has an attribute {name}, beside which there can be no link")
         if name in (".", ".."):
             raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a directory")
         node = ZcdnNode(self._tree.journal, name, minor)

@@ -9,7 +9,8 @@ kernels only names are remembered that are always there.
 
 Link counts of directories, which change when subdirectories come and go, are invalidated one by one. That takes no lock
 either, as it concerns attributes only. So are all attributes of directories that may go away: who has one open, as his
-working directory or bound to another place, needs no name to get there.
+working directory or bound to another place, needs no name to get there. And so are those that somebody changed: a file
+that is made again, after a rebind, has its first ones.
 
 What a listing brings along is another matter. The kernel enters those names when the listing arrives, not when it was
 made: a store in between would be forgotten. So it may remember of them only those that last as long as their directory.
@@ -67,7 +68,7 @@ class KernelCache:
         return self._device is not None or self._tree.permanent(directory)
 
     def remember_attributes(self, inode: pyfuse3.InodeT) -> None:
-        """Take note that the kernel is told a directory's attributes."""
+        """Take note that the kernel is told attributes that may become wrong."""
         self._told.add(inode)
 
     def changed(self) -> None:

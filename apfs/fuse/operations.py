@@ -139,7 +139,7 @@ class Operations(pyfuse3.Operations):
         if entry is None:
             entry = self._replies[like] = self._make_reply(*like)
         entry.st_ino = inode = self._inode(node)
-        if S_ISDIR(found.mode) and self._tree.varies(node):
+        if (S_ISDIR(found.mode) and self._tree.varies(node)) or self._tree.changed(node):
             self.cache.remember_attributes(inode)
         return entry
 

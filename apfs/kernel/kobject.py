@@ -807,6 +807,10 @@ class Tree:
             old.gid if gid is None else gid,
         )
 
+    def changed(self, node: int) -> bool:
+        """Whether somebody has changed permissions or ownership of a node, which ends with the node."""
+        return node in self._iattrs
+
     @property
     def owned(self) -> bool:
         """Whether there may be a node whose permissions or ownership were changed."""

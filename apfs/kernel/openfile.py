@@ -59,13 +59,15 @@ class Opening:
 class AttributeFile:
     """An open sysfs attribute (kernfs_open_file)."""
 
-    __slots__ = ("_opening", "_seen", "_text", "gone")
+    __slots__ = ("_next", "_opening", "_seen", "_text", "gone")
 
     seekable = True
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
         self._text: bytes | None = None
+        self._next = 0
+        """Where the last read ended."""
         self._seen = False
         self.gone = False
         """Whether the node was removed since: nothing works any more, not even if it comes back."""
@@ -76,8 +78,8 @@ class AttributeFile:
         return self._opening.node
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return a part of the text, which is made when reading starts at offset 0 and stable until it does again."""
-        if offset == 0 or self._text is None:
+        """Return a part of the text, made anew unless reading goes on where it ended (seq_read_iter)."""
+        if offset == 0 or self._text is None or offset != self._next:
             opening = self._opening
             try:
                 if self.gone or opening.tree.faults:
@@ -93,7 +95,9 @@ class AttributeFile:
         elif self.gone and offset >= len(self._text):
             # What is left of the text can still be had, but asking for more needs the node.
             raise KernelError(errno.ENODEV, "removed while the file was open")
-        return self._text[offset : offset + size]
+        piece = self._text[offset : offset + size]
+        self._next = offset + len(piece)
+        return piece
 
     def write(self, data: bytes) -> int:
         """Hand one complete text to the store function: at most a page, up to the first NUL.

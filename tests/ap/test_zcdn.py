@@ -72,6 +72,12 @@ def test_names(box: Box, text: str, name: str) -> None:
     assert box.names(NODES) == set()
 
 
+@pytest.mark.parametrize("name", ["create", "destroy"])
+def test_names_of_attributes_are_taken(box: Box, name: str) -> None:
+    assert box.write(f"{CLASS}/create", name) == "EEXIST"
+    assert box.names(CLASS) == {"create", "destroy"}
+
+
 @pytest.mark.parametrize("name", ["\x1c", "\x1fx", "x\x85"])
 def test_only_white_space_is_stripped(box: Box, name: str) -> None:
     assert box.write(f"{CLASS}/create", name) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,3 +125,20 @@ def test_directories_that_are_reached_without_their_names(host: Path) -> None:
             store(console, "modprobe vfio_ap")
         finally:
             os.close(opened)
+
+
+@pytest.mark.parametrize(
+    "look", [lambda file, _directory: file.stat(), lambda _file, directory: list(os.scandir(directory))]
+)
+def test_a_file_that_is_made_again_has_its_first_permissions(host: Path, look: Callable[[Path, Path], object]) -> None:
+    """Even for who has the old one, which had others: the kernel knows both by one number."""
+    driver, queue = host / "sys/bus/ap/drivers/cex4queue", host / "sys/devices/ap/card06/06.0004"
+    file = queue / "online"
+    for _ in range(PAIRS):
+        file.chmod(0o666)
+        look(file, queue)
+        held = os.open(file, os.O_PATH)
+        for name in ("unbind", "bind"):
+            store(driver / name, "06.0004")
+        assert stat.S_IMODE(os.fstat(held).st_mode) == 0o644
+        os.close(held)
