@@ -146,8 +146,7 @@ class Operations(pyfuse3.Operations):
     def _make_reply(self, found: Stat, name_timeout: float, owner: tuple[int | None, int | None]) -> EntryAttributes:
         entry = EntryAttributes()
         entry.entry_timeout = name_timeout
-        # The size of a link is that of a text which changes with the name.
-        entry.attr_timeout = name_timeout if stat.S_ISLNK(found.mode) else FOREVER
+        entry.attr_timeout = FOREVER
         entry.st_mode = ModeT(found.mode)
         entry.st_nlink = found.nlink
         entry.st_size = found.size

@@ -348,7 +348,7 @@ class LinkSet(Population):
 
     def stat(self, key: int, entry: int) -> Stat | None:
         target = self.link(key, entry)
-        return None if target is None else _link_stat(self.path(key, entry), target)
+        return None if target is None else _LINK_STAT
 
     def link(self, key: int, entry: int) -> str | None:
         return self._target.path(key, entry) if self._selection.has(key) else None
@@ -526,7 +526,7 @@ class Directory(Population):
         node = self._entries[entry - 1]
         if isinstance(node, Link):
             target = node.target(subject)
-            return None if target is None else _link_stat(self.path(key, entry), target)
+            return None if target is None else _LINK_STAT
         return self._stats[entry - 1] if node.present(subject) else None
 
     def _nlink(self, key: int) -> int:
@@ -872,8 +872,8 @@ def _file_stat(entry: Attribute | Special) -> Stat:
     return Stat(stat.S_IFREG | entry.mode, PAGE_SIZE if isinstance(entry, Attribute) else 0, 1)
 
 
-def _link_stat(link: str, target: str) -> Stat:
-    return Stat(stat.S_IFLNK | 0o777, len(link_text(link, target)), 1)
+# In sysfs links have no size, whatever their text is.
+_LINK_STAT = Stat(stat.S_IFLNK | 0o777, 0, 1)
 
 
 def _existing(members: Members, parent: int, name: str) -> int | None:

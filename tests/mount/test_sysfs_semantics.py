@@ -36,7 +36,7 @@ def test_stat(mount: Mounter) -> None:
     directory = (host / "sys/devices/ap").stat()
     assert (stat.S_IFMT(directory.st_mode), directory.st_size, directory.st_nlink) == (stat.S_IFDIR, 0, 5)
     link = host / "sys/bus/ap/devices/05.0004"
-    assert link.lstat().st_size == len(link.readlink().as_posix())
+    assert link.lstat().st_size == 0
     assert link.readlink().as_posix() == "../../../devices/ap/card05/05.0004"
     assert link.resolve() == host / "sys/devices/ap/card05/05.0004"
 
