@@ -5,6 +5,7 @@ Exit status everywhere: 0 success, 1 the answer is no (or the operation failed),
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from apfs import __version__, completion, streams
 from apfs.mounts import READY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PR_SET_PDEATHSIG = 1
 
@@ -316,7 +317,9 @@ def record(root: Path, output: Path | None, name: str, *, force: bool) -> None:
 
     if force and output is None:
         raise click.UsageError("--force is for --output")
-    if output and output.exists() and not force:
+    if not name.isprintable():
+        raise click.UsageError("--name takes printable characters, in the locale's encoding")
+    if output and os.path.lexists(output) and not force:
         _fail(f"{output} exists: --force overwrites it")
     try:
         recording = record_tree(Directory(root), name)
@@ -392,7 +395,32 @@ def completion_(shell: str) -> None:
     click.echo(completion.script(main, shell), nl=False)
 
 
-@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+class _Exec(click.Command):
+    """A command that runs another, from whose exit status that of its own failures is told apart."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401 -- as click has it
+        """Read the command line."""
+        with self._failing():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 -- as click has it
+        """Run the command."""
+        with self._failing():
+            return super().invoke(ctx)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _failing() -> Iterator[None]:
+        try:
+            yield
+        except click.UsageError as error:
+            from apfs.sandbox import FAILED  # noqa: PLC0415 -- keeps `apfs --help` fast
+
+            error.show()
+            raise SystemExit(FAILED) from None
+
+
+@main.command("exec", cls=_Exec, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--scenario",
     "-s",
@@ -463,8 +491,10 @@ def exec_(
     if scenario and mounted:
         raise click.UsageError("--scenario and --mount exclude each other")
     pairs = [bind.partition(":")[::2] for bind in binds]
-    if not all(source and destination for source, destination in pairs):
-        raise click.UsageError("--bind takes SRC:DEST")
+    if not all(source and destination.startswith("/") for source, destination in pairs):
+        raise click.UsageError("--bind takes SRC:DEST, and DEST is absolute")
+    if not all(destination.startswith("/") for destination in tmpfs):
+        raise click.UsageError("--tmpfs takes an absolute DEST")
     if die_with_parent:
         # All that belongs to the sandbox ends with this process, however that ends.
         import ctypes  # noqa: PLC0415 -- keeps `apfs --help` fast

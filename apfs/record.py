@@ -444,7 +444,7 @@ class _CardReader:
         """Return the card's TAPQ word, None if there is no such card on an emulated host, or no longer here."""
         files, path = self._files, self._path
         at = files.number(f"{path}/raw_hwtype") or files.number(f"{path}/hwtype")
-        if at is None:
+        if at is None or at >> FIELDS["at"].width > 0:
             self._notes["left out: hwtype was not readable"].append(self._name)
             return None
         if at < OLDEST:
@@ -464,7 +464,7 @@ class _CardReader:
         for name in ("nd", "ml", "qd"):
             word = FIELDS[name].set(word, FIELDS[name].get(usual))
         size = files.number(f"{path}/max_msg_size")
-        if size and size // _PAGE < 1 << FIELDS["ml"].width:
+        if size and 0 < size // _PAGE < 1 << FIELDS["ml"].width:
             word = FIELDS["ml"].set(word, size // _PAGE)
         depth = files.number(f"{path}/depth")
         if depth is not None:

@@ -46,7 +46,7 @@ LATER = frozenset(
 # The real /sys/dev stays: what is emulated has no device numbers that a file could show.
 KEPT = frozenset(("dev",))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
-_READ_ONLY_TOOLS = ("lsmod", "modinfo", "depmod")
+_READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
 _TOOLS = "/run/apfs/bin"
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
@@ -149,16 +149,27 @@ def compose_module_tools() -> list[str]:
     programs = {os.path.realpath(place) for place in places if os.path.exists(place)}  # noqa: PTH110 -- text wanted
     for program in sorted(programs):
         for name in _READ_ONLY_TOOLS:
-            arguments += ["--ro-bind", program, f"{_TOOLS}/real-{name}"]
+            arguments += ["--ro-bind", program, f"{_TOOLS}/real/{name}"]
         arguments += ["--ro-bind", script, program]
     return arguments
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a file of that name, as far as one is allowed to know."""
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _resolve(command: str) -> None:
     """End with the right status if there is no such command."""
     found = shutil.which(command)
     if found is None:
-        exists = "/" in command and Path(command).exists()
+        exists = "/" in command and _is_there(command)
         print(f"apfs: {command}: {'permission denied' if exists else 'command not found'}", file=sys.stderr)  # noqa: T201
         raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
 

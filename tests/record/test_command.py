@@ -110,6 +110,37 @@ def test_files_are_not_overwritten_silently(mount: Callable[..., Path], tmp_path
     assert "--force is for --output" in apfs("record", "--root", str(host), "--force", status=2).stderr
 
 
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", "\x1b[31m"])
+def test_names_are_printable(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "recorded.toml"
+    result = apfs("record", "--output", str(file), "--name", name, status=2)
+    assert "printable" in result.stderr
+    assert not file.exists()
+
+
+def test_a_file_that_cannot_be_written(mount: Callable[..., Path], tmp_path: Path) -> None:
+    result = apfs("record", "--root", str(mount()), "--output", str(tmp_path / ("x" * 300)), status=1)
+    assert result.stderr.endswith("File name too long\n")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("attribute", "text"), [("raw_hwtype", "999"), ("raw_hwtype", "-1"), ("max_msg_size", "-1"), ("depth", "-9")]
+)
+def test_numbers_that_no_machine_has(mount: Callable[..., Path], attribute: str, text: str) -> None:
+    """Such cards, or such numbers, are left out: what is recorded can be booted."""
+    card = "/sys/devices/ap/card05"
+
+    class Altered(Directory):
+        def read(self, path: str) -> bytes:
+            if path == f"{card}/ap_functions":
+                raise FileNotFoundError
+            return text.encode() if path == f"{card}/{attribute}" else super().read(path)
+
+    recorded = loads(record(Altered(mount())).text())
+    assert sorted(recorded.cards) == [5, 6, 10][attribute == "raw_hwtype" :]
+
+
 def test_nothing_of_the_machine_is_changed(mount: Callable[..., Path]) -> None:
     host = mount("kernel-doc")
     before = (host / "ctl/journal").read_text()
