@@ -285,7 +285,7 @@ def _firmware(value: object) -> tuple[int, int]:
 def _digits(count: int) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not re.fullmatch(rf"([0-9a-f]{{{count}}})?", _text(value)):
-            raise ValueError(f"expected {count} lower-case hex digits, or none if no key is set, not {value!r}")
+            raise ValueError(f"expected {count} lower-case hex digits, or '' if no key is set, not {value!r}")
         return str(value)
 
     return parse

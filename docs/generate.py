@@ -70,7 +70,7 @@ SECTIONS = (
     Section("/sys/devices/vfio_ap/matrix/UUID/vfio-dev/vfioK", "", vfio.DEVICE_ATTRIBUTES),
     Section("/sys/devices/virtual/vfio/N", "", vfio.GROUP_ATTRIBUTES),
     Section("/sys/kernel/iommu_groups/N", "", vfio.IOMMU_GROUP_ATTRIBUTES),
-    Section("/sys/devices/virtual/misc/NAME", "NAME is z90crypt or vfio.", MISC_ATTRIBUTES),
+    Section("/sys/devices/virtual/misc/NAME", "NAME is z90crypt, vfio or iommu.", MISC_ATTRIBUTES),
     Section("/sys/class/zcrypt", "", zcdn.CLASS_ATTRIBUTES),
     Section("/sys/devices/virtual/zcrypt/NODE", "", zcdn.NODE_ATTRIBUTES),
     Section("/sys/module/MODULE", "MODULE is zcrypt, zcrypt_cex4, mdev, vfio or vfio_ap.", MODULE_ATTRIBUTES),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,29 @@ def test_failures_of_its_own_are_125(tmp_path: Path) -> None:
     }
     for words, message in usage.items():
         assert message in apfs("exec", *words, status=125).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_signals_before_the_command_runs(tmp_path: Path, number: signal.Signals) -> None:
+    """As soon as there is a mount: what has been made by then goes, and the command never starts, or ends too."""
+    script = f"kill -{number} -$$; touch {tmp_path}/ran"
+    command = [sys.executable, "-m", "apfs", "exec", "sh", "-c", f"sleep {10 * TIMEOUT}; {script}"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+
+    def mounts() -> list[str]:
+        return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(tmp_path) in line]
+
+    with subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        while not mounts() and process.poll() is None:
+            pass
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, said) in ((-number, ""), (128 + number, ""))
+    # The host notices that nobody needs it any more, a moment later.
+    until = time.monotonic() + TIMEOUT
+    while (left := list(tmp_path.iterdir())) and time.monotonic() < until:
+        pass
+    assert left == []
 
 
 def test_missing_bubblewrap_is_named(tmp_path: Path) -> None:
