@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -130,21 +131,19 @@ def test_failures_of_its_own_are_125(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
-def test_signals_before_the_command_runs(tmp_path: Path, number: signal.Signals) -> None:
-    """As soon as there is a mount: what has been made by then goes, and the command never starts, or ends too."""
-    script = f"kill -{number} -$$; touch {tmp_path}/ran"
-    command = [sys.executable, "-m", "apfs", "exec", "sh", "-c", f"sleep {10 * TIMEOUT}; {script}"]
+def test_signals_from_the_start_on(tmp_path: Path, number: signal.Signals) -> None:
+    """As soon as there is a mount, again and again, as an impatient user does: it ends, and all that was made goes."""
+    command = [sys.executable, "-m", "apfs", "exec", "sleep", str(10 * TIMEOUT)]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
-
-    def mounts() -> list[str]:
-        return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(tmp_path) in line]
-
     with subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        while not mounts() and process.poll() is None:
+        while str(tmp_path) not in Path("/proc/self/mounts").read_text() and process.poll() is None:
             pass
-        os.killpg(process.pid, number)
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
         _, said = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, said) in ((-number, ""), (128 + number, ""))
+    assert process.returncode != 0
+    assert "Traceback" not in said
     # The host notices that nobody needs it any more, a moment later.
     until = time.monotonic() + TIMEOUT
     while (left := list(tmp_path.iterdir())) and time.monotonic() < until:
