@@ -46,7 +46,6 @@ LATER = frozenset(
 # The real /sys/dev stays: what is emulated has no device numbers that a file could show.
 KEPT = frozenset(("dev",))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
-_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 _READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
 _TOOLS = "/run/apfs/bin"
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -180,9 +179,6 @@ def run(command: list[str], mount: Path | None, server_options: list[str], optio
     if shutil.which("bwrap") is None:
         raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
     _resolve(command[0])
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Until the command runs, Ctrl-C ends this process at once. What it has started notices.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if mount is not None:
         mounts.check_answers(str(mount))
         return _run(command, Path(mounts.absolute(str(mount))), options)
@@ -253,10 +249,12 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     empty = os.open(os.devnull, os.O_RDONLY)
     arguments = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
     arguments += _arguments(mount, options, empty)
+    # The terminal's signals are for the command alone: this process and bwrap, which only wait for it, ignore them.
+    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
     restored = [
-        f"--default-signal={number.name[3:]}"
-        for number in _TERMINAL_SIGNALS
-        if signal.getsignal(number) != signal.SIG_IGN
+        f"--default-signal={signal.Signals(number).name[3:]}"
+        for number, handler in ignored.items()
+        if handler != signal.SIG_IGN
     ]
     for descriptor in (status_writer, block_reader, empty):
         os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
@@ -280,8 +278,7 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
             first = statuses.readline()
             if first and options.private_network:
                 pump = _start_pump(mount, json.loads(first)["child-pid"])
-            _ignore_terminal()
-            os.close(block_writer)  # now the command starts
+            os.close(block_writer)
             if supervisor is not None:
                 supervisor.serve(status_reader)
             rest = statuses.read()
@@ -297,12 +294,6 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     return status
 
 
-def _ignore_terminal() -> None:
-    """Leave the terminal's signals to the command: this process and bwrap only wait for it."""
-    for number in _TERMINAL_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def drop_ambient() -> None:
     """Give up capabilities that programs of a user other than root would inherit: bwrap refuses to run with them.
 
@@ -313,7 +304,6 @@ def drop_ambient() -> None:
 
 def _prepare(channel: socket.socket) -> None:
     """Do, between fork and exec of bwrap, what only the process itself can do."""
-    _ignore_terminal()
     drop_ambient()
     _stop_at_ioctls(channel)
 

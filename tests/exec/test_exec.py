@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pty
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,27 +126,6 @@ def test_failures_of_its_own_are_125(tmp_path: Path) -> None:
     }
     for words, message in usage.items():
         assert message in apfs("exec", *words, status=125).stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
-def test_signals_from_the_start_on(tmp_path: Path, number: signal.Signals) -> None:
-    """As soon as there is a mount, again and again, as an impatient user does: it ends, and all that was made goes."""
-    command = [sys.executable, "-m", "apfs", "exec", "sleep", str(10 * TIMEOUT)]
-    env = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        while str(tmp_path) not in Path("/proc/self/mounts").read_text() and process.poll() is None:
-            pass
-        while process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-        _, said = process.communicate(timeout=TIMEOUT)
-    assert process.returncode != 0
-    assert "Traceback" not in said
-    # The host notices that nobody needs it any more, a moment later.
-    until = time.monotonic() + TIMEOUT
-    while (left := list(tmp_path.iterdir())) and time.monotonic() < until:
-        pass
-    assert left == []
 
 
 def test_missing_bubblewrap_is_named(tmp_path: Path) -> None:
