@@ -39,8 +39,6 @@ CAPABILITIES = {
 _PATIENCE_SECONDS = 60
 _EVENT_SECONDS = 10
 _NOBODY = 65534
-# -P: no modules of the current directory, where there may be a checkout, or what others wrote.
-_PYTHON = (sys.executable, "-P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +236,7 @@ def _refusal_of_bwrap() -> str:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [*_PYTHON, "-m", "apfs", "exec", *arguments]
+    command = [*mounts.PYTHON, "-m", "apfs", "exec", *arguments]
     try:
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -247,7 +245,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _run_probe() -> tuple[dict[str, str], str]:
     """Run `probe` inside `apfs exec`; return its answer, empty if it did not come to one, and the last warning."""
-    result = _run("--", *_PYTHON, "-c", "from apfs.doctor import probe; probe()")
+    result = _run("--", *mounts.PYTHON, "-c", "from apfs.doctor import probe; probe()")
     said = result.stderr.strip().rpartition("\n")[2].removeprefix("apfs: ")
     answer: dict[str, str] = json.loads(result.stdout) if result.returncode == 0 else {}
     return answer, said

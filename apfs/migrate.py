@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apfs import mounts
+from apfs import monitor, mounts
 from apfs.ap.qinfo import CARD_HWINFO_MASK, Apqn
 from apfs.vfio_ap.migration import check_count, compatible, differences
 
@@ -96,12 +96,9 @@ class Outcome:
 
 def _status(mount: Path) -> dict[str, Any]:
     try:
-        mounts.check_answers(str(mount))
-        status: dict[str, Any] = json.loads((mount / "ctl/status").read_text())
+        status: dict[str, Any] = json.loads(monitor.status(str(mount)))
     except mounts.MountsError as error:
         raise NotPossibleError(str(error)) from None
-    except OSError as error:
-        raise NotPossibleError(f"{mount} was unmounted, or its server has ended ({error.strerror})") from None
     return status
 
 

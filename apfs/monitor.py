@@ -29,8 +29,7 @@ def _reading(mountpoint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"was unmounted, or its server has ended ({error.strerror})"
-        raise mounts.MountsError(f"{mountpoint} {what}") from None
+        raise mounts.gone(mountpoint, error) from None
 
 
 def _open(mountpoint: str, name: str) -> BinaryIO:

@@ -30,6 +30,10 @@ _LINKS = 40
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
+PYTHON = (sys.executable, "-P")
+"""The interpreter for processes of our own: without modules of the current directory, in which others may write, or in
+which a checkout named `apfs` may hide the package."""
+
 READY = b"ready"
 """What a server writes to its --ready-fd when its mount can be used."""
 
@@ -116,19 +120,25 @@ def is_mounted(device: int) -> bool:
 
 def check_answers(mountpoint: str) -> None:
     """Make sure that an apfs answers at a path. `MountsError` with status 2 if not."""
-    if not is_apfs(mountpoint):
+    place = absolute(mountpoint)
+    if not is_apfs(place):
         make = "" if os.path.lexists(mountpoint) else f"mkdir -p {mountpoint} && "
         what = "is not an apfs mount" if os.path.lexists(mountpoint) else "does not exist"
         raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {mountpoint}` first", 2)
-    if is_dead(mountpoint):
+    if is_dead(place):
         raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {mountpoint}` and mount again", 2)
     try:
-        Path(absolute(mountpoint), "ctl").stat()
+        Path(place, "ctl").stat()
     except PermissionError:
         advice = "be that user, or have it mounted with --allow-other"
         raise MountsError(f"{mountpoint} lets in only the user who mounted it: {advice}", 2) from None
     except OSError as error:
-        raise MountsError(f"{mountpoint} was unmounted, or its server has ended ({error.strerror})") from None
+        raise gone(mountpoint, error) from None
+
+
+def gone(mountpoint: str, error: OSError) -> MountsError:
+    """Return what to raise when a mount stops to answer while it is looked at."""
+    return MountsError(f"{mountpoint} was unmounted, or its server has ended ({error.strerror})")
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
@@ -190,8 +200,7 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
     mountpoint = absolute(mountpoint)
     ready, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
-    # -P: no module of the current directory, in which others may write.
-    command = [sys.executable, "-P", "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
+    command = [*PYTHON, "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
     command += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
     server = subprocess.Popen(
         [*command, *options, "--", mountpoint],

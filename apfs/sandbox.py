@@ -157,7 +157,7 @@ def compose_module_tools() -> list[str]:
 def _is_there(path: str) -> bool:
     """Whether there is a file of that name, as far as one is allowed to know."""
     try:
-        os.lstat(path)
+        os.stat(path)  # noqa: PTH116 -- text wanted
     except PermissionError:
         return True
     except OSError:

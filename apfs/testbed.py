@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +156,7 @@ class MountedHost(Files):
         With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. Status 125 means
         that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
         """
-        words = [sys.executable, "-P", "-m", "apfs", "exec", "--die-with-parent", "--mount", str(self.path), *options]
+        words = [*mounts.PYTHON, "-m", "apfs", "exec", "--die-with-parent", "--mount", str(self.path), *options]
         environment = {**os.environ, **(env or {})}
         result = subprocess.run(
             [*words, "--", *command],

@@ -29,7 +29,7 @@ ALLOWED = {
     "host": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "scenario", "layout"},
     "history": {"kernel"},
     "testing": {"kernel", "history", "host"},
-    "migrate": {"ap", "mounts", "vfio_ap"},
+    "migrate": {"ap", "monitor", "mounts", "vfio_ap"},
     "environment": set(),
     "mounts": {"environment"},
     "monitor": {"kernel", "mounts"},

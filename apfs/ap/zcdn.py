@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 MAJOR = 240
 _NODES = 256
 _NAME_MAX = 31
-_TAKEN = ("create", "destroy")
 
 
 class ZcdnNode:
@@ -61,7 +60,7 @@ class ZcdnClass:
         name = name or f"zcrypt_{minor}"
         if self.nodes.get(name):
             raise KernelError(errno.EEXIST, f"there is a node {name} already")
-        if name in _TAKEN:
+        if any(name == attribute.name for attribute in CLASS_ATTRIBUTES):
             raise KernelError(errno.EEXIST, f"the class has an attribute {name}, beside which there can be no link")
         if name in (".", ".."):
             raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a directory")

@@ -111,6 +111,11 @@ def test_exit_status(command: list[str], status: int) -> None:
     apfs("exec", *command, status=status)
 
 
+def test_a_link_that_leads_nowhere_is_no_command(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    apfs("exec", str(tmp_path / "link"), status=127)
+
+
 def test_failures_of_its_own_are_125(tmp_path: Path) -> None:
     assert "not an apfs mount" in apfs("exec", "--mount", str(tmp_path), "true", status=125).stderr
     assert "no scenario of that name" in apfs("exec", "--scenario", "nosuch", "true", status=125).stderr

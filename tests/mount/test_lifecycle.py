@@ -123,23 +123,6 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     assert said == 3 * "apfs: the current directory does not exist any more: `cd` to one that does\n"
 
 
-def test_mounts_of_others(tmp_path: Path) -> None:
-    """Not even root may look into those of users."""
-    if os.geteuid():
-        pytest.skip("only root can be another user")
-    place = tmp_path / "z"
-    place.mkdir()
-    uuid = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
-    apfs("mount", "--no-allow-other", str(place))
-    # A user who is not let in, in a user namespace, where nobody needs to be able to read this checkout.
-    for words in (["exec", "--mount", str(place), "true"], ["migrate", str(place), str(place), uuid]):
-        result = sh(
-            'setpriv --reuid=65534 --clear-groups "$@"', sys.executable, "-P", "-m", "apfs", *words, status=None
-        )
-        assert "lets in only the user who mounted it" in result.stderr
-    apfs("umount", str(place))
-
-
 def test_server_is_no_second_caller(tmp_path: Path) -> None:
     """What a program does after mounting, in whatever way, is done once."""
     script = """

@@ -243,6 +243,9 @@ def test_users(mount: Mounter, tmp_path: Path) -> None:
             f"apfs: {private} lets in only the user who mounted it: "
             "be that user, or have it mounted with --allow-other\n"
         )
+    for words in (f"exec --mount {private} true", f"migrate {private} {private} {UUID}"):
+        result = sh(f'{user} "$1" -P -m apfs {words}', sys.executable, status=None)
+        assert "lets in only the user who mounted it" in result.stderr
 
 
 # -- journal ------------------------------------------------------------------------------------------
