@@ -1,6 +1,46 @@
 """apfs: an IBM Z host with crypto cards, emulated as a FUSE file system.
 
-`apfs.host.Host` is the machine itself and needs nothing but the standard library; `apfs.fuse` shows it as a mount.
+What is named here is the public interface. It is imported when it is first used: importing `apfs` itself needs neither
+pyfuse3 nor trio and takes no time.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apfs.errors import KernelError
+    from apfs.host import Host
+    from apfs.journal.history import History
+    from apfs.scenario.model import ScenarioError
+    from apfs.scenario.reader import load
+    from apfs.testing.files import Shell
+    from apfs.testing.mounted import MountedHost, Pair
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "History": "apfs.journal.history",
+    "Host": "apfs.host",
+    "KernelError": "apfs.errors",
+    "MountedHost": "apfs.testing.mounted",
+    "Pair": "apfs.testing.mounted",
+    "ScenarioError": "apfs.scenario.model",
+    "Shell": "apfs.testing.files",
+    "load": "apfs.scenario.reader",
+}
+__all__ = ["History", "Host", "KernelError", "MountedHost", "Pair", "ScenarioError", "Shell", "load"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

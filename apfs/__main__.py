@@ -1,5 +1,5 @@
 """`python -m apfs`."""
 
-from apfs.cli import main
+from apfs.cli.main import main
 
 main()

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Literal
 from apfs import layout
 from apfs.ap import zcrypt
 from apfs.ap.bus import ApBus
-from apfs.ap.machine import CardHardware, Machine
+from apfs.ap.hardware import CardHardware, Machine
 from apfs.ap.qinfo import FIELDS, Apqn, hwinfo_of
-from apfs.ap.queue import driver_override_store
+from apfs.ap.queue_attributes import driver_override_store
 from apfs.ap.zcdn import ZcdnClass
+from apfs.errors import KernelError
+from apfs.journal.log import Journal
 from apfs.kernel.device import MiscDevice
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Journal
-from apfs.kernel.kobject import Registry, Tree
 from apfs.kernel.module import Module
 from apfs.mdev.core import MdevBus
-from apfs.scenario import Scenario, default_serial
+from apfs.scenario.model import Scenario, default_serial
+from apfs.sysfs.members import Registry
+from apfs.sysfs.tree import Tree
 from apfs.vfio.device import VfioCore
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import guest_store
@@ -33,8 +34,8 @@ from apfs.vfio_ap.matrix import Matrix
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from apfs.scenario import MdevSpec
-    from apfs.vfio.channel import HandedFile
+    from apfs.ctl.channel import HandedFile
+    from apfs.scenario.model import MdevSpec
 
 _LAST = 255
 

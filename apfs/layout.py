@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from apfs import control
-from apfs.ap import bus_attributes, card, queue, zcdn, zcrypt
+from apfs.ap import bus_attributes, card_attributes, queue_attributes, zcdn, zcrypt
+from apfs.ap.mask import NONE
 from apfs.ap.queue import ApQueue
-from apfs.kernel.bitmap import NONE
+from apfs.ctl import files
 from apfs.kernel.device import (
     BUS_ATTRIBUTES,
     DRIVER_ATTRIBUTES,
@@ -21,9 +21,9 @@ from apfs.kernel.device import (
     UEVENT,
     UEVENT_WRITE_ONLY,
 )
-from apfs.kernel.kobject import Link, Special
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev_core
+from apfs.sysfs.entries import Link, Special
 from apfs.vfio import device as vfio
 from apfs.vfio.container import Container, GroupFile
 from apfs.vfio.device_file import CdevFile
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 
     from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
+    from apfs.ap.mask import Mask
     from apfs.host import Host
-    from apfs.kernel.bitmap import Mask
     from apfs.kernel.device import Bus, Driver
-    from apfs.kernel.kobject import Directory, Entry, Registry
     from apfs.kernel.module import Module
     from apfs.mdev.core import Mdev
+    from apfs.sysfs.directory import Directory
+    from apfs.sysfs.entries import Entry
+    from apfs.sysfs.members import Registry
 
 _T = TypeVar("_T")
 
@@ -218,7 +220,7 @@ def build(host: Host) -> None:
     _vfio(host, sys, mdevs, virtual, classes, dev)
     _modules(host, modules)
     dev.fixed("vfio-ap").dirs("0", _Parts(host.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
-    ctl = host.tree.root.fixed("ctl", control.CTL_ENTRIES, always=host)
+    ctl = host.tree.root.fixed("ctl", files.CTL_ENTRIES, always=host)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", host.handed, handed)
 
@@ -242,8 +244,12 @@ def _ap(host: Host, buses: Directory, devices: Directory) -> None:
     """Declare the AP bus with its cards, queues and drivers."""
     bus = host.ap_bus
     root = devices.fixed("ap", (UEVENT,), always=bus.root)
-    cards = root.dirs("card", _Cards(bus), (*card.CARD_ATTRIBUTES, *zcrypt.CARD_ATTRIBUTES))
-    queue_entries: tuple[Entry, ...] = (*queue.QUEUE_ATTRIBUTES, *zcrypt.QUEUE_ATTRIBUTES, *driver.QUEUE_ATTRIBUTES)
+    cards = root.dirs("card", _Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt.CARD_ATTRIBUTES))
+    queue_entries: tuple[Entry, ...] = (
+        *queue_attributes.QUEUE_ATTRIBUTES,
+        *zcrypt.QUEUE_ATTRIBUTES,
+        *driver.QUEUE_ATTRIBUTES,
+    )
     queues = cards.dirs("00", _Queues(bus), queue_entries)
 
     directory = buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, always=bus)

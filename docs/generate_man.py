@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apfs import __version__, cli, mount_helper
+from apfs import __version__
+from apfs.cli import main as command_line
+from apfs.cli import mount_helper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +76,7 @@ def _see_also(command: click.Command, ctx: click.Context, name: str) -> list[str
 
 def _command_named(words: str) -> str:
     """Return the name of the page of `apfs scenario list`."""
-    command: click.Command = cli.main
+    command: click.Command = command_line.main
     path = ["apfs"]
     for word in words.split()[1:]:
         found = command.commands.get(word) if isinstance(command, click.Group) else None
@@ -131,7 +133,9 @@ def _tree(command: click.Command, ctx: click.Context) -> Iterator[tuple[str, str
 
 def pages() -> dict[str, str]:
     """Return all pages by their path below `docs/share/man`."""
-    commands = _tree(cli.main, click.Context(cli.main, info_name="apfs", **cli.main.context_settings))
+    commands = _tree(
+        command_line.main, click.Context(command_line.main, info_name="apfs", **command_line.main.context_settings)
+    )
     helper = mount_helper.command
     ctx = click.Context(helper, info_name=mount_helper.NAME, **helper.context_settings)
     return {**dict(commands), f"man8/{mount_helper.NAME}.8": _page(helper, ctx, 8)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,71 +14,39 @@ import apfs
 
 ROOT = Path(apfs.__file__).parent
 
-# A package may import itself and what stands in its row.
-ALLOWED = {
-    "kernel": set(),
-    "ap": {"kernel"},
-    "mdev": {"kernel"},
-    "vfio": {"kernel"},
-    "vfio_ap": {"kernel", "ap", "mdev", "vfio"},
-    "scenario": {"kernel", "ap"},
-    "scenario_writer": {"kernel", "ap", "scenario"},
-    "record": {"kernel", "ap", "host", "scenario", "scenario_writer"},
-    "control": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "host"},
-    "ioctl": {"vfio"},
-    "layout": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "host"},
-    "host": {"kernel", "ap", "mdev", "vfio", "vfio_ap", "scenario", "layout"},
-    "history": {"kernel"},
-    "testing": {"kernel", "history", "host"},
-    "migrate": {"ap", "monitor", "mounts", "vfio_ap"},
-    "environment": set(),
-    "mounts": {"environment"},
-    "monitor": {"kernel", "mounts"},
-    "report": {"kernel", "history"},
-    "mount_helper": {"mounts", "scenario", "streams"},
-    "streams": set(),
-    "completion": {"mounts", "scenario"},
-    "uevents": set(),
-    "sandbox": {"environment", "mounts", "uevents", "ioctl", "vfio"},
-    "testbed": {"mounts", "migrate", "testing"},
-    "pytest_plugin": {"host", "mounts", "scenario", "testing", "testbed"},
-    "fuse": {"environment", "kernel", "vfio", "host", "fuse"},
+# A package, or a module beside the packages, may import itself and what its row names. The order is that of the
+# layers: nobody imports from a row below its own.
+ALLOWED: dict[str, set[str]] = {
+    # what everything is made of
+    "errors": set(),
+    "journal": {"ap"},  # still: runs of a mask
+    "sysfs": {"errors", "journal"},
+    # Linux
+    "kernel": {"errors", "journal", "sysfs"},
+    "ap": {"errors", "journal", "sysfs", "kernel"},
+    "mdev": {"errors", "journal", "sysfs", "kernel"},
+    "vfio": {"errors", "journal", "sysfs", "kernel"},
+    "vfio_ap": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio"},
+    # the host
+    "scenario": {"errors", "ap"},
+    "ctl": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "host"},
+    "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "ctl", "host"},
+    "host": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "scenario", "layout", "ctl"},
+    "recording": {"errors", "ap", "scenario", "host"},
+    # the shells
+    "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
+    "mounts": {"journal", "ap", "vfio_ap"},
+    "sandbox": {"mounts", "vfio"},
+    "testing": {"errors", "journal", "sysfs", "host", "scenario", "mounts"},
     "cli": {
-        "completion",
-        "scenario",
-        "host",
-        "history",
-        "mounts",
-        "mount_helper",
-        "monitor",
-        "report",
-        "migrate",
-        "fuse",
-        "record",
-        "sandbox",
-        "streams",
-        "doctor",
+        *("ap", "fuse", "host", "journal", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),
     },
-    "doctor": {"environment", "host", "mounts", "sandbox", "scenario", "testbed", "testing", "uevents", "vfio"},
-    "scenarios": set(),
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"errors", "host", "journal", "scenario", "testing"},
 }
-PURE = {"kernel", "ap", "mdev", "vfio", "vfio_ap", "control", "layout", "host", "history", "testing"}
+PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "ctl", "layout", "host"}
 OUTSIDE = {
-    *(
-        "__future__",
-        "abc",
-        "array",
-        "bisect",
-        "collections",
-        "dataclasses",
-        "enum",
-        "errno",
-        "functools",
-        "json",
-        "posixpath",
-    ),
+    *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json"),
     *("fnmatch", "operator", "re", "select", "stat", "struct", "typing"),
 }
 
@@ -86,7 +55,16 @@ def modules() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
 
 
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path) for path in modules()}
+
+
 def imports(path: Path) -> set[str]:
+    """Return the modules that a module imports, for its types too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -94,7 +72,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"relative import in {path}"
             module = node.module or ""
-            found |= {f"apfs.{alias.name}" for alias in node.names} if module == "apfs" else {module}
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else module for name in inner}
     return found
 
 
@@ -106,8 +85,33 @@ def package(path: Path) -> str:
 def test_layers(path: Path) -> None:
     here = package(path)
     inside = {name.split(".")[1] for name in imports(path) if name.startswith("apfs.")}
-    inside -= {"__version__"}
     assert inside <= ALLOWED[here] | {here}
+
+
+# The circles that are still to be opened: imports that close them.
+STILL = {
+    "apfs.sysfs.directory": {"apfs.sysfs.tree"},
+    "apfs.sysfs.openfile": {"apfs.sysfs.tree"},
+    "apfs.sysfs.entries": {"apfs.sysfs.openfile"},
+    "apfs.ap.card": {"apfs.ap.bus", "apfs.ap.driver"},
+    "apfs.ap.driver": {"apfs.ap.bus"},
+    "apfs.layout": {"apfs.host"},
+    "apfs.ctl.console": {"apfs.host"},
+    "apfs.ctl.status": {"apfs.host"},
+    "apfs.ctl.files": {"apfs.host"},
+}
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {
+        name_of(path): (imports(path) & MODULES) - {"apfs"} - STILL.get(name_of(path), set())
+        for path in modules()
+        if name_of(path) != "apfs"
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("path", [path for path in modules() if package(path) in PURE], ids=str)
@@ -117,7 +121,10 @@ def test_the_core_is_pure(path: Path) -> None:
 
 
 def test_importing_the_host_needs_only_the_standard_library() -> None:
-    script = (
-        f"import sys; sys.path.insert(0, {str(ROOT.parent)!r}); import apfs.host; import apfs.testing; apfs.host.Host()"
-    )
+    script = f"import sys; sys.path.insert(0, {str(ROOT.parent)!r}); import apfs; apfs.Shell(apfs.Host())"
     subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True)
+
+
+def test_no_module_is_longer_than_a_sitting() -> None:
+    longer = {name_of(path) for path in modules() if len(path.read_text().splitlines()) > 450}
+    assert longer == {"apfs.ap.bus", "apfs.cli.main", "apfs.vfio_ap.matrix"}  # still

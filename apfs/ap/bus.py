@@ -9,21 +9,22 @@ import errno
 from typing import TYPE_CHECKING
 
 from apfs.ap.card import ApCard, queue_uevent_keys
-from apfs.ap.drivers import ApDriver
+from apfs.ap.driver import ApDriver
+from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, Apqn, Response
 from apfs.ap.queue import ApQueue
-from apfs.kernel.bitmap import ALL, NONE, Mask
+from apfs.errors import KernelError
+from apfs.journal.records import Uevent
 from apfs.kernel.device import SYS, Bus, Device, Driver, emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Uevent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from apfs.ap.machine import Machine
+    from apfs.ap.hardware import Machine
     from apfs.ap.qinfo import Qci
-    from apfs.kernel.journal import Journal, Keys
-    from apfs.kernel.kobject import Tree
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
+    from apfs.sysfs.tree import Tree
 
 _MODE_BITS = 0x1C00_0000_0000_0000
 _CARD_IDENTITY = 0xFFFF0000FF000000 & CARD_HWINFO_MASK

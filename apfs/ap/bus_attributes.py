@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from apfs.ap.mask import Mask, ap_parse_bitmap_str
 from apfs.ap.qinfo import FACILITIES
-from apfs.kernel.bitmap import Mask, ap_parse_bitmap_str
+from apfs.errors import KernelError
 from apfs.kernel.device import BUS_ATTRIBUTES as DRIVER_CORE_ATTRIBUTES
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i
+from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from apfs.ap.bus import ApBus

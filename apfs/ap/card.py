@@ -6,23 +6,17 @@ is one operation on masks, and a queue costs a bit per property. Source: drivers
 
 from __future__ import annotations
 
-import errno
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from apfs.ap.mask import NONE, Mask
 from apfs.ap.qinfo import FIELDS, mode_of
-from apfs.kernel.bitmap import NONE, Mask
-from apfs.kernel.device import SYS, UEVENT, driver_link, emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute, Link
-from apfs.kernel.kstrtox import scan_d
+from apfs.kernel.device import SYS
 
 if TYPE_CHECKING:
     from apfs.ap.bus import ApBus
-    from apfs.ap.drivers import ApDriver
-    from apfs.kernel.journal import Keys
-
-DEFAULT_MESSAGE_SIZE = 12288
+    from apfs.ap.driver import ApDriver
+    from apfs.journal.records import Keys
 
 
 class ApCard:
@@ -108,102 +102,3 @@ def queue_uevent_keys(driver: str | None, mode: str | None) -> Keys:
     """Return DEVTYPE, DRIVER, MODE of a queue: the same tuple for all that are alike, as thousands are."""
     keys = [("DEVTYPE", "ap_queue"), ("DRIVER", driver), ("MODE", mode)]
     return tuple((key, value) for key, value in keys if value)
-
-
-def hwtype_show(card: ApCard) -> str:
-    """AP type that Linux treats the card as, 10 to 14."""
-    return f"{card.hwtype}\n"
-
-
-def raw_hwtype_show(card: ApCard) -> str:
-    """AP type that the hardware reports."""
-    return f"{card.raw_hwtype}\n"
-
-
-def depth_show(card: ApCard) -> str:
-    """Queue depth: the TAPQ field holds it minus one."""
-    return f"{FIELDS['qd'].get(card.hwinfo) + 1}\n"
-
-
-def ap_functions_show(card: ApCard) -> str:
-    """Facility word of the card, of which only bits 0 to 15 are card-wide."""
-    return f"0x{card.hwinfo >> 32:08X}\n"
-
-
-def request_count_show(card: ApCard) -> str:
-    """Requests since the card appeared or since the last reset of the counter."""
-    return f"{card.requests}\n"
-
-
-def request_count_store(card: ApCard, _text: str) -> None:
-    """Reset the counters of the card and of its bound queues, whatever is written."""
-    card.requests = 0
-    bound = card.all_bound()
-    card.queue_requests = {apqi: count for apqi, count in card.queue_requests.items() if apqi not in bound}
-
-
-def no_requests_show(_device: object) -> str:
-    """Requests that wait or run: none ever, since nothing sends messages to an emulated card."""
-    return "0\n"
-
-
-def modalias_show(card: ApCard) -> str:
-    """Module alias by which udev loads zcrypt."""
-    return f"ap:t{card.hwtype:02X}\n"
-
-
-def config_show(card: ApCard) -> str:
-    """Whether the card is configured."""
-    return f"{int(card.config)}\n"
-
-
-def config_store(card: ApCard, text: str) -> None:
-    """Configure or deconfigure through SCLP. EINVAL, EOPNOTSUPP where the facility is missing, EIO on refusal.
-
-    The event is sent even without a change; queues follow at the next scan.
-    """
-    value = scan_d(text)
-    if value not in (0, 1):
-        raise KernelError(errno.EINVAL, f"{value} is neither 0 nor 1")
-    if bool(value) != card.config:
-        machine = card.bus.machine
-        if not machine.sclp_configure:
-            reason = f"a system under {machine.environment} cannot configure adapters itself"
-            raise KernelError(errno.EOPNOTSUPP, reason)
-        hardware = machine.cards.get(card.apid)
-        if hardware is None:
-            raise KernelError(errno.EIO, f"adapter {card.apid:02x} is no longer plugged")
-        hardware.configured = bool(value)
-        card.config = bool(value)
-    emit(card, "change", ("CONFIG", str(value)))
-
-
-def chkstop_show(card: ApCard) -> str:
-    """Whether the card is check-stopped."""
-    return f"{int(card.chkstop)}\n"
-
-
-def max_msg_size_show(card: ApCard) -> str:
-    """Longest message in bytes: a multiple of 4096, or the default."""
-    return f"{FIELDS['ml'].get(card.hwinfo) * 4096 or DEFAULT_MESSAGE_SIZE}\n"
-
-
-SUBSYSTEM = Link("subsystem", lambda _device: f"{SYS}/bus/ap")
-DRIVER = Link("driver", driver_link)
-
-CARD_ATTRIBUTES = (
-    UEVENT,
-    SUBSYSTEM,
-    DRIVER,
-    Attribute("hwtype", 0o444, hwtype_show),
-    Attribute("raw_hwtype", 0o444, raw_hwtype_show),
-    Attribute("depth", 0o444, depth_show),
-    Attribute("ap_functions", 0o444, ap_functions_show),
-    Attribute("request_count", 0o644, request_count_show, request_count_store),
-    Attribute("requestq_count", 0o444, no_requests_show),
-    Attribute("pendingq_count", 0o444, no_requests_show),
-    Attribute("modalias", 0o444, modalias_show),
-    Attribute("config", 0o644, config_show, config_store),
-    Attribute("chkstop", 0o444, chkstop_show),
-    Attribute("max_msg_size", 0o444, max_msg_size_show),
-)

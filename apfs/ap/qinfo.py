@@ -11,7 +11,7 @@ from enum import IntEnum
 from functools import cache
 from typing import NamedTuple
 
-from apfs.kernel.bitmap import NONE, Mask
+from apfs.ap.mask import NONE, Mask
 
 
 class Response(IntEnum):

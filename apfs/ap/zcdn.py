@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.kernel.bitmap import NONE, Mask, ap_parse_bitmap_str
+from apfs.ap.mask import NONE, Mask, ap_parse_bitmap_str
+from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute, Link, Registry
 from apfs.kernel.kstrtox import SPACE
+from apfs.sysfs.entries import Attribute, Link
+from apfs.sysfs.members import Registry
 
 if TYPE_CHECKING:
-    from apfs.kernel.journal import Journal, Keys
-    from apfs.kernel.kobject import Entry, Tree
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
+    from apfs.sysfs.entries import Entry
+    from apfs.sysfs.tree import Tree
 
 MAJOR = 240
 _NODES = 256

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.ap.machine import OP_MODES
+from apfs.ap.hardware import OP_MODES
 from apfs.ap.qinfo import card_name
 from apfs.ap.queue import ApQueue
+from apfs.errors import KernelError
 from apfs.kernel.device import emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute
 from apfs.kernel.kstrtox import scan_d
+from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
-    from apfs.ap.machine import CardHardware
+    from apfs.ap.hardware import CardHardware
 
 _CCA_PATTERNS = (("AES", "aes", 16), ("APKA", "apka", 16), ("ASYM", "asym", 32))
 

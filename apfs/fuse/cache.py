@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 if TYPE_CHECKING:
-    from apfs.kernel.kobject import Tree
+    from apfs.sysfs.tree import Tree
 
 FOREVER = 3600.0
 _INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)

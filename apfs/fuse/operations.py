@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, readdir_reply
 
+from apfs.ctl.channel import Channel
+from apfs.errors import KernelError
 from apfs.fuse.cache import FOREVER, KernelCache
 from apfs.fuse.listing import bare_names
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Crash
-from apfs.kernel.kobject import BOTH, NEITHER, READ, WRITE
-from apfs.kernel.openfile import AttributeFile
-from apfs.vfio.channel import Channel
+from apfs.journal.records import Crash
+from apfs.sysfs.entries import BOTH, NEITHER, READ, WRITE
+from apfs.sysfs.openfile import AttributeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from apfs.host import Host
-    from apfs.kernel.kobject import Stat
-    from apfs.kernel.openfile import OpenFile
+    from apfs.sysfs.entries import Stat
+    from apfs.sysfs.openfile import OpenFile
 
 _Args = TypeVarTuple("_Args")
 _R = TypeVar("_R")
@@ -284,7 +284,7 @@ class Operations(pyfuse3.Operations):
     ) -> int:
         """Answer poll. Nothing in these parts of sysfs ever wakes a poller, but the files in ctl do.
 
-        A supervisor polls a file to show which one it means; see `apfs.vfio.channel`.
+        A supervisor polls a file to show which one it means; see `apfs.ctl.channel`.
         """
         file = self._files[fh]
         supervisor = self._supervisors.get(ctx.pid)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from apfs import environment
 from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.operations import Operations
+from apfs.mounts import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

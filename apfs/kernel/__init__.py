@@ -1,1 +1,1 @@
-"""What Linux gives every driver: sysfs, the driver core, number grammars. Knows nothing of AP, does no I/O."""
+"""What Linux gives every driver: the driver core, modules, number grammars. Knows nothing of AP, does no I/O."""

@@ -7,12 +7,13 @@ import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Uevent
-from apfs.kernel.kobject import Attribute, Link
+from apfs.errors import KernelError
+from apfs.journal.records import Uevent
+from apfs.sysfs.entries import Attribute, Link
 
 if TYPE_CHECKING:
-    from apfs.kernel.journal import Journal, Keys
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
 
 SYS = "/sys"
 

@@ -8,7 +8,7 @@ import errno
 import re
 from typing import Literal
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 
 _U64 = 1 << 64
 # lib/ctype.c also counts the Latin-1 no-break space as white space.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from apfs.kernel.device import SYS, UEVENT_WRITE_ONLY, emit
-from apfs.kernel.kobject import Attribute
+from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apfs.kernel.journal import Journal, Keys
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
 
 
 class Module:

@@ -6,14 +6,16 @@ import errno
 import re
 from typing import TYPE_CHECKING, Protocol
 
+from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, Bus, Device, Driver, driver_link, emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute, Link, Registry
 from apfs.kernel.kstrtox import kstrtoul
+from apfs.sysfs.entries import Attribute, Link
+from apfs.sysfs.members import Registry
 
 if TYPE_CHECKING:
-    from apfs.kernel.journal import Journal, Keys
-    from apfs.kernel.kobject import Tree
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
+    from apfs.sysfs.tree import Tree
 
 UUID_LENGTH = 36
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.device_file import DeviceFile
 from apfs.vfio.iommufd import Iommufd
@@ -16,7 +16,7 @@ from apfs.vfio.uapi import Cmd
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from apfs.kernel.journal import Journal
+    from apfs.journal.log import Journal
     from apfs.vfio.device import VfioDevice, VfioGroup
 
 _ALWAYS = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)

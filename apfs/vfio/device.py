@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from apfs.errors import KernelError
+from apfs.journal.records import Interrupt
 from apfs.kernel.device import SYS, UEVENT, emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Interrupt
-from apfs.kernel.kobject import Attribute, Link
+from apfs.sysfs.entries import Attribute, Link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from apfs.kernel.journal import Journal, Keys
-    from apfs.kernel.openfile import OpenFile
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
+    from apfs.sysfs.openfile import OpenFile
     from apfs.vfio.request import EventFd
 
 GROUP_MAJOR, DEVICE_MAJOR = 243, 242

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.device import IRQ_NAMES
 from apfs.vfio.fsm import State
@@ -19,7 +19,7 @@ from apfs.vfio.uapi import Cmd
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from apfs.kernel.journal import Journal
+    from apfs.journal.log import Journal
     from apfs.vfio.device import VfioDevice
 
 _IRQ_SET_FLAGS = uapi.VFIO_IRQ_SET_DATA_TYPE_MASK | uapi.VFIO_IRQ_SET_ACTION_TYPE_MASK

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from enum import IntEnum
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 
 
 class State(IntEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, ClassVar
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.request import DONE, IoctlFile, Reply, Request, Write
 from apfs.vfio.type1 import Mappings, Type1
@@ -17,7 +17,7 @@ from apfs.vfio.uapi import Cmd
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from apfs.kernel.journal import Journal
+    from apfs.journal.log import Journal
     from apfs.vfio.uapi import CStruct
 
 _TOP = 1 << 64

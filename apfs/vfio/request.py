@@ -10,16 +10,16 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Ioctl, Refusal
-from apfs.kernel.openfile import READY
+from apfs.errors import KernelError
+from apfs.journal.records import Ioctl, Refusal
+from apfs.sysfs.openfile import READY
 from apfs.vfio.uapi import S32, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from apfs.kernel.journal import Journal
-    from apfs.kernel.openfile import OpenFile
+    from apfs.journal.log import Journal
+    from apfs.sysfs.openfile import OpenFile
     from apfs.vfio.uapi import CStruct
 
 

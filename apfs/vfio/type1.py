@@ -10,7 +10,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.request import DONE, Reply, Write
 

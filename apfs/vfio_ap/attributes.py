@@ -6,11 +6,11 @@ import errno
 import re
 from typing import TYPE_CHECKING
 
-from apfs.kernel.bitmap import ap_hex2bitmap
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute
+from apfs.ap.mask import ap_hex2bitmap
+from apfs.errors import KernelError
 from apfs.kernel.kstrtox import kstrtoul
-from apfs.kernel.openfile import PAGE_SIZE
+from apfs.sysfs.entries import Attribute
+from apfs.sysfs.openfile import PAGE_SIZE
 from apfs.vfio_ap.matrix import Matrix, MatrixMdev
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute, Special
+from apfs.errors import KernelError
 from apfs.kernel.kstrtox import kstrtoul
+from apfs.sysfs.entries import Attribute, Special
 from apfs.vfio.device import IRQ_NAMES
 from apfs.vfio.fsm import State
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.ap.drivers import ApDriver
+from apfs.ap.driver import ApDriver
+from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, Bus, Device, Driver, driver_link, emit
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import Attribute, Link
 from apfs.mdev.core import MdevDriver, MdevType
+from apfs.sysfs.entries import Attribute, Link
 from apfs.vfio_ap.matrix import MatrixDevice, MatrixMdev
 
 if TYPE_CHECKING:
     from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
+    from apfs.ap.mask import Mask
     from apfs.ap.qinfo import Qci
     from apfs.ap.queue import ApQueue
-    from apfs.kernel.bitmap import Mask
-    from apfs.kernel.journal import Journal, Keys
-    from apfs.kernel.kobject import Tree
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Keys
     from apfs.mdev.core import Mdev, MdevBus
+    from apfs.sysfs.tree import Tree
     from apfs.vfio.device import VfioCore
 
 MODULE = "vfio_ap"

@@ -11,10 +11,10 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from apfs.ap.mask import NONE, Mask
 from apfs.ap.qinfo import FIELDS, OLDEST, Apqn, Response
-from apfs.kernel.bitmap import NONE, Mask
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import GuestUpdate, Migration, QueuesReset
+from apfs.errors import KernelError
+from apfs.journal.records import GuestUpdate, Migration, QueuesReset
 from apfs.vfio.device import IRQ_CONFIG_CHANGED
 from apfs.vfio.fsm import State, next_state
 from apfs.vfio_ap.migration import MigrationFile, ResumingFile, Row, SavingFile, Target, make_stream, stream_size
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
-    from apfs.ap.drivers import ApDriver
+    from apfs.ap.driver import ApDriver
     from apfs.ap.qinfo import Qci
     from apfs.mdev.core import Mdev
     from apfs.vfio.device import VfioDevice

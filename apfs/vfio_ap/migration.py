@@ -13,13 +13,13 @@ from operator import le
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, Apqn
-from apfs.kernel.errors import KernelError
-from apfs.kernel.openfile import READY
+from apfs.errors import KernelError
+from apfs.sysfs.openfile import READY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from apfs.kernel.bitmap import Mask
+    from apfs.ap.mask import Mask
 
 HEADER = struct.Struct(">i4x")
 ENTRY = struct.Struct(">QH6x")

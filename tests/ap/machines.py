@@ -6,11 +6,11 @@ import errno
 import stat
 from typing import TYPE_CHECKING
 
+from apfs.errors import KernelError
 from apfs.host import Host
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Uevent
-from apfs.scenario import loads
-from apfs.testing import Shell
+from apfs.journal.records import Uevent
+from apfs.scenario.reader import loads
+from apfs.testing.files import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apfs.kernel.kobject import BOTH, READ
+from apfs.sysfs.entries import BOTH, READ
 
 from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, toml
 

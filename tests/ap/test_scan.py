@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.ap.bus import ApBus
-from apfs.ap.machine import CardHardware, Machine
+from apfs.ap.hardware import CardHardware, Machine
+from apfs.ap.mask import Mask
 from apfs.ap.qinfo import Qci, hwinfo_of
-from apfs.kernel.bitmap import Mask
-from apfs.kernel.journal import Journal, Uevent
-from apfs.kernel.kobject import READ, Tree
+from apfs.journal.log import Journal
+from apfs.journal.records import Uevent
+from apfs.sysfs.entries import READ
+from apfs.sysfs.tree import Tree
 
 from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, bits, toml
 

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from apfs.kernel.kobject import BOTH
+from apfs.sysfs.entries import BOTH
 
 from .machines import ALL_ONES, BUS, Box, all_but, bits
 

@@ -19,7 +19,7 @@ import pyfuse3
 
 from apfs.fuse.operations import Operations
 from apfs.host import Host
-from apfs.scenario import loads
+from apfs.scenario.reader import loads
 from tests.bench.servers import MDEV, QUEUE, scenario
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apfs.errors import KernelError
 from apfs.host import Host
-from apfs.kernel.errors import KernelError
-from apfs.scenario import loads
-from apfs.testing import Shell
+from apfs.scenario.reader import loads
+from apfs.testing.files import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import apfs as package
-from apfs.history import KINDS
-from apfs.scenario import gallery
+from apfs.journal.history import KINDS
+from apfs.scenario.reader import gallery
 from tests.conftest import apfs, sh
 
 if TYPE_CHECKING:

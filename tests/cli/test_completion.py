@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from apfs.completion import SHELLS
-from apfs.scenario import gallery
+from apfs.cli.completion import SHELLS
+from apfs.scenario.reader import gallery
 from tests.conftest import TIMEOUT, UUID, apfs
 from tests.tools.conftest import need
 
@@ -97,7 +97,7 @@ def test_mounting_is_not_loaded_for_completion() -> None:
     for words in (("scenario", "show", ""), ("umount", ""), ("exec", "")):
         told = _complete(words, "bash", "-X", "importtime").stderr
         loaded = {line.rpartition("|")[2].strip() for line in told.splitlines()}
-        assert "apfs.completion" in loaded
+        assert "apfs.cli.completion" in loaded
         assert loaded.isdisjoint({"pyfuse3", "trio", "rich", "tomlkit"})
 
 

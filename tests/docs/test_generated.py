@@ -5,8 +5,8 @@ import stat
 import pytest
 
 from apfs.host import Host
-from apfs.scenario import load
-from apfs.testing import Shell
+from apfs.scenario.reader import load
+from apfs.testing.files import Shell
 from docs import generate
 
 

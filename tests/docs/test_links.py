@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from apfs.cli import main
+from apfs.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from apfs import mount_helper
-from apfs.cli import main
+from apfs.cli import mount_helper
+from apfs.cli.main import main
 from docs import generate_man
 from tests.tools.conftest import need
 

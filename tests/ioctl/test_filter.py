@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apfs.ioctl.seccomp import IOCTL_NUMBERS, SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF, program
+from apfs.sandbox.seccomp import IOCTL_NUMBERS, SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF, program
 from apfs.vfio import uapi
 
 PROGRAM = list(struct.iter_unpack("=HBBI", program(uapi.TYPE)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.ioctl.seccomp import IOCTL_NUMBERS
+from apfs.sandbox.seccomp import IOCTL_NUMBERS
 from tests.conftest import TIMEOUT, UUID, apfs
 from tests.ioctl.conftest import HERE, PYTHON, client
 from tests.tools.conftest import inside

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.kobject import READ, WRITE
+from apfs.sysfs.entries import READ, WRITE
 from tests.vfio_ap.hosts import (
     ASSIGN,
     BARE,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.journal import LogLine, Uevent
+from apfs.journal.records import LogLine, Uevent
 from tests.vfio_ap.hosts import BARE, M1, M2, MATRIX, MDEV_DRIVER, TYPE, Bench, refused
 
 PARENT = "/devices/vfio_ap/matrix"

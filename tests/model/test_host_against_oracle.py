@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from apfs.errors import KernelError
 from apfs.host import Host
-from apfs.kernel.errors import KernelError
-from apfs.scenario import loads
-from apfs.testing import Shell
+from apfs.scenario.reader import loads
+from apfs.testing.files import Shell
 
 from .oracle import ALL_NUMBERS, DEFAULT_DRIVER, VFIO_DRIVER, NaiveHost, mask_text
 

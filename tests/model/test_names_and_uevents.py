@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apfs.errors import KernelError
 from apfs.host import Host
-from apfs.kernel.errors import KernelError
-from apfs.scenario import loads
-from apfs.testing import Shell
+from apfs.scenario.reader import loads
+from apfs.testing.files import Shell
 from tests.vfio_ap.hosts import CREATE, M1, M2, MATRIX, MDEV_DRIVER, WORKED
 
 if TYPE_CHECKING:
-    from apfs.kernel.kobject import Stat
+    from apfs.sysfs.entries import Stat
 
 QUEUE = "05.0047"
 STORES = (

@@ -3,9 +3,10 @@
 import pytest
 
 from apfs.host import Host
-from apfs.kernel.journal import Uevent
-from apfs.scenario import DEFAULT, gallery, load
-from apfs.testing import Shell
+from apfs.journal.records import Uevent
+from apfs.scenario.model import DEFAULT
+from apfs.scenario.reader import gallery, load
+from apfs.testing.files import Shell
 
 # A look at every file of these takes too long, and shows nothing that the others do not.
 BIG = {"largest"}

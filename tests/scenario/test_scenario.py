@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from apfs.ap.machine import MasterKeys
+from apfs.ap.hardware import MasterKeys
+from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import Apqn
 from apfs.host import Host
-from apfs.kernel.bitmap import ALL, NONE, Mask
-from apfs.scenario import BusSettings, MdevSpec, Scenario, ScenarioError, load, loads
-from apfs.testing import Shell
+from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
+from apfs.scenario.reader import load, loads
+from apfs.testing.files import Shell
 
 U1 = "11111111-aaaa-4aaa-8aaa-111111111111"
 U2 = "22222222-bbbb-4bbb-8bbb-222222222222"

@@ -6,7 +6,7 @@ from itertools import pairwise, product
 
 import pytest
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.vfio.fsm import NEXT, State, next_state
 
 # What a driver that can only stop and copy has to be able to do.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from apfs.kernel.errors import KernelError
+from apfs.errors import KernelError
 from apfs.vfio.request import Reply, Request
 from apfs.vfio.type1 import Type1
 

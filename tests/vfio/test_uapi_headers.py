@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.ioctl import process, seccomp
+from apfs.sandbox import process, seccomp
 from apfs.vfio import uapi
 from apfs.vfio.device import IRQ_CONFIG_CHANGED, IRQ_REQUEST
 from apfs.vfio.fsm import State

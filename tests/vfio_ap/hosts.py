@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from apfs.history import History, R
+from apfs.errors import KernelError
 from apfs.host import Host
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import GuestUpdate, Interrupt, LogLine, QueuesReset, Record
-from apfs.scenario import loads
-from apfs.testing import Shell
+from apfs.journal.history import History, R
+from apfs.journal.records import GuestUpdate, Interrupt, LogLine, QueuesReset, Record
+from apfs.scenario.reader import loads
+from apfs.testing.files import Shell
 
 MATRIX = "/sys/devices/vfio_ap/matrix"
 TYPE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough"

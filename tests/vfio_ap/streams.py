@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from apfs.kernel.errors import KernelError
-from apfs.kernel.kobject import BOTH
+from apfs.errors import KernelError
+from apfs.sysfs.entries import BOTH
 from apfs.vfio_ap.migration import MigrationFile
 
 from .hosts import M1, Bench

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import QueuesReset
+from apfs.errors import KernelError
+from apfs.journal.records import QueuesReset
 
 from .hosts import BARE, M1, M2, MATRIX, RESERVED, Bench, built, config_text, mask_text, product, refused
 

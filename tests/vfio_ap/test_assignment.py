@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.journal import GuestUpdate, Interrupt, QueuesReset, Record, Uevent
+from apfs.journal.records import GuestUpdate, Interrupt, QueuesReset, Record, Uevent
 
 from .hosts import ASSIGN, BARE, M1, M2, MATRIX, RESERVED, UNASSIGN, WORKED, ZCRYPT_DRIVER, Bench, product, refused
 from .hosts import config_text as config

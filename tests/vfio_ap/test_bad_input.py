@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 
-from apfs.kernel.errors import KernelError
-from apfs.kernel.journal import Refusal
+from apfs.errors import KernelError
+from apfs.journal.records import Refusal
 
 from .hosts import AP_DRIVER, M1, MATRIX, MDEV_DRIVER, TYPE, Bench
 

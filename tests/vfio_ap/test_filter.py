@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.journal import GuestUpdate, QueuesReset, Uevent
+from apfs.journal.records import GuestUpdate, QueuesReset, Uevent
 
 from .hosts import AP_DRIVER, M1, M2, MATRIX, WORKED, Bench, built, config_text, mask_text, product, queue, refused
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.journal import GuestUpdate, Interrupt
+from apfs.journal.records import GuestUpdate, Interrupt
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import Vm
 from apfs.vfio_ap.matrix import MatrixMdev

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apfs.kernel.bitmap import ALL, Mask
-from apfs.kernel.errors import KernelError
+from apfs.ap.mask import ALL, Mask
+from apfs.errors import KernelError
 from apfs.vfio_ap.migration import (
     MigrationFile,
     ResumingFile,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.journal import Migration
+from apfs.journal.records import Migration
 from apfs.vfio.fsm import State
 
 from .hosts import M1, MATRIX, Bench, config_text, product, refused

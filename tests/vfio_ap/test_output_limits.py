@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.kobject import READ
+from apfs.sysfs.entries import READ
 
 from .hosts import BARE, M1, MATRIX, Bench, config_text, product
 

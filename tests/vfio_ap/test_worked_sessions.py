@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.kernel.journal import GuestUpdate
+from apfs.journal.records import GuestUpdate
 
 from .hosts import (
     AP_DRIVER,

@@ -1,0 +1,160 @@
+"""The hardware: crypto cards, their queues, and what hypervisor and operator make available of them.
+
+Nothing here is Linux. The AP bus learns of a change only when it looks: at its next scan, or with the next instruction
+it issues to a queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from apfs.ap.mask import NONE, Mask
+from apfs.ap.qinfo import FIELDS, Apqn, Qci, Response
+
+Environment = Literal["lpar", "zvm", "kvm"]
+
+BS_USABLE, BS_NO_KEY, BS_UNBOUND = 0, 1, 2
+"""Secure execution bind states of a queue: usable, bound without a secret, available for binding."""
+
+OP_MODES = ("FIPS2009", "BSI2009", "FIPS2011", "BSI2011", "SIGG-IMPORT", "SIGG", "BSICC2017", "FIPS2021", "FIPS2024")
+"""EP11 operational modes in bit order."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKeys:
+    """Verification patterns of a domain's current master keys, as hex digits; an empty text if no key is set.
+
+    CCA has `AES`, `APKA` (16 digits) and `ASYM` (32 digits); EP11 has the wrapping key `WK` (64 digits).
+    """
+
+    aes: str = "b072bc5c245aac8a"
+    apka: str = "1c2f3e4d5a6b7988"
+    asym: str = "8f2a6d3c1b0e5f4790a1b2c3d4e5f607"
+    wk: str = "ef490ddfce10b330b86cfe6db2ae2db98d65e8c19d9cb7a1b378dec93e398eb0"
+
+
+@dataclass(slots=True)
+class CardHardware:
+    """One crypto card as the hardware has it."""
+
+    hwinfo: int
+    """TAPQ information word of its queues, unless `queues` says otherwise."""
+    serial: str
+    configured: bool = True
+    checkstopped: bool = False
+    firmware: tuple[int, int] = (5, 8)
+    api_ordinal: int = 6
+    op_modes: tuple[str, ...] = ("FIPS2009", "FIPS2011")
+    master_keys: MasterKeys = field(default_factory=MasterKeys)
+    queues: dict[int, int] = field(default_factory=dict)
+    """Information words of domains that differ from the rest."""
+    associations: dict[int, int] = field(default_factory=dict)
+    """Secret index of domains that are associated (secure execution)."""
+    domain_keys: dict[int, MasterKeys] = field(default_factory=dict)
+    """Master keys of domains that differ from the rest."""
+
+    def word(self, apqi: int) -> int:
+        """Return the information word of a domain's queue."""
+        return self.queues.get(apqi, self.hwinfo)
+
+    def keys(self, apqi: int) -> MasterKeys:
+        """Return the master keys of a domain."""
+        return self.domain_keys.get(apqi, self.master_keys)
+
+
+class Machine:
+    """The AP hardware that one operating system sees."""
+
+    def __init__(self, qci: Qci, environment: Environment = "lpar", *, secure_execution: bool = False) -> None:
+        self._qci = qci
+        self.environment: Environment = environment
+        self.secure_execution = secure_execution
+        self.cards: dict[int, CardHardware] = {}
+        self.failing_resets: dict[Apqn, int] = {}
+        """Response code that the next reset of a queue ends with, once."""
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether AP adapter interrupts can be used: always, but under z/VM."""
+        return self.environment != "zvm"
+
+    @property
+    def sclp_configure(self) -> bool:
+        """Whether the operating system may configure and deconfigure adapters itself: in an LPAR only."""
+        return self.environment == "lpar"
+
+    def qci(self) -> Qci:
+        """Execute PQAP(QCI): the present configuration, with empty masks if the facility is missing."""
+        if self._qci.supported:
+            return self._qci
+        return replace(self._qci, adapters=NONE, domains=NONE, control_domains=NONE, facilities=frozenset())
+
+    def change(
+        self, *, adapters: Mask | None = None, domains: Mask | None = None, control_domains: Mask | None = None
+    ) -> None:
+        """Replace masks of the configuration, as the hypervisor or the operator would."""
+        old = self._qci
+        self._qci = replace(
+            old,
+            adapters=old.adapters if adapters is None else adapters,
+            domains=old.domains if domains is None else domains,
+            control_domains=old.control_domains if control_domains is None else control_domains,
+        )
+
+    @property
+    def configuration(self) -> Qci:
+        """The configuration as it is, whether or not QCI can tell."""
+        return self._qci
+
+    def plug(self, apid: int, card: CardHardware) -> None:
+        """Insert a card and make it available."""
+        self.cards[apid] = card
+        self.change(adapters=self._qci.adapters.with_(apid))
+
+    def unplug(self, apid: int) -> None:
+        """Remove a card."""
+        del self.cards[apid]
+        self.change(adapters=self._qci.adapters.without(apid))
+
+    def domains_of(self, apid: int) -> Mask:
+        """Return the domains of an adapter for which TAPQ gives information, in one step."""
+        card = self.cards.get(apid)
+        if card is None or apid not in self._qci.adapters:
+            return NONE
+        domains = self._qci.domains
+        for apqi, word in card.queues.items():
+            if not word:
+                domains = domains.without(apqi)  # an all-zero word means "no information"
+        return domains if card.hwinfo else domains & Mask.from_numbers(card.queues)
+
+    def tapq(self, apid: int, apqi: int) -> tuple[Response, int]:
+        """Execute PQAP(TAPQ): response code and information word, which is 0 unless the response is a valid one."""
+        if apqi not in self.domains_of(apid):
+            return Response.Q_NOT_AVAIL, 0
+        card = self.cards[apid]
+        if not card.configured:
+            return Response.DECONFIGURED, card.word(apqi)
+        if card.checkstopped:
+            return Response.CHECKSTOPPED, card.word(apqi)
+        return Response.NORMAL, card.word(apqi)
+
+    def zapq_row(self, apid: int, domains: Mask) -> dict[int, int]:
+        """Execute PQAP(ZAPQ) for some domains of an adapter, wait for the ends, return response codes other than 0."""
+        missing = domains - self.domains_of(apid)
+        card = self.cards.get(apid)
+        if card and card.configured and not card.checkstopped and not missing and not self.failing_resets:
+            return {}  # as nearly always
+        bad = {apqi: int(Response.Q_NOT_AVAIL) for apqi in missing}
+        if card and not (card.configured and not card.checkstopped):
+            response = Response.CHECKSTOPPED if card.configured else Response.DECONFIGURED
+            bad |= dict.fromkeys(domains - missing, int(response))
+        for apqn in [apqn for apqn in self.failing_resets if apqn.apid == apid and apqn.apqi in domains]:
+            bad[apqn.apqi] = self.failing_resets.pop(apqn)
+        return {apqi: response for apqi, response in sorted(bad.items()) if response}
+
+    def set_bind_state(self, apid: int, apqi: int, state: int) -> None:
+        """Record the outcome of a secure execution bind, association or reset with F bit, if the card is there."""
+        card = self.cards.get(apid)
+        if card:
+            card.queues[apqi] = FIELDS["bs"].set(card.word(apqi), state)

@@ -1,0 +1,97 @@
+"""What the shell offers at the Tab key beyond commands and options: scenarios, mounts, mediated devices.
+
+Called at every Tab, so nothing slow is imported here, and what cannot be found out is left out without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+from apfs.mounts import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import click
+
+    Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+class _Bash(BashComplete):
+    """Bash inserts what it gets as it is: spaces and the like must be escaped for it. zsh and fish do that."""
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Return one line for the script."""
+        value = re.sub(r"([^\w@%+=:,./-])", r"\\\\\1", item.value)  # the script's `read` takes one backslash away
+        return f"{item.type},{value}"
+
+
+add_completion_class(_Bash)
+
+
+def script(command: click.Command, shell: str) -> str:
+    """Return the text that makes a shell complete `apfs`."""
+    kind = get_completion_class(shell)
+    assert kind is not None, shell  # noqa: S101 -- click has all of SHELLS
+    return kind(command, {}, "apfs", "_APFS_COMPLETE").source()
+
+
+def _matching(items: Iterable[tuple[str, str | None]], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(value, help=text) for value, text in items if value.startswith(incomplete)]
+
+
+def scenarios(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the scenarios of the gallery with what they are for."""
+    import tomllib  # noqa: PLC0415 -- not needed for other completions
+
+    from apfs.scenario.reader import gallery  # noqa: PLC0415
+
+    texts = gallery().items()
+    return _matching(((name, str(tomllib.loads(text)["description"])) for name, text in texts), incomplete)
+
+
+def scenarios_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer scenarios, and files for what cannot be a scenario."""
+    return scenarios(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
+
+
+def directories(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer directories."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the places where an apfs is mounted, and directories for what is none of them."""
+    places = dict.fromkeys(mount.mountpoint for mount in table.mounted() if mount.fstype == table.FSTYPE)
+    return _matching(((place, None) for place in places), incomplete) or directories(ctx, param, incomplete)
+
+
+def mdevs(parameter: str) -> Completer:
+    """Return a completer that offers the mediated devices of the mount that another parameter names."""
+
+    def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = os.listdir(Path(ctx.params.get(parameter) or "", "dev/vfio-ap"))  # noqa: PTH208 -- names are wanted
+        return _matching(((name, None) for name in names), incomplete.lower())
+
+    return complete
+
+
+def commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the commands in PATH for the first word, and files for all others."""
+    if ctx.params.get(param.name or "") or "/" in incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    found: set[str] = set()
+    for directory in os.get_exec_path():
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            found |= {entry.name for entry in entries if entry.name.startswith(incomplete) and entry.is_file()}
+    return [CompletionItem(name) for name in sorted(found)]

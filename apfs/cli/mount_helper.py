@@ -1,0 +1,189 @@
+"""`mount -t fuse.apfs`: the helper that mount(8) runs, and with it fstab(5) and systemd's mount units.
+
+mount(8) runs /sbin/mount.fuse.apfs. Where there is none, mount.fuse3(8) runs `apfs` with the same arguments. Either
+way the exit status becomes that of mount(8), which has numbers of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import click
+
+from apfs import __version__
+from apfs.cli import streams
+
+NAME = "mount.fuse.apfs"
+USAGE, SYSTEM, FAILED = 1, 2, 32
+
+KERNEL = {"ro": "rw", "noexec": "exec", "noatime": "atime", "sync": "async", "dirsync": None}
+"""Options that are handed on to the kernel, and what takes them back; `nosuid` and `nodev` always hold."""
+
+GENERIC = (
+    *("rw", "suid", "nosuid", "dev", "nodev", "exec", "async", "atime", "diratime", "nodiratime", "relatime"),
+    *("norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "silent", "loud"),
+    *("defaults", "auto", "noauto", "nofail", "_netdev", "user", "user=*", "nouser", "users", "nousers"),
+    *("owner", "noowner", "group", "nogroup", "comment=*", "x-*", "X-*"),
+)
+"""Options of any file system, as patterns, that mount(8) or systemd has carried out or that change nothing here."""
+
+_NO_SOURCE = {"none", "apfs"}
+_OPTION = re.compile(r'(?:[^,"]|"[^"]*")+')
+
+
+class OptionError(Exception):
+    """An option that cannot be granted; the message names it and says what to do."""
+
+
+@dataclass(slots=True)
+class Options:
+    """What the text behind -o asks for."""
+
+    scenario: str | None = None
+    server: list[str] = field(default_factory=list)
+    """Options of `apfs mount`."""
+    kernel: set[str] = field(default_factory=set)
+    """Keys of KERNEL."""
+
+
+def parse(text: str, *, sloppy: bool = False) -> Options:
+    """Read mount options: separated by commas, values with a comma in double quotes, the last of a kind counts.
+
+    `OptionError` for what is unknown, unless `sloppy`, and for values that make no sense.
+    """
+    options = Options()
+    for word in _OPTION.findall(text):
+        name, _, value = word.replace('"', "").partition("=")
+        options.kernel = {option for option in options.kernel if KERNEL[option] != word}
+        if name == "scenario" and value:
+            options.scenario = value
+        elif name == "clock" and value in ("real", "manual"):
+            options.server += ["--clock", value]
+        elif word in ("allow_other", "noallow_other"):
+            options.server.append(f"--{word.replace('_', '-').replace('noallow', 'no-allow')}")
+        elif word in KERNEL:
+            options.kernel.add(word)
+        elif word == "remount":
+            raise OptionError(
+                "remount is not possible: umount and mount again; between ro and rw, `mount -i -o remount,ro` changes"
+            )
+        elif name in ("scenario", "clock"):
+            raise OptionError(f"{word}: expected scenario=NAME, scenario=/FILE, clock=real or clock=manual")
+        elif not sloppy and not any(fnmatch.fnmatchcase(word, pattern) for pattern in GENERIC):
+            raise OptionError(
+                f"unknown option {word!r}: apfs has scenario=, clock=, allow_other and noallow_other "
+                "besides the options of any file system"
+            )
+    return options
+
+
+def _escape(text: str) -> str:
+    r"""Write a text so that FUSE finds no further option in it: `a,b` as `a\,b`."""
+    return re.sub(r"([\\,])", r"\\\1", text)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"{NAME}: {message}", err=True)
+    raise SystemExit(status)
+
+
+@click.command(NAME, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name=NAME)
+@click.argument("source")
+@click.argument("mountpoint", type=click.Path())
+@click.option("-o", "options", metavar="OPTIONS", multiple=True, help="Mount options, separated by commas.")
+@click.option("-s", "sloppy", is_flag=True, help="Pass over options that are unknown.")
+@click.option("-f", "fake", is_flag=True, help="Check everything, but do not mount.")
+@click.option("-v", "verbose", is_flag=True, help="Say what was mounted.")
+@click.option("-n", "_no_mtab", is_flag=True, help="No entry in /etc/mtab; there never is one.")
+@click.option("-N", "namespace", metavar="NS", help="Refused: use nsenter(1).")
+@click.option("-t", "_type", metavar="TYPE", help="The type; always fuse.apfs.")
+def command(
+    source: str,
+    mountpoint: str,
+    *,
+    options: tuple[str, ...],
+    sloppy: bool,
+    fake: bool,
+    verbose: bool,
+    _no_mtab: bool,
+    namespace: str | None,
+    _type: str | None,
+) -> None:
+    """Mount an emulated IBM Z host, for mount(8).
+
+    Not to be called by hand, as `apfs mount` is: `mount -t fuse.apfs SOURCE MOUNTPOINT` and lines of fstab(5) run it if
+    it is found as /sbin/mount.fuse.apfs. umount(8) unmounts.
+
+    SOURCE is the name of a scenario (`apfs scenario list`) or, if it has a / or a . in it, the name of a TOML file.
+    It is what findmnt(8) shows. `none` and `apfs` stand for the scenario default; with the option scenario= the source
+    is only shown.
+
+    \b
+    MOUNT OPTIONS
+        scenario=NAME|FILE               the host to emulate
+        clock=real|manual                whether the AP bus scans by itself (real)
+        allow_other, noallow_other       whether other users are let in (if mounted by root)
+        ro, noexec, noatime, sync, dirsync
+                                         as for any file system; ro makes the host one that nobody can change
+        nosuid, nodev                    always hold
+
+    Other options of mount(8) and systemd, such as user, nofail, _netdev and x-systemd.automount, have their usual
+    meaning. Any other option is refused. A value with a comma in it stands in double quotes.
+
+    \b
+    EXAMPLE
+        ln -s "$(command -v mount.fuse.apfs)" /sbin/
+        mount -t fuse.apfs migration-source /mnt/a
+        umount /mnt/a
+        echo 'default /mnt/z fuse.apfs noauto,user,clock=manual 0 0' >> /etc/fstab
+        mount /mnt/z
+
+    \b
+    EXIT STATUS
+         0  mounted
+         1  wrong usage or options
+         2  something is missing: packages, /dev/fuse
+        32  could not be mounted
+    """
+    from apfs.mounts import server, table  # noqa: PLC0415 -- as everywhere, keeps the help fast
+    from apfs.scenario.model import DEFAULT, ScenarioError  # noqa: PLC0415
+    from apfs.scenario.reader import load  # noqa: PLC0415
+
+    if namespace:
+        _fail("-N is not possible: use `nsenter --mount=NAMESPACE mount ...`", USAGE)
+    try:
+        wanted = parse(",".join(options), sloppy=sloppy)
+    except OptionError as error:
+        _fail(str(error), USAGE)
+    scenario = wanted.scenario or (DEFAULT if source in _NO_SOURCE else source)
+    try:
+        server.check_packages()
+        server.check_fuse()
+    except table.MountsError as error:
+        _fail(str(error), SYSTEM)
+    try:
+        load(scenario)
+        server.check_mountpoint(mountpoint)
+        if not fake:
+            fuse = [f"--fuse-option={option}" for option in (f"fsname={_escape(source)}", *sorted(wanted.kernel))]
+            server.start_server(mountpoint, ["--scenario", scenario, *wanted.server, *fuse])
+    except (ScenarioError, table.MountsError) as error:
+        _fail(str(error), FAILED)
+    if verbose:
+        with contextlib.suppress(streams.OutputError):  # mounted is mounted, whether or not that can be told
+            click.echo(f"{NAME}: {source} {'would be ' if fake else ''}mounted on {mountpoint}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the helper with the statuses of mount(8): click's for wrong usage is another one."""
+    streams.prepare()
+    try:
+        command.main(arguments, prog_name=NAME, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(USAGE) from None

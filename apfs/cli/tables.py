@@ -1,0 +1,198 @@
+"""What `apfs status` and `apfs journal` print: a host as tables, a record of its journal as a line.
+
+The console that `console()` makes knows whether there are colours and how wide a line may be.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import product
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
+from apfs.journal.history import parse_record, printable, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+Row = tuple[str, ...]
+
+_ADAPTER, _DOMAIN = 2, 4  # hex digits
+_CARD_COLUMNS = ("card", "type", "mode", "driver", "config", "online", "chkstop", "queues each")
+_MATRIX_COLUMNS = ("uuid", "matrix", "adapters", "domains", "control")
+_NARROWEST, _UNLIMITED = 72, 1_000_000
+
+_BOLD, _GOOD, _ODD, _WRONG = map(Style.parse, ("bold", "green", "yellow", "bold red"))
+_CELLS = {
+    **dict.fromkeys((("config", "0"), ("online", "0"), ("chkstop", "1")), _ODD),
+    **dict.fromkeys((("state", word) for word in ("unbound", "offline", "deconfigured", "check-stopped")), _ODD),
+    **dict.fromkeys((("state", "in use"), ("opened by", "guest"), ("opened by", "program")), _GOOD),
+}
+_TYPES = {"refusal": _WRONG, "crash": _WRONG, "store": _GOOD, "verb": Style.parse("magenta"), "log": _ODD}
+_TYPE_WIDTH, _SEQUENCE_WIDTH = len("interrupt"), 6
+
+
+def console(file: TextIO) -> Console:
+    """Return a console on a file: on a terminal with colours and folded to its width, else plain and never cut.
+
+    A terminal with less than 72 columns has to fold for itself: narrower tables would lose text. A NO_COLOR that is not
+    empty, or `TERM=dumb`, means no escape sequences at all.
+    """
+    return Console(
+        file=file,
+        width=max(shutil.get_terminal_size().columns, _NARROWEST) if file.isatty() else _UNLIMITED,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+
+
+def record(line: str, out: Console) -> str:
+    """Return a line of `ctl/journal` as one for people: number, type, what happened, and for a refusal the reason.
+
+    `ValueError` if it is no record of this version of apfs.
+    """
+    sequence, entry = parse_record(line)
+    what, why = summary(entry)
+    kind, separator = f"{entry.kind:<{_TYPE_WIDTH}}", ": " if why else ""
+    if out.color_system is not None:
+        kind, why = _TYPES.get(entry.kind, Style()).render(kind), _WRONG.render(why)
+    return f"{sequence:>{_SEQUENCE_WIDTH}}  {kind}  {what}{separator}{why}\n"
+
+
+def status(document: dict[str, Any], out: Console) -> str:
+    """Return the content of `ctl/status` as tables. Those that would be empty are left out."""
+    with out.capture() as captured:
+        for title, table in _tables(document):
+            if table.row_count:
+                out.print(title, style=_BOLD)
+                out.print(table)
+                out.print()
+    # Each line of a table is filled up with blanks.
+    lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _tables(document: dict[str, Any]) -> Iterator[tuple[str, Table]]:
+    cards = {int(apid, 16): card for apid, card in document["cards"].items()}
+    mdevs = document["mdevs"]
+    yield "host", _table((), _host(document))
+    yield "cards", _table(_CARD_COLUMNS, _alike((apid, _card(card)) for apid, card in cards.items()))
+    rows = ((apid, row) for apid, card in cards.items() for row in _queues(card))
+    yield "queues", _table(("card", "driver", "state", "domains"), _alike(rows))
+    yield "exceptions", _table(("card", "what", "domains"), _exceptions(document))
+    yield "mediated devices", _table(("uuid", "group", "device", "opened by", "migration"), _mdevs(document))
+    yield "matrices of mediated devices", _table(_MATRIX_COLUMNS, _matrices(mdevs))
+    faults = ((path, fault["errno"], str(fault["accesses"])) for path, fault in document["faults"].items())
+    yield "injected faults", _table(("attribute", "error", "accesses"), faults)
+
+
+def _table(columns: Row, rows: Iterable[Row]) -> Table:
+    table = Table(box=None, show_header=bool(columns), header_style=_BOLD, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        # The last to be folded are UUIDs: half of one cannot be copied.
+        table.add_column(name, overflow="fold", no_wrap=name == "uuid")
+    for row in rows:
+        table.add_row(*(_cell(name, text) for name, text in zip(columns or row, row, strict=True)))
+    return table
+
+
+def _cell(column: str, text: str) -> Text:
+    return Text(", ").join(Text(word, _CELLS.get((column, word), "")) for word in printable(text).split(", "))
+
+
+def _numbers(numbers: Iterable[int], digits: int) -> str:
+    return Mask.from_numbers(numbers).ranges(digits) or "-"
+
+
+def _qci(numbers: Iterable[int] | None, digits: int) -> str:
+    return "not known: the machine has no QCI" if numbers is None else _numbers(numbers, digits)
+
+
+def _host(document: dict[str, Any]) -> Iterator[Row]:
+    bindings, domain = document["bindings"], document["ap_domain"]
+    complete = "complete" if bindings["complete"] else "not complete"
+    clock = "" if document["clock"] == "real" else ", which pass by the console verb tick only"
+    yield "scenario", f"{document['scenario']}, vfio_ap {document['driver']}, apfs {document['apfs']}"
+    yield "scan", f"every {document['config_time']} s{clock}"
+    yield "bindings", f"{bindings['bound']} of {bindings['queues']} queues, {complete}"
+    yield "adapters", _qci(document["adapters"], _ADAPTER)
+    yield "usage domains", _qci(document["usage_domains"], _DOMAIN)
+    yield "control domains", _qci(document["control_domains"], _DOMAIN)
+    yield "default domain", "-" if domain < 0 else f"{domain:04x}"
+    yield "apmask", ap_hex2bitmap(document["apmask"]).ranges(_ADAPTER) or "-"
+    yield "aqmask", ap_hex2bitmap(document["aqmask"]).ranges(_DOMAIN) or "-"
+    yield "modules", " ".join(document["modules"])
+    if document["secure_execution"]:
+        yield "secure execution", "guest: no live migration"
+    if document["kvm"] == "none":
+        yield "kvm", "none: programs cannot open devices"
+
+
+def _alike(rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:
+    """Merge what is the same on several adapters, in the order in which it first occurs."""
+    adapters: dict[Row, Mask] = {}
+    for apid, row in rows:
+        adapters[row] = adapters.get(row, NONE).with_(apid)
+    return ((mask.ranges(_ADAPTER), *row) for row, mask in adapters.items())
+
+
+def _card(card: dict[str, Any]) -> Row:
+    queues = len(card["unbound"]) + sum(map(len, card["drivers"].values()))
+    flags = (str(int(card[flag])) for flag in ("config", "online", "chkstop"))
+    return (card["type"], card["mode"] or "-", card["driver"] or "-", *flags, str(queues))
+
+
+def _queues(card: dict[str, Any]) -> Iterator[Row]:
+    """Yield driver, state and domains of the queues of a card that have these in common."""
+    states = ("in_use", "assigned", "offline", "deconfigured", "checkstopped", "unbound")
+    in_use, assigned, offline, deconfigured, checkstopped, unbound = (Mask.from_numbers(card[name]) for name in states)
+    usable = ~(deconfigured | checkstopped)
+    of_zcrypt = (("online", usable - offline), ("offline", usable & offline), ("", ~usable))
+    of_vfio_ap = (("unassigned", ~assigned), ("assigned", assigned - in_use), ("in use", in_use))
+    of_hardware = (("", usable), ("deconfigured", deconfigured), ("check-stopped", checkstopped))
+    owners = {driver: Mask.from_numbers(domains) for driver, domains in sorted(card["drivers"].items())}
+    for driver, bound in {**owners, "-": unbound}.items():
+        of_driver = {"cex4queue": of_zcrypt, "-": (("unbound", ALL),)}.get(driver, of_vfio_ap)
+        for (state, domains), (condition, affected) in product(of_driver, of_hardware):
+            alike = bound & domains & affected
+            if alike:
+                yield driver, ", ".join(filter(None, (state, condition))), alike.ranges(_DOMAIN)
+
+
+def _exceptions(document: dict[str, Any]) -> Iterator[Row]:
+    """Yield what is special about few queues."""
+    texts = {
+        "overrides": "driver_override {}",
+        "bad_resets": "not passed to guests: last reset ended with response code {}",
+        "failing_resets": "next reset will end with response code {}",
+    }
+    rows: dict[tuple[str, str], Mask] = {}
+    for name, text in texts.items():
+        for apqn, value in document[name].items():
+            apid, _, apqi = apqn.partition(".")
+            row = (apid, text.format(value))
+            rows[row] = rows.get(row, NONE).with_(int(apqi, 16))
+    return ((*row, domains.ranges(_DOMAIN)) for row, domains in rows.items())
+
+
+def _mdevs(document: dict[str, Any]) -> Iterator[Row]:
+    for uuid, mdev in document["mdevs"].items():
+        yield uuid, str(mdev["group"]), mdev["device"], mdev["opener"] or "-", mdev["migration_state"]
+    for uuid in document["unbound_mdevs"]:
+        yield uuid, "-", "-", "-", "unbound"
+
+
+def _matrices(mdevs: dict[str, Any]) -> Iterator[Row]:
+    for uuid, mdev in mdevs.items():
+        for name, label, matrix in ((uuid, "assigned", mdev["matrix"]), ("", "guest", mdev["guest_matrix"])):
+            domains = (_numbers(matrix[axis], _DOMAIN) for axis in ("domains", "control_domains"))
+            yield name, label, _numbers(matrix["adapters"], _ADAPTER), *domains

@@ -1,0 +1,180 @@
+"""The channel between the host and whoever stops processes at their ioctls and looks into their memory.
+
+A FUSE server is not told of VFIO ioctls: their numbers carry no size, so the kernel cannot deliver the struct, and a
+server could not give the caller a new descriptor either. So another process, the supervisor, does that part. It has
+one open file of `/ctl/ioctl`, and for each ioctl
+
+1. writes a request, one JSON object: `cmd`, `arg`, `memory` (hex, what can be read behind the argument),
+   `descriptor`: what the descriptor in the argument refers to, null (not open), "file", "foreign" or the number that
+   the supervisor has given to an eventfd; and `full`, whether the caller can have no further descriptor, for requests
+   in `uapi.NEEDS_ROOM`;
+2. shows which open file the ioctl is for by calling poll(2) on a duplicate of the caller's descriptor, and then, for
+   "file", on one of the other. That is the only request of FUSE that names an open file, says who asks, and needs
+   neither the right to read nor to write;
+3. reads the reply, one JSON object: `value` (negative: an errno), `writes` ([address, hex] pairs), and `file`, null or
+   the name in `/ctl/fds` of a file to open and hand over, with `access` ("r", "w", "rw") and `at`, the address
+   for the descriptor's number, or null if the ioctl returns it. The object is null if the file is no VFIO file.
+
+Without a request, reading gives what is to be done with eventfds, `{"signal": [...], "drop": [...]}`; poll(2) tells
+when there is something. Replies are lines, which may take several reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import select
+from typing import TYPE_CHECKING
+
+from apfs.errors import KernelError
+from apfs.vfio.request import Foreign, IoctlFile, Request
+
+if TYPE_CHECKING:
+    from apfs.sysfs.members import Registry
+    from apfs.sysfs.openfile import OpenFile
+    from apfs.vfio.request import Descriptor, NewFile, Reply
+
+
+class HandedFile:
+    """An open file on its way to a process: it can be opened once, and its entry in `/ctl/fds` goes when it is closed.
+
+    Until then it is in the list of its channel, which closes what nobody has come for.
+    """
+
+    def __init__(self, new: NewFile, registry: Registry[HandedFile]) -> None:
+        self._registry = registry
+        self.file = new.file
+        self.seekable = new.file.seekable
+        self.access = "r" * new.readable + "w" * new.writable
+        self.at = new.at
+        self.name = registry.unique(new.name)
+        registry.add(self.name, self)
+        self._taken = False
+
+    def take(self) -> HandedFile:
+        """Open it; ENXIO the second time, as opening /proc/self/fd/N of an anonymous file does."""
+        if self._taken:
+            raise KernelError(errno.ENXIO, "belongs to the process that got it")
+        self._taken = True
+        return self
+
+    def abandon(self) -> None:
+        """Close it if nobody has opened it."""
+        if not self._taken:
+            self.close()
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Read from the file."""
+        return self.file.read(offset, size)
+
+    def write(self, data: bytes) -> int:
+        """Write to the file."""
+        return self.file.write(data)
+
+    def poll(self) -> int:
+        """Poll the file."""
+        return self.file.poll()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._registry.discard(self.name)
+        self.file.close()
+
+
+class ChannelEventFd:
+    """An eventfd that the supervisor keeps under a number."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel = channel
+        self._number = number
+
+    def signal(self) -> None:
+        """Have the supervisor signal it."""
+        self._channel.to_signal.append(self._number)
+
+    def drop(self) -> None:
+        """Have the supervisor close it."""
+        self._channel.to_drop.append(self._number)
+
+
+class Channel:
+    """One supervisor's open file."""
+
+    seekable = False
+
+    def __init__(self, handed: Registry[HandedFile]) -> None:
+        self._handed = handed
+        self._waiting: list[HandedFile] = []
+        self._request: dict[str, object] | None = None
+        self._shown: list[OpenFile] = []
+        self._line = b""
+        self.to_signal: list[int] = []
+        self.to_drop: list[int] = []
+
+    def write(self, data: bytes) -> int:
+        """Take a request; EINVAL if it is not a JSON object. It forgets the one before."""
+        try:
+            request = json.loads(data)
+        except ValueError as error:
+            raise KernelError(errno.EINVAL, f"not JSON: {error}") from None
+        if not isinstance(request, dict):
+            raise KernelError(errno.EINVAL, "not a JSON object")
+        self._request, self._shown, self._line = request, [], b""
+        for handed in self._waiting:
+            handed.abandon()
+        self._waiting = []
+        return len(data)
+
+    def show(self, file: OpenFile) -> None:
+        """Hear which open file the request is for, then which one its descriptor refers to."""
+        self._shown.append(file.file if isinstance(file, HandedFile) else file)
+
+    def read(self, _offset: int, size: int) -> bytes:
+        """Return the (rest of the) reply or, without a request, what is to be done with eventfds."""
+        if self._request is not None:
+            self._line = _line(self._answer(self._request))
+            self._request = None
+        elif not self._line:
+            self._line = _line({"signal": self.to_signal, "drop": self.to_drop})
+            self.to_signal, self.to_drop = [], []
+        piece, self._line = self._line[:size], self._line[size:]
+        return piece
+
+    def _answer(self, request: dict[str, object]) -> object:
+        if not self._shown or not isinstance(self._shown[0], IoctlFile):
+            return None
+        cmd, arg, memory = request.get("cmd"), request.get("arg"), request.get("memory")
+        if not (isinstance(cmd, int) and isinstance(arg, int) and isinstance(memory, str)):
+            raise KernelError(errno.EINVAL, "a request has cmd, arg and memory")
+        descriptor = self._descriptor(request.get("descriptor"))
+        full = request.get("full") is True
+        return self._report(self._shown[0].ioctl(Request(cmd, arg, bytes.fromhex(memory), descriptor, full)))
+
+    def _descriptor(self, described: object) -> Descriptor | None:
+        if isinstance(described, int):
+            return ChannelEventFd(self, described)
+        if described == "file" and len(self._shown) > 1:
+            return self._shown[1]
+        return None if described is None else Foreign()
+
+    def _report(self, reply: Reply) -> object:
+        file = None
+        if reply.file is not None:
+            handed = HandedFile(reply.file, self._handed)
+            self._waiting.append(handed)
+            file = {"name": handed.name, "access": handed.access, "at": handed.at}
+        writes = [[write.address, write.data.hex()] for write in reply.writes]
+        return {"value": reply.value, "writes": writes, "file": file}
+
+    def poll(self) -> int:
+        """Report whether something is to be done with eventfds."""
+        return select.POLLIN | select.POLLRDNORM if self.to_signal or self.to_drop else 0
+
+    def close(self) -> None:
+        """End: what the last reply offered is closed if it was not taken."""
+        for handed in self._waiting:
+            handed.abandon()
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"

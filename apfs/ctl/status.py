@@ -1,0 +1,112 @@
+"""`ctl/status`: the state of the host as one JSON object."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from apfs import __version__
+from apfs.ap.mask import NONE, Mask
+from apfs.ap.qinfo import Apqn, card_name
+from apfs.errors import KernelError
+from apfs.vfio_ap.attributes import matrix_mdev
+from apfs.vfio_ap.client import Vm
+
+if TYPE_CHECKING:
+    from apfs.ap.card import ApCard
+    from apfs.host import Host
+    from apfs.vfio_ap.matrix import Matrix, MatrixMdev
+
+
+def _matrix(matrix: Matrix) -> dict[str, list[int]]:
+    return {"adapters": list(matrix.apm), "domains": list(matrix.aqm), "control_domains": list(matrix.adm)}
+
+
+def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
+    """Return a card and its queues; `assigned` and `in_use` are what mediated devices and guests have of it."""
+    usable = card.queue_config - card.queue_chkstop
+    to_vfio = card.all_bound() - card.zcrypt_bound()
+    return {
+        "type": card_name(card.hwtype, card.hwinfo),
+        "mode": card.mode,
+        "driver": card.driver.name if card.driver else None,
+        "hwinfo": f"{card.hwinfo:016x}",
+        "config": card.config,
+        "online": card.online and card.usable,
+        "chkstop": card.chkstop,
+        "drivers": {driver.name: list(domains) for driver, domains in card.bound.items() if domains},
+        "unbound": list(card.queues - card.all_bound()),
+        "assigned": list(to_vfio & assigned),
+        "in_use": list(to_vfio & in_use),
+        "offline": list(card.zcrypt_bound() - (card.queue_online & usable)),
+        "deconfigured": list(card.queues - card.queue_config),
+        "checkstopped": list(card.queue_chkstop),
+    }
+
+
+def _cards(host: Host, mdevs: list[MatrixMdev]) -> dict[str, dict[str, object]]:
+    assigned, in_use = defaultdict[int, Mask](Mask), defaultdict[int, Mask](Mask)
+    for mdev in mdevs:
+        for apid in mdev.matrix.apm:
+            assigned[apid] |= mdev.matrix.aqm
+        for apid in mdev.shadow.apm if mdev.vm is not None else NONE:
+            in_use[apid] |= mdev.shadow.aqm
+    cards = sorted(host.ap_bus.cards.items())
+    return {f"{apid:02x}": _card(card, assigned[apid], in_use[apid]) for apid, card in cards}
+
+
+def _mdev(mdev: MatrixMdev) -> dict[str, object]:
+    group = mdev.vdev.group
+    opener = "program" if group.opener is not None or mdev.vdev.in_use else None
+    return {
+        "group": group.number,
+        "device": f"vfio{mdev.vdev.index}",
+        "opener": "guest" if isinstance(group.opener, Vm) else opener,
+        "guest": mdev.vm is not None,
+        "migration_state": mdev.state.name,
+        "matrix": _matrix(mdev.matrix),
+        "guest_matrix": _matrix(mdev.shadow),
+    }
+
+
+def status(host: Host) -> str:
+    """Return the state of the host as one JSON object: masks, cards, queues, mediated devices, faults, modules."""
+    bus = host.ap_bus
+    supported = host.machine.configuration.supported
+    bound, queues, complete = bus.bindings()
+    devices = {mdev.uuid: matrix_mdev(mdev) for mdev in host.mdev_bus.mdevs}
+    mdevs = {uuid: mdev for uuid, mdev in devices.items() if mdev}
+    bad_resets = host.vfio_ap.driver.matrix_dev.bad_resets if host.vfio_ap else {}
+    document = {
+        "apfs": __version__,
+        "scenario": host.scenario.name,
+        "driver": host.scenario.driver,
+        "secure_execution": host.machine.secure_execution,
+        "clock": host.clock,
+        "config_time": bus.config_time,
+        "kvm": host.vfio.kvm,
+        "bindings": {"bound": bound, "queues": queues, "complete": complete},
+        "ap_domain": bus.default_domain,
+        "adapters": list(bus.qci.adapters) if supported else None,
+        "usage_domains": list(bus.qci.domains) if supported else None,
+        "control_domains": list(bus.qci.control_domains) if supported else None,
+        "apmask": bus.apmask.hex256(),
+        "aqmask": bus.aqmask.hex256(),
+        "cards": _cards(host, list(mdevs.values())),
+        "overrides": {
+            str(Apqn(apid, apqi)): name
+            for apid, card in sorted(bus.cards.items())
+            for apqi, name in sorted(card.overrides.items())
+        },
+        "bad_resets": {str(apqn): response for apqn, response in sorted(bad_resets.items())},
+        "failing_resets": {str(apqn): response for apqn, response in sorted(host.machine.failing_resets.items())},
+        "faults": {
+            path: {"errno": KernelError(number, path).name, "accesses": accesses}
+            for path, (number, accesses) in host.tree.faults.items()
+        },
+        "mdevs": {uuid: _mdev(mdev) for uuid, mdev in mdevs.items()},
+        "unbound_mdevs": [uuid for uuid in devices if uuid not in mdevs],
+        "modules": {module.name: {"refcnt": module.refcount} for module in host.modules.values() if module.loaded},
+    }
+    return json.dumps(document, indent=1) + "\n"

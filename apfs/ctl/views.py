@@ -1,0 +1,91 @@
+"""`ctl/kmsg`, `ctl/uevents` and `ctl/journal`: the journal as growing files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import select
+from typing import TYPE_CHECKING
+
+from apfs.errors import KernelError
+from apfs.journal.records import LogLine, Uevent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.journal.log import Journal
+    from apfs.journal.records import Record
+
+_RECORDS = 500
+"""Records that a view of the journal turns into text at once; they take some milliseconds."""
+
+
+class JournalFile:
+    """An open view of the journal: grows while it is open, and poll says when there is more to read."""
+
+    seekable = True
+
+    def __init__(self, source: Journal, render: Callable[[Journal, list[tuple[int, Record]]], str]) -> None:
+        self._journal = source
+        self._render = render
+        self._restart()
+
+    def _restart(self) -> None:
+        self._text = b""
+        self._start = 0
+        """Offset of the text that is kept: what was read before is not."""
+        self._end = 0
+        """Offset behind what was read last."""
+        self._seen = 0
+        """The last record that is part of the text."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a part of the text; from offset 0 on, and for what was read before, it is made anew."""
+        if offset == 0 or offset < self._start:
+            self._restart()
+        wanted = offset + size - self._start
+        while len(self._text) < wanted and self._seen < self._journal.last:
+            # No more than is asked for: making all of a full journal would keep everybody waiting for seconds.
+            records = self._journal.since(self._seen, _RECORDS)
+            self._text += self._render(self._journal, records).encode()
+            self._seen = records[-1][0]
+        skipped = min(offset - self._start, len(self._text))
+        self._text = self._text[skipped:]
+        self._start += skipped
+        piece = self._text[offset - self._start :][:size]
+        self._end = self._start + len(piece)
+        return piece
+
+    def write(self, _data: bytes) -> int:
+        """Refuse with EBADF: the mode lets nobody open it for writing."""
+        raise KernelError(errno.EBADF, "read-only")
+
+    def poll(self) -> int:
+        """Report whether there is something behind what was read last."""
+        more = self._journal.last > self._seen or self._start + len(self._text) > self._end
+        return select.POLLIN | select.POLLRDNORM if more else 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:
+    """Return the kernel log, one line per line."""
+    return "".join(f"{record.text}\n" for _, record in records if isinstance(record, LogLine))
+
+
+def uevents(journal: Journal, records: list[tuple[int, Record]]) -> str:
+    """Return the events, each as the `action@devpath` line and the keys that the kernel sends, and an empty line."""
+    events = [(journal.uevents_until(number), record) for number, record in records if isinstance(record, Uevent)]
+    blocks = []
+    for sequence, record in events:
+        keys = (*record.environment(), ("SEQNUM", str(sequence)))
+        # APMASK ends with a newline on the wire, which would end the block here.
+        lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)
+        blocks.append(f"{record.action}@{record.devpath}\n{lines}\n")
+    return "".join(blocks)
+
+
+def journal(_journal: Journal, records: list[tuple[int, Record]]) -> str:
+    """Return everything that happened, one JSON object per line."""
+    return "".join(f"{json.dumps({'seq': sequence} | record.as_dict())}\n" for sequence, record in records)

@@ -1,1 +1,0 @@
-"""Serving the ioctls of unmodified programs, outside of the core: seccomp notification, memory of processes."""

@@ -1,0 +1,140 @@
+"""What can happen on a host: frozen records, one class for each kind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+Keys = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Base of all records."""
+
+    kind: ClassVar[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record's fields as JSON-able values, `type` first."""
+        return {"type": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Record):
+    """A write to an attribute that succeeded."""
+
+    kind = "store"
+    path: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Record):
+    """A request that was refused, with the errno that the caller got and the reason that sysfs cannot tell."""
+
+    kind = "refusal"
+    operation: str
+    path: str
+    data: str
+    errno: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uevent(Record):
+    """An event as the kernel multicasts it (kobject_uevent_env). `keys` exclude ACTION, DEVPATH and SUBSYSTEM."""
+
+    kind = "uevent"
+    action: str
+    devpath: str
+    subsystem: str
+    keys: Keys
+
+    def environment(self) -> Keys:
+        """Return all keys in wire order, without SEQNUM, which whoever sends the event knows."""
+        head = (("ACTION", self.action), ("DEVPATH", self.devpath), ("SUBSYSTEM", self.subsystem))
+        return head + self.keys
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields with the keys as an object."""
+        return {
+            "type": self.kind,
+            "action": self.action,
+            "devpath": self.devpath,
+            "subsystem": self.subsystem,
+            "keys": dict(self.keys),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine(Record):
+    """A line of the kernel log. `level` is the printk level name (`err`, `warn`, `notice`, `info`, `debug`)."""
+
+    kind = "log"
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestUpdate(Record):
+    """The AP resources that a running guest sees were programmed anew (kvm_arch_crypto_set_masks); masks as hex."""
+
+    kind = "guest"
+    mdev: str
+    adapters: str
+    domains: str
+    control_domains: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt(Record):
+    """A VFIO interrupt (eventfd) of a mediated device was signalled: `request` or `config_changed`."""
+
+    kind = "interrupt"
+    mdev: str
+    irq: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ioctl(Record):
+    """A VFIO or iommufd ioctl that succeeded; one that failed is a `Refusal` with the operation `ioctl`."""
+
+    kind = "ioctl"
+    path: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuesReset(Record):
+    """Queues were zeroized by the vfio_ap driver; `failed` maps an APQN to a response code other than zero."""
+
+    kind = "reset"
+    count: int
+    failed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration(Record):
+    """A migration state arc of a mediated device was completed."""
+
+    kind = "migration"
+    mdev: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Record):
+    """A console verb was given; what it did, or why it was refused, follows."""
+
+    kind = "verb"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crash(Record):
+    """A defect of the emulation itself: an unexpected exception, answered with EIO."""
+
+    kind = "crash"
+    operation: str
+    traceback: str

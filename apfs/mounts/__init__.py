@@ -1,0 +1,1 @@
+"""Mounts from the outside: what is mounted, what a server needs, and hosts asked through their files."""

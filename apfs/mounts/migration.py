@@ -1,0 +1,227 @@
+"""What `apfs migrate` does: drive two mounts as a VMM drives two hosts, or say beforehand what would happen.
+
+Works on mounts only through their files, like any other program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from apfs.ap.qinfo import CARD_HWINFO_MASK, Apqn
+from apfs.mounts import monitor, table
+from apfs.vfio_ap.migration import check_count, compatible, differences
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+class NotPossibleError(Exception):
+    """The question makes no sense here: not a mount, no such device, no guest. The message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason why the target would refuse: about a queue (None: about all of them) and a characteristic."""
+
+    queue: str | None
+    characteristic: str
+    source: str
+    target: str
+
+
+@dataclass(slots=True)
+class Check:
+    """The answer of `apfs migrate --check`."""
+
+    uuid: str
+    findings: list[Finding] = field(default_factory=list)
+    errno: str | None = None
+    """Error that the driver would give for the stream, sent in one write."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the target would accept."""
+        return not self.findings
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        findings = [asdict(finding) for finding in self.findings]
+        return {"uuid": self.uuid, "compatible": self.ok, "errno": self.errno, "findings": findings}
+
+    def text(self) -> str:
+        """Return a table for people."""
+        if self.ok:
+            return f"{self.uuid}: compatible"
+        from rich.console import Console  # noqa: PLC0415 -- slow to import
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table("queue", "characteristic", "source", "target", box=None)
+        for finding in self.findings:
+            table.add_row(finding.queue or "all", finding.characteristic, finding.source, finding.target)
+        console = Console(highlight=False, width=100)
+        with console.capture() as captured:
+            console.print(table)
+        return f"{captured.get()}{self.uuid}: not compatible, the target would answer {self.errno}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The result of `apfs migrate`."""
+
+    uuid: str
+    ok: bool
+    stream: int
+    """Bytes of the stream."""
+    error: str | None = None
+    log: list[str] = field(default_factory=list)
+    """What the target's kernel logged."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return what happened, for people."""
+        if self.ok:
+            return f"{self.uuid}: migrated, {self.stream} bytes"
+        headline = f"{self.uuid}: not migrated: {self.error}"
+        return "\n".join([headline, *(f"  {line}" for line in self.log)])
+
+
+def _status(mount: Path) -> dict[str, Any]:
+    try:
+        status: dict[str, Any] = json.loads(monitor.status(str(mount)))
+    except table.MountsError as error:
+        raise NotPossibleError(str(error)) from None
+    return status
+
+
+def _other_host(source: Path, target: Path) -> None:
+    if source.samefile(target):
+        raise NotPossibleError("source and target are the same host")
+
+
+def _mdev(mount: Path, status: dict[str, Any], uuid: str) -> dict[str, Any]:
+    mdev: dict[str, Any] | None = status["mdevs"].get(uuid)
+    if mdev is None:
+        raise NotPossibleError(f"{mount} has no mediated device {uuid}: create it with the same UUID")
+    return mdev
+
+
+def _queues(status: dict[str, Any], mdev: dict[str, Any]) -> dict[Apqn, int | None]:
+    """Return the queues of the guest matrix with their hardware information, None where there is no queue device."""
+    queues: dict[Apqn, int | None] = {}
+    for apid in mdev["guest_matrix"]["adapters"]:
+        card = status["cards"].get(f"{apid:02x}", {"drivers": {}})
+        bound = set(card["drivers"].get("vfio_ap", ()))
+        for apqi in mdev["guest_matrix"]["domains"]:
+            queues[Apqn(apid, apqi)] = int(card["hwinfo"], 16) & CARD_HWINFO_MASK if apqi in bound else None
+    return queues
+
+
+def check(source: Path, target: Path, uuid: str) -> Check:
+    """Compare the guest matrices of a device on two hosts without touching anything."""
+    statuses = _status(source), _status(target)
+    _other_host(source, target)
+    ours, theirs = (
+        _queues(status, _mdev(mount, status, uuid)) for mount, status in zip((source, target), statuses, strict=True)
+    )
+    report = Check(uuid)
+    for name, status in zip(("source", "target"), statuses, strict=True):
+        if status["secure_execution"]:
+            values = ("yes", "-") if name == "source" else ("-", "yes")
+            report.findings.append(Finding(None, "secure execution host", *values))
+            report.errno = report.errno or "EPERM"
+    if check_count(len(ours), len(theirs)).errno:
+        report.findings.append(Finding(None, "number of queues", str(len(ours)), str(len(theirs))))
+        # More queues than the target has room for do not even get as far as the comparison of the numbers.
+        report.errno = report.errno or ("EIO" if len(ours) > len(theirs) else "ENODEV")
+    for apqn, word in ours.items():
+        if word is not None and theirs.get(apqn) is None:
+            report.findings.append(Finding(str(apqn), "queue", "present", "missing"))
+            report.errno = report.errno or "ENODEV"
+    for apqn, word in ours.items():
+        other = theirs.get(apqn)
+        if word is not None and other is not None and not compatible(word, other):
+            report.findings += [
+                Finding(str(apqn), difference.characteristic, difference.source, difference.target)
+                for difference in differences(word, other)
+                if difference.source != difference.target
+            ]
+            report.errno = report.errno or "EFAULT"
+    return report
+
+
+def migrate(source: Path, target: Path, uuid: str) -> Outcome:
+    """Move a guest from one host to the other; if the target refuses, it goes on where it was."""
+    if not _mdev(source, _status(source), uuid)["guest"]:
+        raise NotPossibleError(f"{source} has no guest running with {uuid}: write 1 to dev/vfio-ap/{uuid}/guest")
+    opened = _mdev(target, _status(target), uuid)["guest"]
+    _other_host(source, target)
+    ours, theirs = (mount / "dev/vfio-ap" / uuid for mount in (source, target))
+    kmsg = target / "ctl/kmsg"
+    before = len(kmsg.read_text().splitlines())
+    size = 0
+    try:
+        if not opened:
+            _write(theirs / "guest", b"1")
+        _write(theirs / "migration_state", b"STOP")  # ends a session that somebody left, with what was sent in it
+        _write(theirs / "migration_state", b"RESUMING")
+        _write(ours / "migration_state", b"STOP")
+        _write(ours / "migration_state", b"STOP_COPY")
+        stream = _read(ours / "data_stream")
+        size = len(stream)
+        _write(theirs / "data_stream", stream)
+        _write(theirs / "migration_state", b"RUNNING")
+    except OSError as error:
+        log = kmsg.read_text().splitlines()[before:]
+        _write_if_possible(ours / "migration_state", b"RUNNING")
+        _write_if_possible(theirs / "migration_state", b"RUNNING")
+        if not opened:
+            _write_if_possible(theirs / "guest", b"0")
+        what = f"{error.strerror} ({error.filename}); the guest goes on running on the source"
+        return Outcome(uuid, ok=False, stream=size, error=what, log=log)
+    # From here on the guest runs on the target, and nothing may start it on the source again.
+    try:
+        _write(ours / "migration_state", b"STOP")
+        _write(ours / "guest", b"0")
+    except OSError as error:
+        what = f"{error.strerror} ({error.filename}); the guest runs on the target, but the source still has it open"
+        return Outcome(uuid, ok=False, stream=size, error=what)
+    return Outcome(uuid, ok=True, stream=size)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write once, without the second try that closing a buffered file makes of a refused write.
+
+    Boundaries between the pieces of a stream mean nothing to the driver.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        for start in range(0, len(data), _CHUNK):
+            os.write(descriptor, data[start : start + _CHUNK])
+    except OSError as error:
+        error.filename = str(path)  # an error of write(2) comes without a name
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_if_possible(path: Path, data: bytes) -> None:
+    """Undo a step that may not have been done."""
+    with contextlib.suppress(OSError):
+        _write(path, data)
+
+
+def _read(path: Path) -> bytes:
+    pieces = []
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_CHUNK):
+            pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,144 @@
+"""Looking at a mounted host from outside: its status, and its journal while it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import signal
+import sys
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from apfs.journal.log import CAPACITY
+from apfs.mounts import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def _reading(mountpoint: str) -> Iterator[None]:
+    """Say what it means for the mount when a file of it cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise table.gone(mountpoint, error) from None
+
+
+def _open(mountpoint: str, name: str) -> BinaryIO:
+    """Open a file of `ctl`, unbuffered. `MountsError` with status 2 if there is no host to look at."""
+    table.check_answers(mountpoint)
+    with _reading(mountpoint):
+        return (Path(mountpoint) / "ctl" / name).open("rb", buffering=0)
+
+
+def status(mountpoint: str) -> str:
+    """Return the content of `ctl/status`. `MountsError` if there is no host to look at."""
+    with _open(mountpoint, "status") as file, _reading(mountpoint):
+        return file.read().decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record of the journal."""
+
+    line: str
+    """As it stands in the journal, without the newline."""
+    dropped: int
+    """How many records before it were dropped by the host and are no longer to be had."""
+
+
+class Entries:
+    """Takes the bytes of a journal, in pieces of any size, and gives its records."""
+
+    def __init__(self, types: Collection[str] = ()) -> None:
+        """Give only records of these types; of all types if none is named."""
+        self._types = types
+        self._rest = b""
+        self._last = 0
+        self.dropped = 0
+        """Records that were dropped since the last one that was given."""
+
+    def of(self, piece: bytes) -> Iterator[Entry]:
+        """Yield the records that this piece completes."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            fields = json.loads(line)
+            self.dropped += fields["seq"] - self._last - 1
+            self._last = fields["seq"]
+            if not self._types or fields["type"] in self._types:
+                yield Entry(line.decode(), self.dropped)
+                self.dropped = 0
+
+
+class JournalReader:
+    """An open journal. `MountsError` if there is no host, or when it is gone."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self._mountpoint = mountpoint
+        self._file = _open(mountpoint, "journal")
+        self._device = os.fstat(self._file.fileno()).st_dev
+        # The kernel reports each change of the mount table to whoever polls this file.
+        self._table = Path("/proc/self/mountinfo").open("rb", buffering=0)  # noqa: SIM115 -- as long as this object
+
+    def new(self) -> Iterator[bytes]:
+        """Yield what the journal has now and was not read before, in pieces."""
+        while piece := self._read():
+            yield piece
+
+    def _read(self) -> bytes:
+        with _reading(self._mountpoint):
+            return self._file.read(_CHUNK)
+
+    def wait(self, output: int) -> bool:
+        """Sleep until there may be more to read; False if nobody reads what is written to descriptor `output`."""
+        poller = select.poll()
+        poller.register(self._file, select.POLLIN)
+        poller.register(self._table, select.POLLPRI)
+        poller.register(output, 0)
+        ready = dict(poller.poll())
+        if self._table.fileno() in ready and not table.is_mounted(self._device):
+            raise table.MountsError(f"{self._mountpoint} was unmounted")
+        return output not in ready
+
+
+def print_journal(
+    mountpoint: str, render: Callable[[str], str], *, types: Collection[str], lines: int | None, follow: bool
+) -> None:
+    """Print the last `lines` records (None: all) as `render` makes them of lines of the journal, and perhaps go on.
+
+    `MountsError` if there is no host, or when it is gone. Ends by SIGPIPE when nobody reads what is printed.
+    """
+    reader, records = JournalReader(mountpoint), Entries(types)
+
+    def new() -> Iterator[Entry]:
+        return itertools.chain.from_iterable(map(records.of, reader.new()))
+
+    _print(new() if lines is None else deque(new(), lines), render)
+    if records.dropped and lines != 0:
+        _tell_dropped(records.dropped)
+    records.dropped = 0
+    while follow:
+        if not reader.wait(sys.stdout.fileno()):
+            signal.raise_signal(signal.SIGPIPE)
+        _print(new(), render)
+
+
+def _print(entries: Iterable[Entry], render: Callable[[str], str]) -> None:
+    for entry in entries:
+        if entry.dropped:
+            sys.stdout.flush()
+            _tell_dropped(entry.dropped)
+        sys.stdout.write(render(entry.line))
+    sys.stdout.flush()
+
+
+def _tell_dropped(count: int) -> None:
+    sys.stderr.write(f"apfs: the journal has dropped {count:,} records before this: it keeps the newest {CAPACITY:,}\n")

@@ -1,0 +1,156 @@
+"""Starting servers, and the checks before."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from apfs.mounts import environment
+from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PYTHON = (sys.executable, "-P")
+"""The interpreter for processes of our own: without modules of the current directory, in which others may write, or in
+which a checkout named `apfs` may hide the package."""
+
+READY = b"ready"
+"""What a server writes to its --ready-fd when its mount can be used."""
+
+INSTALL_HINT = (
+    "install them with `pip install 'apfs[mount]'` "
+    "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
+)
+
+
+def check_mountpoint(mountpoint: str) -> None:
+    """Make sure that a file system can be mounted there; clear a dead apfs away. `MountsError` if not."""
+    if is_apfs(mountpoint):
+        if not is_dead(mountpoint):
+            raise MountsError(f"{mountpoint} has an apfs mounted already: `apfs umount {mountpoint}` first")
+        unmount(mountpoint)
+    if not os.path.lexists(mountpoint):
+        raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {mountpoint}`")
+    if not Path(mountpoint).is_dir():
+        raise MountsError(f"mount point {mountpoint} is not a directory")
+
+
+def check_packages() -> None:
+    """Make sure that what the extra `mount` installs is there. `MountsError` if not."""
+    missing = [name for name in ("pyfuse3", "trio") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MountsError(f"mounting needs {' and '.join(missing)}: {INSTALL_HINT}")
+
+
+def check_fuse() -> None:
+    """Make sure that this process may use FUSE. `MountsError`, with all that is missing, if not."""
+    facts = environment.look()
+    if environment.module_problems(facts) + environment.device_problems(facts) + environment.helper_problems(facts):
+        raise MountsError("; ".join(map(str, environment.mount_problems(facts))))
+
+
+def start_server(mountpoint: str, options: list[str], lifeline: int | None = None) -> subprocess.Popen[bytes]:
+    """Start `apfs mount --foreground` in a session of its own and return it when the mount answers.
+
+    For programs that live on, which may have threads: it is a new interpreter. `lifeline` is the reading end of a pipe:
+    when its other end is closed, the server ends. `MountsError` with the server's message and status if it gave up.
+    """
+    mountpoint = absolute(mountpoint)
+    ready, writer = os.pipe()
+    inherited = [writer, *([] if lifeline is None else [lifeline])]
+    command = [*PYTHON, "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
+    command += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
+    server = subprocess.Popen(
+        [*command, *options, "--", mountpoint],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=inherited,
+        start_new_session=True,
+    )
+    os.close(writer)
+    _wait_until_it_answers(mountpoint, ready, lambda: (server.communicate()[1], server.returncode))
+    return server
+
+
+def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
+    """Let a child `serve` in a session of its own, as a daemon, and return when the mount answers.
+
+    For commands, which have no threads and are done then. `serve` gets the descriptor to write READY to, and keeps no
+    other but the standard streams; the child ends with it. `MountsError` with the child's last words and status if it
+    gave up.
+    """
+    mountpoint = absolute(mountpoint)
+    ready, ready_writer = os.pipe()
+    errors, errors_writer = os.pipe()
+    gc.freeze()  # looking for garbage, at this process's end at the latest, would copy pages: 13 ms
+    child = os.fork()
+    if child == 0:
+        _end_with(lambda: _become_server(ready_writer, errors_writer, serve))
+    os.close(ready_writer)
+    os.close(errors_writer)
+    with os.fdopen(errors, "rb") as output:
+        _wait_until_it_answers(
+            mountpoint, ready, lambda: (output.read(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        )
+
+
+def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> None:
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream, target in enumerate((null, null, errors)):
+        os.dup2(target, stream)
+    close_others(ready)
+    serve(ready)
+
+
+def _end_with(run: Callable[[], None]) -> NoReturn:
+    """Run what is left to do in this process, and end it as the interpreter would, but with nothing of its caller's.
+
+    Whoever forked, a command or a program that calls one, has `finally` clauses and exit handlers, which are the
+    parent's: they may remove what the server uses, or do twice what is to be done once.
+    """
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            status = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)  # noqa: T201 -- as the interpreter does
+    except BaseException:  # noqa: BLE001 -- it ends here
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def close_others(keep: int) -> None:
+    """Close, in a child that runs on without exec, all descriptors but the standard streams and one."""
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor != keep:  # noqa: PLR2004 -- standard streams
+            with contextlib.suppress(OSError):  # that of the directory itself is closed already
+                os.close(descriptor)
+
+
+def _wait_until_it_answers(mountpoint: str, ready: int, end: Callable[[], tuple[bytes, int]]) -> None:
+    """Wait for READY; if a server ended without, `end` returns what it said and its status."""
+    with os.fdopen(ready, "rb") as pipe:
+        said = pipe.read()
+    if said != READY:
+        output, status = end()
+        lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+        # What the mount helper said stands before what the server made of it.
+        said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
+        raise MountsError(said_last or f"the server ended with status {status}", status if status > 0 else 1)
+    Path(mountpoint, "sys").stat()

@@ -1,0 +1,141 @@
+"""Mounts from the outside: what is mounted where, is it alive, and how to get rid of it.
+
+Never call these from a server on its own mount: it would wait for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+FSTYPE = "fuse.apfs"
+_LINKS = 40
+"""How many links Linux follows in a row."""
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class MountsError(Exception):
+    """Something about a mount that the user must know; the message says what to do, `status` is for exit."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of /proc/self/mountinfo, as far as it matters."""
+
+    mountpoint: str
+    fstype: str
+
+
+def _unescape(field: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
+
+
+def mounted() -> list[Mount]:
+    """Return all mounts that this process sees, in the order in which they were made."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        head, _, tail = line.partition(" - ")
+        mounts.append(Mount(_unescape(head.split()[4]), tail.split()[0]))
+    return mounts
+
+
+def is_apfs(mountpoint: str) -> bool:
+    """Whether the topmost mount at exactly this path is an apfs, dead or alive."""
+    path = absolute(mountpoint)
+    at_path = [mount for mount in mounted() if mount.mountpoint == path]
+    return bool(at_path) and at_path[-1].fstype == FSTYPE
+
+
+def absolute(path: str) -> str:
+    """Return the path as mountinfo has it: absolute and without links, but not asking the mount itself anything.
+
+    `MountsError` with status 2 if it leads in circles, and for a relative one if the current directory is gone.
+    """
+    if not path.startswith("/"):
+        try:
+            path = f"{Path.cwd()}/{path}"
+        except FileNotFoundError:
+            raise MountsError("the current directory does not exist any more: `cd` to one that does", 2) from None
+    for _ in range(_LINKS):
+        parent, name = os.path.split(os.path.normpath(path))
+        try:
+            place = Path(parent).resolve() / name
+        except (OSError, RuntimeError):
+            break
+        try:
+            path = str(place.parent / place.readlink())  # of a mount point the kernel itself knows that it is no link
+        except OSError:
+            return str(place)
+    raise MountsError(f"{path}: too many levels of symbolic links", 2)
+
+
+def is_dead(mountpoint: str) -> bool:
+    """Whether the server of a mount is gone."""
+    try:
+        os.statvfs(mountpoint)  # stat(2) may be answered by the kernel from memory
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def is_mounted(device: int) -> bool:
+    """Whether a file system, by the `st_dev` of its files, is mounted anywhere."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    return any(line.split()[2] == number for line in lines)
+
+
+def check_answers(mountpoint: str) -> None:
+    """Make sure that an apfs answers at a path. `MountsError` with status 2 if not."""
+    place = absolute(mountpoint)
+    if not is_apfs(place):
+        make = "" if os.path.lexists(mountpoint) else f"mkdir -p {mountpoint} && "
+        what = "is not an apfs mount" if os.path.lexists(mountpoint) else "does not exist"
+        raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {mountpoint}` first", 2)
+    if is_dead(place):
+        raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {mountpoint}` and mount again", 2)
+    try:
+        Path(place, "ctl").stat()
+    except PermissionError:
+        advice = "be that user, or have it mounted with --allow-other"
+        raise MountsError(f"{mountpoint} lets in only the user who mounted it: {advice}", 2) from None
+    except OSError as error:
+        raise gone(mountpoint, error) from None
+
+
+def gone(mountpoint: str, error: OSError) -> MountsError:
+    """Return what to raise when a mount stops to answer while it is looked at."""
+    return MountsError(f"{mountpoint} was unmounted, or its server has ended ({error.strerror})")
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount an apfs; a dead one also if it is in use. `MountsError` if there is none or it is busy."""
+    if not is_apfs(mountpoint):
+        raise MountsError(f"{mountpoint} is not an apfs mount")
+    lazy = lazy or is_dead(mountpoint)
+    path = absolute(mountpoint)
+    helper = shutil.which("fusermount3")
+    if helper and os.geteuid():
+        command = [helper, "-u", *(["-z"] if lazy else []), "--", path]
+    else:
+        command = ["umount", *(["-l"] if lazy else []), "--", path]
+    try:
+        result = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError:
+        raise MountsError(
+            f"{command[0]} is missing: install the package {'fuse3' if os.geteuid() else 'mount'}"
+        ) from None
+    # auto_unmount may have been faster with a dead one.
+    if result.returncode and is_apfs(mountpoint):
+        if "busy" in result.stderr:
+            raise MountsError(f"{mountpoint} is busy: end what uses it (`fuser -m {mountpoint}` tells), or use --lazy")
+        raise MountsError(result.stderr.strip() or f"{command[0]} failed with status {result.returncode}")

@@ -1,0 +1,1 @@
+"""Recording a machine: its sysfs read into a scenario."""

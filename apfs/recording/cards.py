@@ -1,0 +1,202 @@
+"""Recording one card and its queues."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys
+from apfs.ap.mask import Mask
+from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, OLDEST, Apqn, Qci, hwinfo_of, mode_of
+from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader
+from apfs.scenario.model import default_serial
+from apfs.scenario.writer import type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LATE_QUEUES = "online there although the card is offline, offline here"
+_KEY = re.compile(r"(\w+) (NEW|CUR|OLD): (\S+) (\S+)")
+_REGISTERS = {"AES": ("aes", 16), "APKA": ("apka", 16), "ASYM": ("asym", 32), "WK": ("wk", 64)}
+_FUNCTIONS = 0xFFFFC000
+"""Bits of `ap_functions` that a scenario has names for."""
+_CARD_FUNCTIONS = CARD_HWINFO_MASK >> FAC.shift
+
+_T = TypeVar("_T")
+
+
+def _commonest(values: Iterable[_T], default: _T) -> _T:
+    """Return the value that is there most often, of several the first."""
+    counts = Counter(values)
+    return max(counts, key=lambda value: counts[value]) if counts else default
+
+
+class CardReader:
+    """One card with its queues."""
+
+    def __init__(
+        self,
+        files: Reader,
+        apid: int,
+        apqis: list[int],
+        drivers: dict[Apqn, str],
+        notes: dict[str, list[object]],
+    ) -> None:
+        self._files = files
+        self._apid = apid
+        self._name = f"card{apid:02x}"
+        self._path = f"{DEVICES}/{self._name}"
+        self._apqns = [Apqn(apid, apqi) for apqi in apqis]
+        self._drivers = drivers
+        self._notes = notes
+
+    def read(self, qci: Qci, found: Found) -> None:
+        """Put the card and its queues to what was found."""
+        files, path = self._files, self._path
+        word = self._word()
+        if word is None:
+            return
+        configured = files.text(f"{path}/config") != "0"
+        checkstopped = files.text(f"{path}/chkstop") == "1"
+        words = {apqn.apqi: self._queue_word(apqn, word) for apqn in self._apqns}
+        hwinfo = _commonest(words.values(), word)
+        card = CardHardware(hwinfo, default_serial(self._apid), configured, checkstopped)
+        card.queues = {apqi: own for apqi, own in words.items() if own != hwinfo}
+        card.queues |= dict.fromkeys(qci.domains - Mask.from_numbers(words), 0)
+        found.cards[self._apid] = card
+        mode = mode_of(word)
+        if mode in ("cca", "ep11"):
+            self._ask(card, mode)
+        if "APSB" in qci.facilities and mode in ("accel", "ep11"):
+            self._read_secure_execution(card, found)
+        if configured and not checkstopped:
+            self._read_online(found)
+        for apqn in self._apqns:
+            override = files.text(f"{path}/{apqn}/driver_override")
+            if override and override != "(null)":
+                found.overrides[apqn] = override
+
+    def _word(self) -> int | None:
+        """Return the card's TAPQ word, None if there is no such card on an emulated host, or no longer here."""
+        files, path = self._files, self._path
+        at = files.number(f"{path}/raw_hwtype") or files.number(f"{path}/hwtype")
+        if at is None or at >> FIELDS["at"].width > 0:
+            self._notes["left out: hwtype was not readable"].append(self._name)
+            return None
+        if at < OLDEST:
+            self._notes["left out: cards older than CEX4 are not emulated"].append(self._name)
+            return None
+        functions = files.number(f"{path}/ap_functions", 16)
+        if functions is None:
+            kind = files.text(f"{path}/type") or ""
+            try:
+                usual = hwinfo_of(kind)
+            except ValueError:
+                usual = hwinfo_of(type_of(FIELDS["at"].set(0, at)))
+                self._notes["mode of operation unknown: CCA is assumed"].append(self._name)
+            functions = FAC.get(usual)
+        word = FIELDS["at"].set((functions & _CARD_FUNCTIONS) << FAC.shift, at & 0xFF)
+        usual = hwinfo_of(type_of(word))
+        for name in ("nd", "ml", "qd"):
+            word = FIELDS[name].set(word, FIELDS[name].get(usual))
+        size = files.number(f"{path}/max_msg_size")
+        if size and 0 < size // PAGE < 1 << FIELDS["ml"].width:
+            word = FIELDS["ml"].set(word, size // PAGE)
+        depth = files.number(f"{path}/depth")
+        if depth is not None:
+            # Kernels before 6.19, which also have no such counter, show the field itself.
+            newer = files.text(f"{BUS}/bindings_complete_count") is not None
+            word = FIELDS["qd"].set(word, max(depth - newer, 0) & 0xF)
+        return word
+
+    def _queue_word(self, apqn: Apqn, word: int) -> int:
+        functions = self._files.number(f"{self._path}/{apqn}/ap_functions", 16)
+        if functions is None:
+            return word
+        if functions & ~_FUNCTIONS:
+            self._notes[f"ap_functions has bits that no scenario has names for: {functions:#010x}"].append(apqn)
+        return FAC.set(word, functions & _FUNCTIONS)
+
+    # -- what only zcrypt tells --------------------------------------------------------------------
+
+    def _ask(self, card: CardHardware, mode: str) -> None:
+        """Read what the drivers ask the card itself: serial number, firmware, master keys."""
+        files, path = self._files, self._path
+        serial = (files.text(f"{path}/serialnr") or "").lstrip()
+        if not serial:
+            self._notes["serial number and master keys cannot be read without an online queue of zcrypt"].append(
+                self._name
+            )
+            return
+        length = 8 if mode == "cca" else 16
+        if serial != default_serial(self._apid)[:length]:
+            card.serial = serial
+        if mode == "ep11":
+            self._ask_ep11(card)
+        keys = {apqn.apqi: self._keys(apqn) for apqn in self._apqns if self._drivers.get(apqn) == "cex4queue"}
+        default = MasterKeys()
+        card.master_keys = MasterKeys(
+            *(
+                _commonest((own[name] for own in keys.values() if name in own), getattr(default, name))
+                for name in MasterKeys.__dataclass_fields__
+            )
+        )
+        for apqi, own in keys.items():
+            domain_keys = replace(card.master_keys, **own)
+            if domain_keys != card.master_keys:
+                card.domain_keys[apqi] = domain_keys
+
+    def _ask_ep11(self, card: CardHardware) -> None:
+        files, path = self._files, self._path
+        version = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", files.text(f"{path}/FW_version") or "")
+        if version:
+            card.firmware = int(version[1]), int(version[2])
+        ordinal = files.number(f"{path}/API_ordinalnr")
+        if ordinal is not None:
+            card.api_ordinal = ordinal
+        shown = files.text(f"{path}/op_modes")
+        if shown is not None:
+            modes = tuple(name for name in OP_MODES if name in shown.split())
+            if len(modes) < len(shown.split()):
+                self._notes[f"operational modes that are not emulated: {shown}"].append(self._name)
+            card.op_modes = modes
+        for apqn in self._apqns:
+            own = files.text(f"{path}/{apqn}/op_modes")
+            if own and own != shown:
+                self._notes[f"operational modes differ from those of the card: {own}"].append(apqn)
+
+    def _keys(self, apqn: Apqn) -> dict[str, str]:
+        """Return the patterns of the current keys, by the name of the register; those that are shown."""
+        keys: dict[str, str] = {}
+        for register, which, state, pattern in _KEY.findall(self._files.text(f"{self._path}/{apqn}/mkvps") or ""):
+            name, digits = _REGISTERS.get(register, ("", 0))
+            if which == "CUR" and name and state == "invalid":
+                keys[name] = ""
+            elif which == "CUR" and state == "valid" and re.fullmatch(rf"0x[0-9a-f]{{{digits}}}", pattern):
+                keys[name] = pattern.removeprefix("0x")
+            elif which != "CUR" and state not in ("empty", "invalid", "-"):
+                self._notes["new and old master keys are not recorded"].append(apqn)
+        return keys
+
+    def _read_online(self, found: Found) -> None:
+        states = {
+            apqn: self._files.text(f"{self._path}/{apqn}/online")
+            for apqn in self._apqns
+            if self._drivers.get(apqn) == "cex4queue"
+        }
+        if self._files.text(f"{self._path}/online") == "0":
+            found.offline_cards.add(self._apid)
+            # A queue that was bound later is not switched off with its card.
+            self._notes[LATE_QUEUES] += [apqn for apqn, state in states.items() if state == "1"]
+        else:
+            found.offline_queues.update(apqn for apqn, state in states.items() if state == "0")
+
+    def _read_secure_execution(self, card: CardHardware, found: Found) -> None:
+        for apqn in self._apqns:
+            names = self._files.names(f"{self._path}/{apqn}")
+            found.se_guest |= "se_bind" in names
+            state = re.fullmatch(r"associated (\d{1,5})", self._files.text(f"{self._path}/{apqn}/se_associate") or "")
+            if state:
+                card.associations[apqn.apqi] = int(state[1])

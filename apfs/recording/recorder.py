@@ -1,0 +1,291 @@
+"""Recording a machine: its sysfs read into a scenario, with notes about what a scenario cannot say or sysfs not tell.
+
+Only standard attributes are read, and nothing is written. `docs/scenarios.md` has the list of what stays unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from apfs.ap.bus import POLL_TIMEOUT_NS, POLL_TIMEOUT_ZVM_NS
+from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
+from apfs.ap.qinfo import FACILITIES, Apqn, Qci
+from apfs.errors import KernelError
+from apfs.host import Host
+from apfs.recording.cards import CardReader
+from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader, some
+from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
+from apfs.scenario.reader import loads
+from apfs.scenario.writer import dumps, type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from apfs.recording.tree import Tree
+
+MATRIX = "/sys/devices/vfio_ap/matrix"
+HEAD = "Recorded by apfs record."
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CARD = re.compile(r"card([0-9a-f]{2})")
+_ASSIGNED = re.compile(r"^([0-9a-f]{2})?\.(00[0-9a-f]{2})?$", re.MULTILINE)
+
+
+class RecordError(Exception):
+    """There is nothing to record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A scenario, what is to be known about it, and which files could not be read, by the reason."""
+
+    scenario: Scenario
+    notes: tuple[str, ...]
+    unread: tuple[str, ...]
+
+    def text(self) -> str:
+        """Return the scenario as TOML below its notes."""
+        return dumps(self.scenario, [HEAD, *self.notes, *self.unread])
+
+
+def record(tree: Tree, name: str = "recorded") -> Recording:
+    """Read a machine. `RecordError` if it has no AP bus, `ScenarioError` if no scenario can describe it."""
+    return _Recorder(tree).record(name)
+
+
+class _Recorder:
+    """One recording. Everything that no scenario can say goes to `notes`."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._files = Reader(tree)
+        self._notes: list[str] = []
+        self._many: dict[str, list[object]] = defaultdict(list)
+        """Things that a note is about, by the note; it names them first."""
+        self._found = Found()
+        self._drivers: dict[Apqn, str] = {}
+        self._queues: dict[int, list[int]] = {}
+
+    def record(self, name: str) -> Recording:
+        files, found = self._files, self._found
+        entries = files.names(BUS)
+        if not entries:
+            reasons = files.unread()
+            raise RecordError(
+                reasons[0]
+                if reasons
+                else f"there is no AP bus: looked for {BUS}, which Linux has on IBM Z and LinuxONE if AP instructions "
+                "are available"
+            )
+        self._read_drivers()
+        qci = self._read_devices(self._qci())
+        masks = {mask: files.mask(f"{BUS}/{mask}") for mask in ("apmask", "aqmask")}
+        apmask, aqmask = (ALL if mask is None else mask for mask in masks.values())
+        if found.overrides and (apmask != ALL or aqmask != ALL):
+            self._many["overrides are left out: a scenario has either masks or overrides"] += found.overrides
+            found.overrides.clear()
+        zvm = files.text(f"{BUS}/ap_interrupts") == "0"
+        secure_execution = found.se_guest or files.text("/sys/firmware/uv/prot_virt_guest") == "1"
+        vfio_ap = bool(files.names(MATRIX))
+        scenario = Scenario(
+            name=name,
+            environment="zvm" if zvm else "kvm" if secure_execution else "lpar",
+            secure_execution=secure_execution,
+            vfio_ap=vfio_ap,
+            qci=qci,
+            cards=found.cards,
+            offline_cards=Mask.from_numbers(found.offline_cards),
+            offline_queues=frozenset(found.offline_queues),
+            overrides=found.overrides,
+            bus=self._bus_settings(zvm=zvm),
+            apmask=apmask,
+            aqmask=aqmask,
+            mdevs=self._mdevs(),
+        )
+        self._note_rest(entries, vfio_ap=vfio_ap)
+        if scenario.environment == "lpar":
+            self._notes.append('sysfs does not tell an LPAR from a KVM guest: for the latter set environment = "kvm".')
+        scenario, host = self._bootable(replace(scenario, description=_description(scenario)))
+        scenario = self._compare(scenario, host)
+        many = (f"{some(things)}: {text}." for text, things in self._many.items() if things)
+        return Recording(scenario, (*self._notes, *many), files.unread())
+
+    # -- the machine -------------------------------------------------------------------------------
+
+    def _qci(self) -> Qci:
+        files = self._files
+        features = files.text(f"{BUS}/features")
+        adapters, domains, control_domains = (
+            files.mask(f"{BUS}/ap_{kind}_mask") for kind in ("adapter", "usage_domain", "control_domain")
+        )
+        if features == "-" or files.text(f"{BUS}/ap_control_domain_mask") == "not supported":
+            return Qci(facilities=frozenset(), supported=False)
+        if features is None:
+            self._notes.append("The kernel has no attribute features: the usual facilities are assumed.")
+            facilities = Qci().facilities
+        else:
+            facilities = frozenset(features.split()) & frozenset(FACILITIES)
+        highest = [files.number(f"{BUS}/ap_max_{kind}_id") for kind in ("adapter", "domain")]
+        max_adapter, max_domain = (
+            255 if number is None or "APXA" not in facilities or not 0 <= number <= 255 else number  # noqa: PLR2004
+            for number in highest
+        )
+        qci = Qci(
+            adapters or NONE,
+            domains or NONE,
+            NONE,
+            max_adapter,
+            max_domain,
+            facilities,
+        )
+        return replace(qci, control_domains=qci.domains if control_domains is None else control_domains)
+
+    def _read_drivers(self) -> None:
+        for driver in self._files.names(f"{BUS}/drivers"):
+            for entry in self._files.names(f"{BUS}/drivers/{driver}"):
+                apqn = Apqn.parse(entry)
+                if apqn:
+                    self._drivers[apqn] = driver
+
+    def _read_devices(self, qci: Qci) -> Qci:
+        """Read cards and queues, and return the configuration as far as it can be there."""
+        for entry in self._files.names(DEVICES):
+            match = _CARD.fullmatch(entry)
+            if match:
+                apid = int(match[1], 16)
+                queues = (Apqn.parse(name) for name in self._files.names(f"{DEVICES}/{entry}"))
+                self._queues[apid] = [apqn.apqi for apqn in queues if apqn]
+        seen = Mask.from_numbers({apqi for apqis in self._queues.values() for apqi in apqis})
+        last_adapter, last_domain = qci.limits()
+        qci = replace(
+            qci,
+            adapters=(qci.adapters | Mask.from_numbers(self._queues)) & Mask.up_to(last_adapter),
+            domains=(qci.domains | seen) & Mask.up_to(last_domain),
+            control_domains=(qci.control_domains if qci.supported else seen) & Mask.up_to(last_domain),
+        )
+        for apid, apqis in self._queues.items():
+            if apid in qci.adapters:
+                card = CardReader(self._files, apid, apqis, self._drivers, self._many)
+                card.read(qci, self._found)
+        if not qci.supported:
+            qci = replace(qci, adapters=Mask.from_numbers(self._found.cards))
+        return qci
+
+    def _bus_settings(self, *, zvm: bool) -> BusSettings:
+        files = self._files
+        poll_timeout = files.number(f"{BUS}/poll_timeout")
+        usual = POLL_TIMEOUT_ZVM_NS if zvm else POLL_TIMEOUT_NS
+        return BusSettings(
+            config_time=files.number(f"{BUS}/config_time") or BusSettings().config_time,
+            poll_thread=files.text(f"{BUS}/poll_thread") == "1",
+            poll_timeout=None if poll_timeout == usual else poll_timeout,
+        )
+
+    # -- mediated devices --------------------------------------------------------------------------
+
+    def _mdevs(self) -> tuple[MdevSpec, ...]:
+        """Read the devices in the order of their VFIO numbers, in which they are made again."""
+        found: list[tuple[tuple[int, str], MdevSpec, bool | None]] = []
+        for uuid in self._files.names(MATRIX):
+            if _UUID.fullmatch(uuid):
+                numbers = (name.removeprefix("vfio") for name in self._files.names(f"{MATRIX}/{uuid}/vfio-dev"))
+                number = min((int(number) for number in numbers if number.isdecimal()), default=len(found))
+                spec = self._mdev(uuid)
+                if spec:
+                    found.append(((number, uuid), spec, self._has_guest(spec)))
+        found.sort(key=lambda device: device[0])
+        # The module counts open devices, also those none of whose queues can tell.
+        opened = self._files.number("/sys/module/vfio_ap/refcnt") or 0
+        rest = opened - sum(1 for _, _, guest in found if guest)
+        silent = [spec.uuid for _, spec, guest in found if guest is None]
+        if 0 < rest < len(silent):
+            self._many[f"{rest} of these mediated devices are in use, sysfs does not tell which"] += silent
+        guests = {spec.uuid for _, spec, guest in found if guest} | set(silent[: max(rest, 0)])
+        return tuple(replace(spec, guest=spec.uuid in guests) for _, spec, _ in found)
+
+    def _mdev(self, uuid: str) -> MdevSpec | None:
+        """Read what is assigned to a device; None if it is gone, or nobody's device at the moment."""
+        texts = {name: self._files.text(f"{MATRIX}/{uuid}/{name}") for name in ("ap_config", "matrix")}
+        if texts["ap_config"] is None and texts["matrix"] is None:
+            self._many["left out: what is assigned was not readable"].append(uuid)
+            return None
+        try:
+            adapters, domains, control_domains = map(ap_hex2bitmap, (texts["ap_config"] or "").split(","))
+        except (KernelError, ValueError):  # kernels before 6.10 do not have it
+            lines = texts["matrix"] or ""
+            if len(lines) >= PAGE - len("00.0000\n"):
+                self._many["more is assigned than the attribute matrix can show"].append(uuid)
+            pairs = _ASSIGNED.findall(lines)
+            adapters, domains = (Mask.from_numbers({int(pair[i], 16) for pair in pairs if pair[i]}) for i in (0, 1))
+            control = self._files.text(f"{MATRIX}/{uuid}/control_domains") or ""
+            control_domains = Mask.from_numbers(int(line, 16) for line in re.findall(r"(?m)^00[0-9a-f]{2}$", control))
+        return MdevSpec(uuid, adapters, domains, control_domains, guest=False)
+
+    def _has_guest(self, spec: MdevSpec) -> bool | None:
+        """Whether a guest has the device; None if there is no queue in its guest matrix that could tell."""
+        shown = self._files.text(f"{MATRIX}/{spec.uuid}/guest_matrix")
+        if shown is None:  # kernels before 6.0, whose guests get what is assigned
+            shown = self._files.text(f"{MATRIX}/{spec.uuid}/matrix") or ""
+        apqn = next((apqn for apqn in map(Apqn.parse, shown.split()) if apqn), None)
+        if apqn is None:
+            return None
+        status = self._files.text(f"{DEVICES}/card{apqn.apid:02x}/{apqn}/status")
+        return None if status is None else status == "in use"
+
+    # -- what is not recorded ----------------------------------------------------------------------
+
+    def _note_rest(self, entries: Sequence[str], *, vfio_ap: bool) -> None:
+        files, notes = self._files, self._notes
+        if "drivers_autoprobe" in entries and files.text(f"{BUS}/drivers_autoprobe") == "0":
+            notes.append("New devices are not bound to drivers there (drivers_autoprobe is 0); here they are.")
+        if files.text("/sys/module/ap/parameters/useirq") == "0":
+            notes.append("Interrupts are switched off there (ap.useirq=0); here the environment decides.")
+        nodes = [node for node in files.names("/sys/class/zcrypt") if node not in ("create", "destroy")]
+        if nodes:
+            notes.append(f"Device nodes of zcrypt are not recorded: {some(nodes)}.")
+        if vfio_ap and "migratable" not in (files.text(f"{MATRIX}/features") or "").split():
+            notes.append("Its vfio_ap has no live migration; that of an emulated host has.")
+
+    def _bootable(self, scenario: Scenario) -> tuple[Scenario, Host]:
+        """Boot the record; mediated devices that an emulated host refuses are left out."""
+        try:
+            return scenario, Host(loads(dumps(scenario)))
+        except ScenarioError:
+            specs, scenario = scenario.mdevs, replace(scenario, mdevs=())
+            host = Host(loads(dumps(scenario)))  # what is wrong with the rest is no matter of single devices
+        for spec in specs:
+            attempt = replace(scenario, mdevs=(*scenario.mdevs, spec))
+            try:
+                host = Host(attempt)
+            except ScenarioError as error:
+                self._many[f"left out: {error.reason}"].append(spec.uuid)
+            else:
+                scenario = attempt
+        return scenario, host
+
+    def _compare(self, scenario: Scenario, host: Host) -> Scenario:
+        """Add what the host does not do by itself, and note what it does otherwise."""
+        bus = host.ap_bus
+        for apid, apqis in self._queues.items():
+            for apqi in apqis:
+                queue, driver = bus.queue(apid, apqi), self._drivers.get(Apqn(apid, apqi))
+                here = queue.driver.name if queue and queue.driver else None
+                if queue and here != driver:
+                    note = f"bound to {driver or 'no driver'} there, to {here or 'none'} here"
+                    self._many[note].append(queue.apqn)
+        ap_domain = self._files.number(f"{BUS}/ap_domain")
+        if ap_domain is None or ap_domain == bus.default_domain:
+            return scenario
+        if not 0 <= ap_domain <= bus.max_domain:
+            self._notes.append(f"ap_domain is {ap_domain} there, {bus.default_domain} here.")
+            return scenario
+        return replace(scenario, bus=replace(scenario.bus, ap_domain=ap_domain))
+
+
+def _description(scenario: Scenario) -> str:
+    """Say in a line what there is."""
+    types = Counter(type_of(card.hwinfo) for card in scenario.cards.values())
+    cards = ", ".join(f"{count} {name}" for name, count in sorted(types.items())) or "No cards"
+    mdevs = f", mediated devices: {len(scenario.mdevs)}" if scenario.mdevs else ""
+    return f"{cards}; domains: {len(scenario.qci.domains)}{mdevs}"

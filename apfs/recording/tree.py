@@ -1,0 +1,37 @@
+"""What is recorded from: any tree that has a machine's sysfs in it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Tree(Protocol):
+    """What is read of a machine. Paths are those on the machine; errors have an `errno`, as `OSError` has.
+
+    `apfs.testing.Files` is one, so emulated hosts can be recorded with or without a mount.
+    """
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+
+    def ls(self, path: str) -> list[str]:
+        """Return the names in a directory."""
+
+
+class Directory:
+    """The tree below a directory that contains `sys`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+        return (self._root / path.lstrip("/")).read_bytes()
+
+    def ls(self, path: str) -> list[str]:
+        """Return the names in a directory."""
+        return os.listdir(self._root / path.lstrip("/"))  # noqa: PTH208 -- names are wanted, not paths

@@ -1,0 +1,174 @@
+"""What a sandbox looks like: /sys, /dev, /run and the module tools, put together as arguments of bwrap(1)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from apfs.mounts import environment
+
+HOST = "/dev/apfs"
+"""Where the sandbox shows the whole mount, with its ctl directory."""
+
+# Directories of /sys that hold both real and emulated entries; all others come from one side only.
+MERGED = frozenset(
+    ("", "bus", "class", "class/misc", "devices", "devices/virtual", "devices/virtual/misc", "kernel", "module")
+)
+# What a host without the module vfio_ap does not have yet. A link leads there, so that it appears when it is loaded.
+LATER = frozenset(
+    (
+        *("bus/matrix", "bus/mdev", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices/vfio_ap"),
+        *("devices/virtual/vfio", "devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
+    )
+)
+# The real /sys/dev stays: what is emulated has no device numbers that a file could show.
+KEPT = frozenset(("dev",))
+_MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
+_READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
+TOOLS = "/run/apfs/bin"
+
+
+@dataclass(slots=True)
+class Options:
+    """What a user can choose."""
+
+    private_network: bool = True
+    keep_id: bool = False
+    binds: list[tuple[str, str]] = field(default_factory=list)
+    tmpfs: list[str] = field(default_factory=list)
+
+
+def _entries(directory: Path) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
+    except OSError:
+        return {}
+
+
+def _keep(entry: os.DirEntry[str], destination: str) -> list[str]:
+    """Return the arguments that show a real entry at its own place again."""
+    if entry.is_symlink():
+        return ["--symlink", str(Path(entry.path).readlink()), destination]
+    return ["--dev-bind-try", entry.path, destination]
+
+
+def compose_sys(mount: Path) -> list[str]:
+    """Return the arguments that put /sys together."""
+    arguments = ["--tmpfs", "/sys"]
+    for merged in sorted(MERGED):
+        emulated = _entries(mount / "sys" / merged)
+        for name, entry in _entries(Path("/sys") / merged).items():
+            path = f"{merged}/{name}".lstrip("/")
+            if (name not in emulated or path in KEPT) and path not in LATER and path not in MERGED:
+                arguments += _keep(entry, f"/sys/{path}")
+        for name, entry in emulated.items():
+            path = f"{merged}/{name}".lstrip("/")
+            if path in KEPT:
+                continue
+            if path in MERGED:
+                arguments += ["--dir", f"/sys/{path}"]
+            elif entry.is_symlink():
+                arguments += ["--symlink", str(Path(entry.path).readlink()), f"/sys/{path}"]
+            else:
+                arguments += ["--bind", entry.path, f"/sys/{path}"]
+    for path in sorted(LATER):
+        if not os.path.lexists(mount / "sys" / path):
+            arguments += ["--symlink", f"{HOST}/sys/{path}", f"/sys/{path}"]
+    return arguments
+
+
+def compose_dev(mount: Path) -> list[str]:
+    """Return the arguments that put /dev together: the real one, the emulated nodes, and the mount itself."""
+    arguments = ["--tmpfs", "/dev"]
+    ours = {"vfio", "vfio-ap", "iommu", "apfs"}
+    for name, entry in _entries(Path("/dev")).items():
+        if name not in ours:
+            arguments += _keep(entry, f"/dev/{name}")
+    arguments += ["--bind", str(mount), HOST, "--bind", str(mount / "dev/vfio-ap"), "/dev/vfio-ap"]
+    arguments += ["--bind", str(mount / "dev/iommu"), "/dev/iommu"]
+    if (mount / "dev/vfio").is_dir():
+        return [*arguments, "--bind", str(mount / "dev/vfio"), "/dev/vfio"]
+    return [*arguments, "--symlink", f"{HOST}/dev/vfio", "/dev/vfio"]
+
+
+def compose_run(empty: int) -> list[str]:
+    """Return the arguments that put /run together: lock and udev are private, the rest is the real one's.
+
+    libudev's monitors turn themselves off unless /run/udev/control exists; `empty` is a descriptor to copy it from.
+    An udevd that is started replaces it.
+    """
+    arguments = ["--tmpfs", "/run"]
+    for name, entry in _entries(Path("/run")).items():
+        if name not in ("lock", "udev", "apfs"):
+            arguments += _keep(entry, f"/run/{name}")
+    arguments += ["--perms", "1777", "--dir", "/run/lock", "--dir", "/run/udev/data", "--dir", TOOLS]
+    return [*arguments, "--file", str(empty), "/run/udev/control"]
+
+
+def compose_module_tools() -> list[str]:
+    """Return the arguments that let modprobe and its like act on the emulated host and never on the real kernel.
+
+    They are usually links to one program, kmod; a script stands in its place, and the real one aside for its uses
+    that only read.
+    """
+    script = str(resources.files("apfs.sandbox") / "module-tools.sh")
+    arguments = []
+    for name in _MODULE_TOOLS:
+        arguments += ["--ro-bind", script, f"{TOOLS}/{name}"]
+    places = [
+        f"{directory}/{name}" for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in _MODULE_TOOLS
+    ]
+    programs = {os.path.realpath(place) for place in places if os.path.exists(place)}  # noqa: PTH110 -- text wanted
+    for program in sorted(programs):
+        for name in _READ_ONLY_TOOLS:
+            arguments += ["--ro-bind", program, f"{TOOLS}/real/{name}"]
+        arguments += ["--ro-bind", script, program]
+    return arguments
+
+
+def arguments(mount: Path, options: Options, empty: int) -> list[str]:
+    """Return the arguments of bwrap for a sandbox on a mount; `empty` is a descriptor of an empty file."""
+    arguments = ["--die-with-parent", "--dev-bind", "/", "/"]
+    arguments += compose_sys(mount) + compose_dev(mount) + compose_run(empty) + compose_module_tools()
+    arguments += namespaces(options)
+    arguments += _make_room([destination for _, destination in options.binds] + options.tmpfs)
+    for source, destination in options.binds:
+        arguments += ["--bind", source, destination]
+    for destination in options.tmpfs:
+        arguments += ["--tmpfs", destination]
+    arguments += ["--setenv", "SYSTEMD_DEVICE_VERIFY_SYSFS", "0", "--setenv", "APFS_MOUNT", HOST]
+    path = os.environ.get("PATH", os.defpath)
+    return [*arguments, "--setenv", "PATH", f"{TOOLS}:{path}"]
+
+
+def namespaces(options: Options) -> list[str]:
+    """Return the arguments that make the namespaces, and for ordinary users a user namespace around them."""
+    arguments = ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
+    if options.private_network:
+        arguments += ["--unshare-net"]
+    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=options.private_network):
+        arguments += ["--unshare-user"]
+        if not options.keep_id:
+            arguments += ["--uid", "0", "--gid", "0"]
+    return arguments
+
+
+def _make_room(destinations: list[str]) -> list[str]:
+    """Return the arguments that let places exist which the real machine does not have.
+
+    bwrap would create them there. Instead the directories that should contain them are put together anew.
+    """
+    arguments, renewed = [], set()
+    for destination in destinations:
+        parent = Path(destination)
+        while not os.path.lexists(parent):
+            parent = parent.parent
+        if str(parent) != destination.rstrip("/") and parent not in renewed:
+            renewed.add(parent)
+            arguments += ["--tmpfs", str(parent)]
+            for name, entry in _entries(parent).items():
+                arguments += _keep(entry, f"{parent}/{name}")
+    return arguments

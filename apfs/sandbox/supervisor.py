@@ -1,0 +1,235 @@
+"""The supervisor of the processes of a sandbox: answers their VFIO ioctls with what the emulated host says.
+
+It does what the core cannot do: it finds out which file a descriptor refers to, copies memory, and hands out
+descriptors. Which calls there are and what they mean, it does not know; see `apfs.ctl.channel` for how it asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import select
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apfs.sandbox import process, seccomp
+from apfs.vfio import uapi
+
+if TYPE_CHECKING:
+    from apfs.sandbox.seccomp import Notification
+
+# Most replies fit. A buffer of a megabyte, which all would fit, takes longer to make than everything else together.
+_CHUNK = 1 << 12
+_EVENTFD = "anon_inode:[eventfd]"
+_ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}
+_ONE = struct.pack("=Q", 1)
+
+
+class Supervisor:
+    """Serves one listener with one emulated host."""
+
+    def __init__(self, listener: int, mount: Path) -> None:
+        """Open the host's channel; `OSError` if it cannot be, EACCES for others than the user who mounted it.
+
+        This process may have as many descriptors as it can from now on: it keeps all eventfds of all processes.
+        """
+        self._listener = listener
+        self._control = os.open(mount / "ctl", os.O_PATH | os.O_DIRECTORY)
+        self._channel = os.open("ioctl", os.O_RDWR, dir_fd=self._control)
+        self._device = os.fstat(self._control).st_dev
+        self._eventfds: dict[int, int] = {}
+        self._next_eventfd = 0
+        self._explained = False
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    def close(self) -> None:
+        """Let go of the host and of all eventfds."""
+        for fd in (*self._eventfds.values(), self._channel, self._control, self._listener):
+            os.close(fd)
+
+    def serve(self, until: int) -> None:
+        """Serve until a descriptor can be read or its other end is closed."""
+        # Not poll(2), which would ask the server each time whether the channel has something: epoll waits to be told.
+        with select.epoll() as poll:
+            for fd in (until, self._channel, self._listener):
+                poll.register(fd, select.EPOLLIN)
+            while True:
+                ready = dict(poll.poll())
+                if until in ready:
+                    return
+                if ready.get(self._channel, 0) & select.EPOLLIN:
+                    self._do_signals()
+                elif self._channel in ready:
+                    # The host is gone. Who waits for an answer gets ENODEV, see below.
+                    poll.unregister(self._channel)
+                if ready.get(self._listener, 0) & select.EPOLLIN:
+                    notification = seccomp.receive(self._listener)
+                    if notification is not None:
+                        self._serve_one(notification)
+                elif self._listener in ready:
+                    poll.unregister(self._listener)  # nobody is left who could make an ioctl
+
+    def _serve_one(self, notification: Notification) -> None:
+        """Answer one notification, whatever happens: a process that gets no answer cannot go on."""
+        try:
+            value = self._answer(notification)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOSYS):
+                self._explain(error)
+            value = -errno.ENODEV if error.errno in _CONNECTION_LOST else -(error.errno or errno.EIO)
+        except Exception as error:  # noqa: BLE001 -- see above
+            print(f"apfs: a defect in serving an ioctl: {error!r}", file=sys.stderr)  # noqa: T201
+            value = -errno.EIO
+        if value is None:
+            seccomp.proceed(self._listener, notification.id)
+        else:
+            seccomp.respond(self._listener, notification.id, value)
+
+    def _explain(self, error: OSError) -> None:
+        if self._explained:
+            return
+        self._explained = True
+        message = f"apfs: VFIO ioctls cannot be served: no access to the memory and files of a process ({error})"
+        print(f"{message}; in a container, --cap-add SYS_PTRACE helps", file=sys.stderr)  # noqa: T201
+
+    def _answer(self, notification: Notification) -> int | None:
+        """Return the value of the ioctl, None if the kernel is to carry it out.
+
+        All duplicates are closed before the process goes on, so that its own close(2) is the last one.
+        """
+        with contextlib.ExitStack() as duplicates:
+            try:
+                fd = duplicates.enter_context(process.duplicate(notification.pid, notification.fd))
+            except OSError as error:
+                if error.errno in (errno.EBADF, errno.ESRCH):
+                    return None
+                raise
+            if os.fstat(fd).st_dev != self._device:
+                return None
+            command = notification.request & 0xFFFF
+            size = uapi.WINDOWS.get(command, uapi.MEMORY)
+            memory = process.read_memory(notification.pid, notification.arg, size)
+            described, other = self._describe(duplicates, notification.pid, command, memory)
+            if not seccomp.is_valid(self._listener, notification.id):
+                return -errno.EINTR  # nobody hears it: what was read may be of another process
+            request = {
+                "cmd": command,
+                "arg": notification.arg,
+                "memory": memory.hex(),
+                "descriptor": described,
+                "full": command in uapi.NEEDS_ROOM and process.is_full(notification.pid),
+            }
+            reply = self._ask(request, fd, other)
+        return None if reply is None else self._carry_out(notification, reply)
+
+    def _describe(
+        self, duplicates: contextlib.ExitStack, pid: int, command: int, memory: bytes
+    ) -> tuple[str | int | None, int | None]:
+        """Return what the descriptor in an argument refers to, as the channel wants it, and a duplicate of a file."""
+        offset = uapi.DESCRIPTOR_AT.get(command)
+        if offset is None or len(memory) < offset + uapi.S32.size:
+            return None, None
+        (number,) = uapi.S32.unpack(memory[offset:])
+        try:
+            fd = duplicates.enter_context(process.duplicate(pid, number))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return None, None
+        if os.fstat(fd).st_dev == self._device:
+            return "file", fd
+        if command not in uapi.KEEPS_EVENTFD or str(Path(f"/proc/self/fd/{fd}").readlink()) != _EVENTFD:
+            return "foreign", None
+        self._next_eventfd += 1
+        self._eventfds[self._next_eventfd] = os.dup(fd)
+        return self._next_eventfd, None
+
+    def _ask(self, request: dict[str, Any], fd: int, other: int | None) -> dict[str, Any] | None:
+        os.write(self._channel, json.dumps(request).encode())
+        for shown in (fd, other):
+            if shown is not None:
+                _look(shown, select.POLLIN)
+        reply: dict[str, Any] | None = self._read_line()
+        kept = request["descriptor"]
+        if isinstance(kept, int) and (reply is None or reply["value"] < 0):
+            os.close(self._eventfds.pop(kept))
+        return reply
+
+    def _read_line(self) -> Any:  # noqa: ANN401 -- JSON
+        line = b""
+        while not line.endswith(b"\n"):
+            line += os.read(self._channel, _CHUNK)
+        return json.loads(line)
+
+    def _carry_out(self, notification: Notification, reply: dict[str, Any]) -> int:
+        """Give the process what the reply has for it, and return the value of the ioctl."""
+        value: int = reply["value"]
+        writes = [(address, bytes.fromhex(data)) for address, data in reply["writes"]]
+        file = reply["file"]
+        if file is not None:
+            number = self._hand_over(notification, file, writes)
+            if number < 0:
+                return number
+            if file["at"] is None:
+                value = number
+            else:
+                writes.append((file["at"], uapi.S32.pack(number)))
+        if writes and not seccomp.is_valid(self._listener, notification.id):
+            return -errno.EINTR
+        written = [process.write_memory(notification.pid, address, data) for address, data in writes]
+        return value if all(written) else -errno.EFAULT
+
+    def _writable(self, notification: Notification, address: int, size: int) -> bool:
+        """Whether memory can be written, found out by writing what is there."""
+        present = process.read_memory(notification.pid, address, size)
+        if len(present) < size or not seccomp.is_valid(self._listener, notification.id):
+            return False
+        return process.write_memory(notification.pid, address, present)
+
+    def _hand_over(self, notification: Notification, file: dict[str, Any], writes: list[tuple[int, bytes]]) -> int:
+        """Give the process a new file; return the number of its descriptor or (negative) an errno.
+
+        The file is opened in any case, so that it is closed when the process cannot have it.
+        """
+        fd = os.open(f"fds/{file['name']}", _ACCESS[file["access"]], dir_fd=self._control)
+        try:
+            # A descriptor that is given cannot be taken back, so that the memory is tried before.
+            if not all(self._writable(notification, address, len(data)) for address, data in writes):
+                return -errno.EMFILE if process.is_full(notification.pid) else -errno.EFAULT
+            return seccomp.add_descriptor(self._listener, notification.id, fd)
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+        finally:
+            os.close(fd)
+
+    def _do_signals(self) -> None:
+        """Signal eventfds, and close those that nobody wants any more."""
+        try:
+            todo = self._read_line()
+        except OSError:
+            return  # the host is gone, which the next look at the channel tells too
+        for number in todo["signal"]:
+            fd = self._eventfds.get(number)
+            # A counter that is full would block; there is a signal to be seen already.
+            if fd is not None and _look(fd, select.POLLOUT):
+                os.write(fd, _ONE)
+        for number in todo["drop"]:
+            fd = self._eventfds.pop(number, None)
+            if fd is not None:
+                os.close(fd)
+
+
+def _look(fd: int, events: int) -> list[tuple[int, int]]:
+    """Call poll(2) once, without waiting."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return poll.poll(0)
+
+
+_CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNABORTED)

@@ -1,0 +1,1 @@
+"""Describing hosts in TOML: reading, writing, and the gallery."""

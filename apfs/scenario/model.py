@@ -1,0 +1,119 @@
+"""A host described: the values that a scenario consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from apfs.ap.mask import ALL, NONE, Mask
+from apfs.ap.qinfo import Apqn, Qci
+
+if TYPE_CHECKING:
+    from apfs.ap.hardware import CardHardware, Environment
+
+REVISIONS = ("v2",)
+DEFAULT = "default"
+
+Where = tuple[str | int, ...]
+
+
+class ScenarioError(Exception):
+    """A mistake in a scenario: the source and the line (0 if there is none) where it stands, and what is wrong."""
+
+    def __init__(self, reason: str, source: str = "scenario", line: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.source = source
+        self.line = line
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}" if self.line else self.source
+        return f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The text a scenario was made from, so that errors found later can still name a line."""
+
+    name: str = "scenario"
+    text: str = ""
+
+    def error(self, reason: str, where: Where) -> ScenarioError:
+        """Return the error to raise for the value at a path of keys and indices."""
+        return ScenarioError(reason, self.name, line_of(self.text, where) if self.text else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MdevSpec:
+    """A mediated device that exists from the start."""
+
+    uuid: str
+    adapters: Mask
+    domains: Mask
+    control_domains: Mask
+    guest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BusSettings:
+    """What was written to attributes of the AP bus; None is what the bus chooses itself."""
+
+    ap_domain: int | None = None
+    config_time: int = 30
+    poll_thread: bool = False
+    poll_timeout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A host before it is switched on."""
+
+    name: str = "unnamed"
+    description: str = ""
+    driver: str = REVISIONS[0]
+    environment: Environment = "lpar"
+    secure_execution: bool = False
+    vfio_ap: bool = True
+    qci: Qci = field(default_factory=Qci)
+    cards: dict[int, CardHardware] = field(default_factory=dict)
+    offline_cards: Mask = NONE
+    """Adapters that are switched off in Linux, with all their queues."""
+    offline_queues: frozenset[Apqn] = frozenset()
+    overrides: dict[Apqn, str] = field(default_factory=dict)
+    """Name of the driver by queue (driver_override)."""
+    bus: BusSettings = field(default_factory=BusSettings)
+    apmask: Mask = ALL
+    aqmask: Mask = ALL
+    mdevs: tuple[MdevSpec, ...] = ()
+    source: Source = field(default_factory=Source, compare=False, repr=False)
+
+
+def default_serial(apid: int) -> str:
+    """Return the serial number of a card for which none is given: 16 characters, of which CCA cards show 8."""
+    return f"93AA{apid:04X}00000000"
+
+
+def line_of(text: str, where: Where) -> int:
+    """Return the line of the value at a path, or of the nearest thing around it that has one.
+
+    tomlkit keeps the text as it was, so a comment put behind an item shows the line on which the item ends.
+    """
+    import tomlkit  # noqa: PLC0415 -- only needed when there is a mistake to report
+    from tomlkit.items import AoT, Array, Table  # noqa: PLC0415
+
+    mark = "\N{PILCROW SIGN} here"
+    for length in range(len(where), 0, -1):
+        document = tomlkit.parse(text)
+        item: Any = document
+        for step in where[:length]:
+            container = item.value if isinstance(item, Table) else item
+            # item() has what indexing turns into plain values, such as true and false.
+            item = container.item(step) if isinstance(step, str) else item[step]
+        while isinstance(item, AoT) or (isinstance(item, Table) and item.is_super_table()):
+            item = item[0] if isinstance(item, AoT) else next(iter(item.value.values()))
+        lines_before_end = item.as_string().count("\n") if isinstance(item, Array) else 0
+        item.comment(mark)
+        marked = [number for number, line in enumerate(document.as_string().split("\n"), 1) if mark in line]
+        if marked:
+            return marked[0] - lines_before_end
+    return 1

@@ -1,0 +1,123 @@
+"""What a directory holds: attributes, links and files, and what stat and a listing say of them."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from apfs.errors import KernelError
+from apfs.sysfs.openfile import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.sysfs.openfile import OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A sysfs attribute: one text, made when it is read, parsed when it is written.
+
+    `show(subject)` returns the text, `store(subject, text)` takes what was written up to its first NUL (or, if `raw`,
+    with all its NULs, for stores that count bytes); both raise `KernelError`. Where the mode allows what there is no
+    function for, the attempt gives EIO. `visible` decides whether this particular subject has the attribute.
+    """
+
+    name: str
+    mode: int
+    show: Callable[[Any], str] | None = None
+    store: Callable[[Any, str], None] | None = None
+    visible: Callable[[Any], bool] | None = None
+    raw: bool = False
+
+    def present(self, subject: object) -> bool:
+        """Whether this subject has the attribute at present."""
+        return self.visible is None or self.visible(subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link; `target(subject)` is the absolute path it leads to, or None while there is no such link."""
+
+    name: str
+    target: Callable[[Any], str | None]
+
+    def present(self, subject: object) -> bool:
+        """Whether this subject has the link at present."""
+        return self.target(subject) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """A file with behaviour of its own: `open(subject, readable, writable)` makes its open file."""
+
+    name: str
+    mode: int
+    open: Callable[[Any, bool, bool], OpenFile]
+
+    def present(self, _subject: object) -> bool:
+        """Whether this subject has the file at present: always."""
+        return True
+
+
+Entry = Attribute | Link | Special
+
+
+class Stat(NamedTuple):
+    """What stat(2) tells of a node, ownership and times aside; `mode` includes the file type."""
+
+    mode: int
+    size: int
+    nlink: int
+
+
+class DirEntry(NamedTuple):
+    """One entry of a listing.
+
+    `type` is its S_IFMT bits, `next` the position behind it, and `lasting` what stat tells of it where it exists for as
+    long as the directory does.
+    """
+
+    name: str
+    node: int
+    next: int
+    type: int
+    lasting: Stat | None
+
+
+# Makes one in half the time: a listing makes nothing else.
+dir_entry: Callable[[tuple[str, int, int, int, Stat | None]], DirEntry] = partial(tuple.__new__, DirEntry)
+
+
+class Access(NamedTuple):
+    """How a file is to be opened; `mode` is what chmod made of its permissions, None if nothing."""
+
+    read: bool
+    write: bool
+    mode: int | None
+
+    def check(self, mode: int) -> None:
+        """Raise EACCES, for root as well, if a file of this mode cannot be opened so."""
+        if self.mode is not None:
+            mode = self.mode
+        if self.read and not mode & 0o444:
+            raise KernelError(errno.EACCES, "write-only, for root as well")
+        if self.write and not mode & 0o222:
+            raise KernelError(errno.EACCES, "read-only, for root as well")
+
+
+READ, WRITE, BOTH, NEITHER = (
+    Access(read, write, None) for read, write in ((True, False), (False, True), (True, True), (False, False))
+)
+
+
+def file_stat(entry: Attribute | Special) -> Stat:
+    """Return what stat tells of a file with these permissions."""
+    return Stat(stat.S_IFREG | entry.mode, PAGE_SIZE if isinstance(entry, Attribute) else 0, 1)
+
+
+# In sysfs links have no size, whatever their text is.
+LINK_STAT = Stat(stat.S_IFLNK | 0o777, 0, 1)

@@ -1,0 +1,153 @@
+"""Which directories of a kind exist, and what they are called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Names(Protocol):
+    """How the members of a kind are called."""
+
+    def name(self, key: int) -> str:
+        """Return the directory entry name of a key."""
+
+    def find(self, name: str) -> int | None:
+        """Return the key that has this name, whether or not it exists at present."""
+
+
+class Members(Names, Protocol):
+    """Which keys of one kind exist."""
+
+    def subject(self, key: int) -> object | None:
+        """Return what the attributes of this directory act upon, None if it does not exist."""
+
+    def parent(self, key: int) -> int:
+        """Return the key of the directory that contains it."""
+
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        """Yield the keys in directory `parent` that are greater than `after`, ascending."""
+
+    def count(self, parent: int) -> int:
+        """Return how many keys `keys(parent, -1)` yields."""
+
+
+class Selection(Protocol):
+    """Which members of another kind a directory shows as links."""
+
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        """Yield the selected keys in directory `parent` that are greater than `after`, ascending."""
+
+    def has(self, key: int) -> bool:
+        """Whether a key is selected."""
+
+
+_T = TypeVar("_T")
+
+
+class Registry(Generic[_T]):
+    """Objects that come and go at run time, by name and by a serial number that is never given out twice.
+
+    It is the `Members` of the one directory they stand in, and the `Selection` of links to all of them.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[int, _T] = {}
+        self._names: dict[int, str] = {}
+        self._keys: dict[str, int] = {}
+        self._serial = 0
+        self.changes = 0
+        """How often an object came or went."""
+
+    def add(self, name: str, item: _T) -> int:
+        """Enter an object under a name that is free, and return its key."""
+        self._serial += 1
+        self._objects[self._serial] = item
+        self._names[self._serial] = name
+        self._keys[name] = self._serial
+        self.changes += 1
+        return self._serial
+
+    def unique(self, stem: str) -> str:
+        """Return a name that was never used: the stem and the serial number that comes next."""
+        return f"{stem}.{self._serial + 1}"
+
+    def discard(self, name: str) -> None:
+        """Take an object out."""
+        key = self._keys.pop(name)
+        del self._objects[key], self._names[key]
+        self.changes += 1
+
+    def get(self, name: str) -> _T | None:
+        """Return the object of that name."""
+        key = self._keys.get(name)
+        return None if key is None else self._objects[key]
+
+    def __iter__(self) -> Iterator[_T]:
+        """Yield the objects, oldest first."""
+        return iter(list(self._objects.values()))
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def name(self, key: int) -> str:
+        """Return the name of an object; what is gone has none."""
+        return self._names.get(key, "(removed)")
+
+    def find(self, name: str) -> int | None:
+        """Return the key of a name."""
+        return self._keys.get(name)
+
+    def subject(self, key: int) -> _T | None:
+        """Return an object."""
+        return self._objects.get(key)
+
+    def parent(self, _key: int) -> int:
+        """Return the key of the only directory that they stand in."""
+        return 0
+
+    def keys(self, _parent: int, after: int = -1) -> Iterator[int]:
+        """Yield the keys greater than `after`; serial numbers ascend by themselves."""
+        return (key for key in list(self._objects) if key > after)
+
+    def count(self, _parent: int) -> int:
+        """Return how many objects there are."""
+        return len(self._objects)
+
+    def has(self, key: int) -> bool:
+        """Whether there is an object with that key."""
+        return key in self._objects
+
+
+class FixedName:
+    """Membership of a fixed subdirectory: its key is its parent's, and it has one name."""
+
+    def __init__(self, name: str, subject: Callable[[int], object | None]) -> None:
+        self._name = name
+        self.subject = subject
+
+    def name(self, _key: int) -> str:
+        return self._name
+
+    def find(self, _name: str) -> int | None:
+        raise NotImplementedError  # a fixed child is found through its parent
+
+    def parent(self, key: int) -> int:
+        return key
+
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        if parent > after and self.subject(parent) is not None:
+            yield parent
+
+    def count(self, parent: int) -> int:
+        return int(self.subject(parent) is not None)
+
+
+def existing(members: Members, parent: int, name: str) -> int | None:
+    """Return the key of the member of that name in directory `parent`, None if it does not exist."""
+    key = members.find(name)
+    if key is None or members.subject(key) is None or members.parent(key) != parent:
+        return None
+    return key

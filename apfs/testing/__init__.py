@@ -1,0 +1,28 @@
+"""Hosts in tests: without a mount, with one, and as pytest fixtures.
+
+What is named here is imported when it is first used: pytest imports the plugin in every run of every project.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apfs.testing.files import Files, Shell
+    from apfs.testing.mounted import MountedHost, Pair
+
+_HOMES = {
+    "Files": "apfs.testing.files",
+    "MountedHost": "apfs.testing.mounted",
+    "Pair": "apfs.testing.mounted",
+    "Shell": "apfs.testing.files",
+}
+__all__ = ["Files", "MountedHost", "Pair", "Shell"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

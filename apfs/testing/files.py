@@ -1,0 +1,171 @@
+"""What a test does with an emulated host: read, write, and ask what happened.
+
+`Files` is what all hosts can do. `Shell` does it to a `Host` in this process, without a mount; for mounted hosts there
+is `apfs.testing.mounted`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import posixpath
+import stat
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from apfs.errors import KernelError
+from apfs.journal.history import History
+from apfs.sysfs.entries import READ, WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apfs.host import Host
+    from apfs.journal.records import Refusal, Uevent
+    from apfs.sysfs.entries import Stat
+
+_LINKS = 40
+
+
+class Files(ABC):
+    """A host as its files, mounted or not. Paths are those on the host, `/sys/bus/ap/apmask`; links are followed.
+
+    What the host refuses raises an exception with the `errno` that a system call would set: `KernelError`, which also
+    says why, or `OSError` on a mount. The reason is in the journal in both cases.
+    """
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return the content of a file, read to its end."""
+
+    @abstractmethod
+    def write(self, path: str, data: str | bytes) -> int:
+        """Write a text in one write and return the bytes taken."""
+
+    @abstractmethod
+    def ls(self, path: str) -> list[str]:
+        """Return the names in a directory, in its order."""
+
+    @abstractmethod
+    def readlink(self, path: str) -> str:
+        """Return the text of a link."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether there is something at a path."""
+
+    def cat(self, path: str) -> str:
+        """Return the content of a file as a text."""
+        return self.read(path).decode()
+
+    def echo(self, text: object, path: str) -> int:
+        """Write a text with a newline behind it."""
+        return self.write(path, f"{text}\n")
+
+    def console(self, *verbs: str) -> None:
+        """Do what operators, hypervisors and faults do: `plug 7 CEX7P`, `scan`, `tick 60` (docs/console.md has all)."""
+        for verb in verbs:
+            self.write("/ctl/console", verb)
+
+    @property
+    def journal(self) -> History:
+        """Everything that happened until now."""
+        return History.parse(self.cat("/ctl/journal"))
+
+    def refusals(self, path: str = "*") -> list[Refusal]:
+        """Return the refused requests of a path or a pattern of paths."""
+        return self.journal.refusals(path)
+
+    def uevents(self, devpath: str = "*", action: str | None = None) -> list[Uevent]:
+        """Return the events of a DEVPATH or a pattern of them; of one action, if given."""
+        return self.journal.uevents(devpath, action)
+
+    def kmsg(self) -> list[str]:
+        """Return the lines of the kernel log."""
+        return self.journal.kmsg()
+
+    def status(self) -> dict[str, Any]:
+        """Return the state behind sysfs: masks, cards, queues, mediated devices (docs/console.md has the keys)."""
+        status: dict[str, Any] = json.loads(self.cat("/ctl/status"))
+        return status
+
+
+class Shell(Files):
+    """The files of a host in this process; every refusal is a `KernelError`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._tree = host.tree
+
+    @property
+    def journal(self) -> History:
+        """Everything that happened until now."""
+        return History.of(self.host.journal)
+
+    def _walk(self, path: str, *, follow: bool = True) -> int:
+        """Return the node at a path, as path_resolution(7) does."""
+        node, rest, links = self._tree.root.id(0), path.split("/"), 0
+        while rest:
+            name = rest.pop(0)
+            if name == "..":
+                node = self._tree.parent(node)
+            elif name not in ("", "."):
+                child = self._tree.lookup(node, name)
+                if stat.S_ISLNK(self._tree.stat(child).mode) and (rest or follow):
+                    links += 1
+                    if links > _LINKS:
+                        raise KernelError(errno.ELOOP, f"too many links on the way to {path}")
+                    rest = self._tree.readlink(child).split("/") + rest
+                else:
+                    node = child
+        return node
+
+    def read(self, path: str, size: int = 131072) -> bytes:
+        """Return the content of a file, read to its end in pieces of `size` bytes."""
+        file = self._tree.open(self._walk(path), READ)
+        try:
+            content = b""
+            while piece := bytes(file.read(len(content), size)):
+                content += piece
+            return content
+        finally:
+            file.close()
+
+    def write(self, path: str, data: str | bytes) -> int:
+        """Write a text in one write and return the bytes taken."""
+        file = self._tree.open(self._walk(path), WRITE)
+        try:
+            return file.write(data.encode() if isinstance(data, str) else data)
+        finally:
+            file.close()
+
+    def ls(self, path: str) -> list[str]:
+        """Return the names in a directory, in its order."""
+        return [entry.name for entry in self._tree.readdir(self._walk(path))]
+
+    def readlink(self, path: str) -> str:
+        """Return the text of a link."""
+        return self._tree.readlink(self._walk(path, follow=False))
+
+    def stat(self, path: str) -> Stat:
+        """Return type, mode and size, without following a last link."""
+        return self._tree.stat(self._walk(path, follow=False))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something at a path."""
+        try:
+            self._walk(path)
+        except KernelError:
+            return False
+        return True
+
+    def find(self, path: str = "/") -> Iterator[tuple[str, Stat]]:
+        """Yield every path at and below a directory with its stat, without following links."""
+        yield from self._find(path.rstrip("/") or "/", self._walk(path))
+
+    def _find(self, path: str, node: int) -> Iterator[tuple[str, Stat]]:
+        found = self._tree.stat(node)
+        yield path, found
+        if stat.S_ISDIR(found.mode):
+            for entry in self._tree.readdir(node):
+                yield from self._find(posixpath.join(path, entry.name), entry.node)

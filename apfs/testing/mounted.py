@@ -1,0 +1,221 @@
+"""Mounted hosts for tests: started, asked and ended from within a test program.
+
+A host lives exactly as long as its `with` block. If the program that made it dies instead, however that happens, the
+host ends too and takes its mount with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from apfs.mounts import migration, server, table
+from apfs.testing.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+Clock = Literal["real", "manual"]
+
+# A server that was told to end needs two seconds at most; this only keeps a defect from hanging a test run.
+_PATIENCE_SECONDS = 30
+COMMAND_SECONDS = 60
+"""How long a command may take unless `timeout` says otherwise."""
+
+
+class MountedHost(Files):
+    """A host that is mounted on a new directory. What it refuses is an `OSError`, as with any file."""
+
+    def __init__(
+        self,
+        scenario: str | os.PathLike[str] = "default",
+        *,
+        clock: Clock = "manual",
+        allow_other: bool | None = None,
+    ) -> None:
+        """Mount a scenario: a name of the gallery, a file, or, if there is a newline in it, the TOML text itself.
+
+        With a `manual` clock the AP bus scans when it is told to; with a `real` one also every `config_time` seconds.
+        `allow_other` lets other users in; None does so for root only.
+        `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
+        """
+        place = tempfile.mkdtemp(prefix="apfs-")
+        # The server ends when the writing end is closed, which the kernel does for a process that dies.
+        reader, self._lifeline = os.pipe()
+        try:
+            with _as_argument(scenario) as argument:
+                options = ["--scenario", argument, "--clock", clock]
+                if allow_other is not None:
+                    options.append("--allow-other" if allow_other else "--no-allow-other")
+                self._server = server.start_server(place, options, lifeline=reader)
+        except BaseException:
+            os.close(self._lifeline)
+            # If the server has come as far as mounting, it removes the directory itself.
+            with contextlib.suppress(OSError):
+                Path(place).rmdir()
+            raise
+        finally:
+            os.close(reader)
+        self.path = Path(place)
+        """The mount: `path / "sys/bus/ap"`."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._server.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+        return self._server.poll() is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmount and remove the directory, also if files are open or the server was killed. Twice is no error."""
+        if self._lifeline < 0:
+            return
+        # Not by the lifeline alone: a process forked from this one may hold it too.
+        self._server.terminate()
+        try:
+            # Returns when the mount helper is gone too, which clears the mount of a server that was killed.
+            self._server.communicate(timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.communicate()
+        os.close(self._lifeline)
+        self._lifeline = -1
+        if table.is_apfs(str(self.path)):
+            table.unmount(str(self.path), lazy=True)
+        with contextlib.suppress(FileNotFoundError):  # the server's work, if it came to it
+            self.path.rmdir()
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _at(self, path: str) -> Path:
+        return self.path / path.lstrip("/")
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file, read to its end."""
+        return self._at(path).read_bytes()
+
+    def write(self, path: str, data: str | bytes) -> int:
+        """Write a text in one write and return the bytes taken.
+
+        Without buffers, which would try again to write what was refused when they are closed.
+        """
+        file = os.open(self._at(path), os.O_WRONLY)
+        try:
+            return os.write(file, data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            error.filename = path  # an error of write(2) comes without a name
+            raise
+        finally:
+            os.close(file)
+
+    def ls(self, path: str) -> list[str]:
+        """Return the names in a directory, in its order."""
+        return os.listdir(self._at(path))  # noqa: PTH208 -- names are wanted
+
+    def readlink(self, path: str) -> str:
+        """Return the text of a link."""
+        return str(self._at(path).readlink())
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something at a path."""
+        return self._at(path).exists()
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        *command: str | os.PathLike[str],
+        options: Sequence[str] = (),
+        check: bool = False,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        timeout: float | None = COMMAND_SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command that sees this host at `/sys` and `/dev`, by `apfs exec --mount`, and return what it said.
+
+        `options` are those of `apfs exec`, such as `("--tmpfs", "/etc/mdevctl.d")`; `env` is added to the environment.
+        With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. Status 125 means
+        that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
+        """
+        words = [*server.PYTHON, "-m", "apfs", "exec", "--die-with-parent", "--mount", str(self.path), *options]
+        environment = {**os.environ, **(env or {})}
+        result = subprocess.run(
+            [*words, "--", *command],
+            check=False,
+            input="" if stdin is None else stdin,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=cwd,
+            timeout=timeout,
+        )
+        if check and result.returncode:
+            error = subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)
+            error.add_note(result.stderr.rstrip())
+            raise error
+        return result
+
+    def sh(
+        self,
+        script: str,
+        *arguments: str | os.PathLike[str],
+        options: Sequence[str] = (),
+        check: bool = False,
+        timeout: float | None = COMMAND_SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a bash script as `exec` runs commands; `arguments` are its `$1`, `$2` ..."""
+        return self.exec("bash", "-c", script, "bash", *arguments, options=options, check=check, timeout=timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two mounted hosts, between which guests migrate."""
+
+    source: MountedHost
+    target: MountedHost
+
+    def migrate(self, uuid: str) -> migration.Outcome:
+        """Live-migrate the guest of a mediated device from source to target. `ok` tells whether, `error` why not.
+
+        `apfs.mounts.migration.NotPossibleError` if a host lacks the device or the source its guest.
+        """
+        return migration.migrate(self.source.path, self.target.path, uuid)
+
+    def check(self, uuid: str) -> migration.Check:
+        """Say whether the target would accept the guest, and if not, why; nothing is changed."""
+        return migration.check(self.source.path, self.target.path, uuid)
+
+
+@contextlib.contextmanager
+def _as_argument(scenario: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield what stands for a scenario on a command line."""
+    if not isinstance(scenario, str):
+        yield str(Path(scenario).absolute())
+    elif "\n" not in scenario:
+        yield scenario
+    else:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
+            file.write(scenario)
+            file.flush()
+            try:
+                yield file.name
+            except table.MountsError as error:
+                raise table.MountsError(str(error).replace(file.name, "scenario"), error.status) from None

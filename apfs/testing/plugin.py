@@ -1,0 +1,171 @@
+"""The pytest plugin: emulated hosts as fixtures. docs/pytest.md is its guide.
+
+pytest imports this module in every run of every project in whose environment apfs is installed. Therefore it imports
+the rest of apfs only when a fixture is used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from apfs.testing.files import Files, Shell
+    from apfs.testing.mounted import Clock, MountedHost, Pair
+
+MARKER = "apfs_scenario"
+_HOSTS = pytest.StashKey[dict[str, "Files"]]()
+
+
+class _Wanted(NamedTuple):
+    """What a test asks for by its marker and its parameter."""
+
+    scenarios: tuple[str, ...]
+    clock: Clock
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, for --strict-markers and --markers."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(scenario, target, *, clock='manual'): hosts of apfs_host, apfs_mount and apfs_pair: names of "
+        "scenarios, TOML files beside the test's file, or TOML texts; target is for apfs_pair only.",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the journals of a failed test's hosts."""
+    report = yield
+    if report.failed:
+        for name, host in _hosts(item).items():
+            report.sections.append((f"apfs journal of {name}", _journal(host)))
+    return report
+
+
+@pytest.fixture
+def apfs_host(request: pytest.FixtureRequest) -> Iterator[Shell]:
+    """Boot a host in this process, without a mount: it works everywhere and starts in no time.
+
+    Refusals are `apfs.KernelError`. The machine itself is `apfs_host.host`.
+    """
+    from apfs.host import Host  # noqa: PLC0415 -- see the head of the file
+    from apfs.scenario.model import ScenarioError  # noqa: PLC0415
+    from apfs.scenario.reader import load, loads  # noqa: PLC0415
+    from apfs.testing.files import Shell  # noqa: PLC0415
+
+    wanted = _wanted(request, 1)
+    if wanted.clock == "real":
+        raise _error(request, "a host without a mount has no clock: let time pass by apfs_host.console('tick 60')")
+    scenario = wanted.scenarios[0] if wanted.scenarios else "default"
+    try:
+        shell = Shell(Host(loads(scenario) if "\n" in scenario else load(scenario)))
+    except ScenarioError as error:
+        raise _error(request, error) from None
+    with _reported(request, {"apfs_host": shell}):
+        yield shell
+
+
+@pytest.fixture
+def apfs_mount(request: pytest.FixtureRequest) -> Iterator[MountedHost]:
+    """Mount a host on a directory of its own, for real programs; it ends with the test, whatever becomes of that."""
+    with _mounted(request, {"apfs_mount": "default"}) as hosts:
+        yield hosts["apfs_mount"]
+
+
+@pytest.fixture
+def apfs_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Mount two hosts for a live migration; without a marker those of the gallery that fit."""
+    from apfs.testing.mounted import Pair  # noqa: PLC0415 -- see the head of the file
+
+    names = {"apfs_pair.source": "migration-source", "apfs_pair.target": "migration-target"}
+    with _mounted(request, names) as hosts:
+        yield Pair(*hosts.values())
+
+
+@contextmanager
+def _mounted(request: pytest.FixtureRequest, defaults: dict[str, str]) -> Iterator[dict[str, MountedHost]]:
+    """Mount hosts by the names under which a report shows them; one wanted scenario is for all of them."""
+    from apfs.mounts.table import MountsError  # noqa: PLC0415 -- see the head of the file
+    from apfs.testing.mounted import MountedHost  # noqa: PLC0415
+
+    wanted = _wanted(request, len(defaults))
+    scenarios = wanted.scenarios or tuple(defaults.values())
+    if len(scenarios) < len(defaults):
+        scenarios *= len(defaults)
+    with ExitStack() as stack:
+        hosts = {}
+        for name, scenario in zip(defaults, scenarios, strict=True):
+            try:
+                hosts[name] = stack.enter_context(MountedHost(scenario, clock=wanted.clock))
+            except MountsError as error:
+                raise _error(request, error) from None
+        with _reported(request, hosts):
+            yield hosts
+
+
+@contextmanager
+def _reported(request: pytest.FixtureRequest, hosts: dict[str, Shell] | dict[str, MountedHost]) -> Iterator[None]:
+    """Let the test's report know of hosts while they can be asked."""
+    known = request.node.stash.setdefault(_HOSTS, {})
+    known.update(hosts)
+    try:
+        yield
+    finally:
+        for name in hosts:
+            del known[name]
+
+
+def _hosts(item: pytest.Item) -> dict[str, Files]:
+    """Return the hosts of a test by name: of our fixtures, however it came to them, and its other arguments."""
+    testing = sys.modules.get("apfs.testing.files")
+    if testing is None:  # then there is no host in this process
+        return {}
+    known = item.stash.get(_HOSTS, {})
+    arguments: dict[str, object] = getattr(item, "funcargs", {})
+    others = {
+        name: value
+        for name, value in arguments.items()
+        if isinstance(value, testing.Files) and not any(value is host for host in known.values())
+    }
+    return known | others
+
+
+def _journal(host: Files) -> str:
+    try:
+        return host.journal.report()
+    except OSError as error:
+        return f"cannot be read, the host's server is gone: {error}"
+
+
+def _wanted(request: pytest.FixtureRequest, most: int) -> _Wanted:
+    """Return the scenarios, at most as many as that, and the clock. An indirect parameter outdoes the marker."""
+    from apfs.testing.mounted import Clock  # noqa: PLC0415 -- see the head of the file
+
+    marker = request.node.get_closest_marker(MARKER)
+    scenarios, options = (marker.args, dict(marker.kwargs)) if marker else ((), {})
+    if hasattr(request, "param"):
+        scenarios = tuple(request.param) if isinstance(request.param, (tuple, list)) else (request.param,)
+    clock = options.pop("clock", "manual")
+    if options or clock not in get_args(Clock):
+        raise _error(request, f"{MARKER} takes scenarios and clock='manual' or 'real', not {marker.kwargs}")
+    if len(scenarios) > most or not all(isinstance(scenario, (str, os.PathLike)) for scenario in scenarios):
+        raise _error(request, f"expected at most {most} of: name of a scenario, file, TOML text; not {scenarios}")
+    return _Wanted(tuple(_located(request, scenario) for scenario in scenarios), clock)
+
+
+def _located(request: pytest.FixtureRequest, scenario: str | os.PathLike[str]) -> str:
+    """Return a scenario with its file, if it is one, found from the directory of the test's own file."""
+    is_file = not isinstance(scenario, str) or ("\n" not in scenario and ("/" in scenario or "." in scenario))
+    return str(request.path.parent / scenario) if is_file else str(scenario)
+
+
+def _error(request: pytest.FixtureRequest, reason: object) -> BaseException:
+    """Return what ends the set-up of a test with a line that says why, without the traceback of this plugin."""
+    return pytest.fail.Exception(f"{request.fixturename}: {reason}", pytrace=False)

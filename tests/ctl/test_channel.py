@@ -1,0 +1,134 @@
+"""The protocol of `ctl/ioctl`, and what becomes of files that nobody comes for."""
+
+from __future__ import annotations
+
+import errno
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from apfs.ctl.channel import Channel
+from apfs.errors import KernelError
+from apfs.host import Host
+from apfs.scenario.reader import loads
+from apfs.sysfs.entries import BOTH
+from apfs.testing.files import Shell
+from tests.vfio_ap.hosts import CREATE, M1, WORKED
+
+if TYPE_CHECKING:
+    from apfs.sysfs.openfile import OpenFile
+
+
+class Client:
+    """A supervisor and a program in one, without processes."""
+
+    def __init__(self) -> None:
+        self.host = Host(loads(WORKED))
+        self.shell = Shell(self.host)
+        self.shell.echo(M1, CREATE)
+        channel = self.open("/ctl/ioctl")
+        assert isinstance(channel, Channel)
+        self.channel = channel
+
+    def open(self, path: str) -> OpenFile:
+        return self.host.tree.open(self.host.tree.resolve(path), BOTH)
+
+    def ask(self, *files: OpenFile, **request: object) -> Any:  # noqa: ANN401 -- JSON
+        self.channel.write(json.dumps({"arg": 0, "memory": "", "descriptor": None} | request).encode())
+        for file in files:
+            self.channel.show(file)
+        return self.line()
+
+    def line(self) -> Any:  # noqa: ANN401 -- JSON
+        text = b""
+        while not text.endswith(b"\n"):
+            text += self.channel.read(len(text), 7)
+        return json.loads(text)
+
+    def device(self) -> tuple[OpenFile, OpenFile, str]:
+        """Open a device through a container; return group, container and the name of the device's file."""
+        group, container = self.open("/dev/vfio/0"), self.open("/dev/vfio/vfio")
+        memory = struct.pack("=i", 5).hex()
+        assert self.ask(group, container, cmd=0x3B68, arg=16, memory=memory, descriptor="file")["value"] == 0
+        assert self.ask(container, cmd=0x3B66, arg=3)["value"] == 0
+        reply = self.ask(group, cmd=0x3B6A, arg=16, memory=f"{M1.encode().hex()}00")
+        assert reply == {"value": 0, "writes": [], "file": {"name": reply["file"]["name"], "access": "rw", "at": None}}
+        return group, container, reply["file"]["name"]
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+def test_a_file_that_is_not_of_vfio_is_left_to_the_kernel(client: Client) -> None:
+    assert client.ask(client.open("/sys/bus/ap/apmask"), cmd=0x3B64) is None
+    assert client.ask(cmd=0x3B64) is None
+
+
+def test_values_and_writes(client: Client) -> None:
+    assert client.ask(client.open("/dev/vfio/vfio"), cmd=0x3B65, arg=9) == {"value": 1, "writes": [], "file": None}
+    group = client.open("/dev/vfio/0")
+    reply = client.ask(group, cmd=0x3B67, arg=0x1000, memory=struct.pack("=II", 8, 0).hex())
+    assert reply == {"value": 0, "writes": [[0x1000, struct.pack("=II", 8, 1).hex()]], "file": None}
+    assert client.ask(group, cmd=0x3B67, arg=0x1000, memory="00")["value"] == -errno.EFAULT
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'"x"'])
+def test_what_is_no_request(client: Client, text: bytes) -> None:
+    with pytest.raises(KernelError) as refusal:
+        client.channel.write(text)
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_a_new_file_is_opened_once_and_gone_when_it_is_closed(client: Client) -> None:
+    group, _, name = client.device()
+    device = client.open(f"/ctl/fds/{name}")
+    with pytest.raises(KernelError) as refusal:
+        client.open(f"/ctl/fds/{name}")
+    assert refusal.value.errno == errno.ENXIO
+    group.close()
+    assert client.shell.cat(f"/dev/vfio-ap/{M1}/guest") == "1\n"
+    device.close()
+    assert client.shell.cat(f"/dev/vfio-ap/{M1}/guest") == "0\n"
+    assert client.shell.ls("/ctl/fds") == []
+
+
+@pytest.mark.parametrize("how", ["next request", "close"])
+def test_a_file_that_nobody_came_for_is_closed(client: Client, how: str) -> None:
+    _, container, _ = client.device()
+    assert client.shell.cat(f"/dev/vfio-ap/{M1}/guest") == "1\n"
+    if how == "close":
+        client.channel.close()
+    else:
+        client.ask(container, cmd=0x3B64)
+    assert client.shell.cat(f"/dev/vfio-ap/{M1}/guest") == "0\n"
+    assert client.shell.ls("/ctl/fds") == []
+
+
+def test_eventfds_are_signalled_and_dropped_by_number(client: Client) -> None:
+    _, _, name = client.device()
+    device = client.open(f"/ctl/fds/{name}")
+    for number in (7, 8):
+        memory = struct.pack("=5Ii", 24, 36, 0, 0, 1, 99).hex()
+        assert client.ask(device, cmd=0x3B6E, arg=16, memory=memory, descriptor=number)["value"] == 0
+    assert client.channel.poll()
+    assert client.line() == {"signal": [], "drop": [7]}
+    assert not client.channel.poll()
+    with pytest.raises(KernelError):
+        client.shell.echo("1", f"/sys/bus/mdev/devices/{M1}/remove")
+    assert client.line() == {"signal": [8], "drop": []}
+    device.close()
+    assert client.line() == {"signal": [], "drop": [8]}
+
+
+def test_ioctls_are_in_the_journal(client: Client) -> None:
+    container = client.open("/dev/vfio/vfio")
+    client.ask(container, cmd=0x3B64)
+    client.ask(container, cmd=0x3B66, arg=3)
+    records = [json.loads(line) for line in client.shell.cat("/ctl/journal").splitlines()][-2:]
+    assert [record["type"] for record in records] == ["ioctl", "refusal"]
+    assert records[1]["data"] == "VFIO_SET_IOMMU"
+    assert records[1]["errno"] == "EINVAL"

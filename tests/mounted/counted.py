@@ -1,0 +1,67 @@
+"""Mounts whose requests can be counted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tests.conftest import TIMEOUT, apfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_REQUEST = re.compile(r"^unique: \d+, opcode: (\w+) ", re.MULTILINE)
+# Sent when the last user is gone, which is after the command has ended; what leads there is counted.
+_LATER = {"RELEASE", "RELEASEDIR", "FORGET", "BATCH_FORGET", "INTERRUPT"}
+
+
+class Counted:
+    """A mounted host and its log."""
+
+    def __init__(self, root: Path, log: Path, pid: int) -> None:
+        self.root = root
+        self.pid = pid
+        self.log = log
+        """What the server prints on standard error: requests with --debug, and warnings."""
+
+    def requests(self) -> list[str]:
+        """Return the names of all requests so far."""
+        return _REQUEST.findall(self.log.read_text())
+
+    def of(self, *command: str) -> dict[str, int]:
+        """Run a command at the root of the mount; return how many requests of each kind it made."""
+        before = len(self.requests())
+        subprocess.run(command, cwd=self.root, check=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT)
+        return self.counts(before)
+
+    def counts(self, before: int) -> dict[str, int]:
+        """Return how many requests of each kind there were after the first `before` ones."""
+        return dict(Counter(name for name in self.requests()[before:] if name not in _LATER))
+
+    def warnings(self) -> list[str]:
+        """Return the warnings that the server printed."""
+        return [line for line in self.log.read_text().splitlines() if "RuntimeWarning" in line]
+
+
+@contextmanager
+def counted(root: Path, prelude: str = "", how: str = "--debug") -> Iterator[Counted]:
+    """Mount the default host on `root`, after some lines of Python; yield when it answers.
+
+    With `how` as --foreground, requests are served in the fast loop, and not counted.
+    """
+    root.mkdir()
+    program = f"{prelude}\nfrom apfs.cli.main import main\nmain()"
+    log = root.with_suffix(".log")
+    command = [sys.executable, "-c", program, "mount", how, "--clock", "manual", "--ready-fd", "1", str(root)]
+    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as server:
+        assert server.stdout is not None
+        assert server.stdout.read(1), log.read_text()
+        try:
+            yield Counted(root, log, server.pid)
+        finally:
+            apfs("umount", str(root))

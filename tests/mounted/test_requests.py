@@ -1,0 +1,122 @@
+"""How many requests everyday commands cost: a request more is a slower mount, and shows here without a clock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import UUID
+from tests.mounted.counted import Counted, counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+QUEUE = "sys/devices/ap/card05/05.0004"
+ALWAYS, SOMETIMES, LINKS = 10, 3, 2
+"""What is in it: files that every queue has, files that not every queue has, links."""
+FILES = ALWAYS + SOMETIMES
+
+# What a pyfuse3 that is not as expected looks like. Neither may cost more than speed.
+OTHER_LOOP = "import pyfuse3, trio, types; pyfuse3.trio = types.SimpleNamespace(**vars(trio))"
+OTHER_LAYOUT = "import apfs.fuse.listing as listing; listing.EntryAttributes = type('Other', (), {'st_ino': 0})"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Counted]:
+    with counted(tmp_path / "host") as mounted:
+        mounted.of("cat", "sys/bus/ap/ap_domain")  # once per mount, the kernel finds out that there is no flush
+        mounted.of("sh", "-c", "echo 1 > sys/bus/ap/poll_thread")  # ... and no extended attributes
+        yield mounted
+
+
+def test_read_a_file(host: Counted) -> None:
+    cat = ("cat", "sys/bus/ap/ap_interrupts")
+    assert host.of(*cat) == {"LOOKUP": 1, "OPEN": 1, "READ": 2}
+    assert host.of(*cat) == {"OPEN": 1, "GETATTR": 1, "READ": 2}  # reading made its time of access old
+
+
+def test_write_a_file(host: Counted) -> None:
+    echo = ("sh", "-c", "echo 40 > sys/bus/ap/config_time")
+    assert host.of(*echo) == {"LOOKUP": 1, "OPEN": 1, "WRITE": 1}
+    assert host.of(*echo) == {"OPEN": 1, "WRITE": 1}
+
+
+def test_after_names_have_changed_paths_are_looked_up_again(host: Counted) -> None:
+    host.of("cat", f"{QUEUE}/config")
+    assert "LOOKUP" not in host.of("cat", f"{QUEUE}/config")
+    host.of("sh", "-c", "echo -6 > sys/bus/ap/apmask")
+    assert host.of("cat", f"{QUEUE}/config")["LOOKUP"] == len(QUEUE.split("/")) + 1
+    assert "LOOKUP" not in host.of("cat", f"{QUEUE}/config")
+
+
+def test_list_a_directory_of_files(host: Counted) -> None:
+    host.of("stat", QUEUE)
+    ls = ("ls", "-l", QUEUE)
+    looked_up = SOMETIMES + LINKS  # the others are known from the listing
+    assert host.of(*ls) == {"OPENDIR": 1, "READDIRPLUS": 2, "LOOKUP": looked_up, "READLINK": LINKS}
+    assert host.of(*ls) == {"OPENDIR": 1, "GETATTR": 1, "READDIRPLUS": 2, "READLINK": LINKS}
+
+
+def test_list_a_directory_of_links(host: Counted) -> None:
+    """A listing has no attributes of what may go away; a name that was looked up stays known."""
+    host.of("stat", "sys/bus/ap/devices")
+    links = 15
+    assert host.of("ls", "-f", "sys/bus/ap/devices") == {"OPENDIR": 1, "READDIRPLUS": 2}
+    ls = ("ls", "-l", "sys/bus/ap/devices")
+    assert host.of(*ls) == {"OPENDIR": 1, "GETATTR": 1, "READDIRPLUS": 2, "LOOKUP": links, "READLINK": links}
+    assert host.of(*ls) == {"OPENDIR": 1, "GETATTR": 1, "READDIRPLUS": 2, "READLINK": links}
+
+
+def test_search_a_directory(host: Counted) -> None:
+    """Each file is read once, but for the one that grep reads on to see whether it is binary."""
+    host.of("stat", QUEUE)
+    host.of("sh", "-c", "grep -rs . sys/bus/mdev || true")  # once per mount, the kernel finds out about lseek
+    grep = ("grep", "-r", ".", QUEUE)
+    listing = {"OPENDIR": 2, "STATFS": 1, "READDIRPLUS": 2}  # where it starts, it opens twice
+    reading = {"OPEN": FILES, "READ": FILES + 1}
+    assert host.of(*grep) == listing | reading | {"LOOKUP": SOMETIMES + LINKS}
+    assert host.of(*grep) == listing | reading | {"GETATTR": 4}
+
+
+def test_walk(host: Counted) -> None:
+    """Directories are looked up once; what is in them is known from their listings."""
+    find = ("find", "sys/devices/ap", "-type", "f")
+    cards, queues = 3, 12
+    opened = 2 + cards + queues  # where it starts, it opens twice
+    walking = {"OPENDIR": opened, "READDIRPLUS": 2 * (opened - 1), "STATFS": 1}
+    assert host.of(*find) == walking | {"LOOKUP": 2 + cards + queues}
+    assert host.of(*find) == walking | {"GETATTR": 1 + cards + queues}
+
+
+def test_list_mediated_devices(host: Counted) -> None:
+    create = "sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create"
+    host.of("sh", "-c", f"echo {UUID} > {create}")
+    command = [sys.executable, "-m", "apfs", "exec", "--mount", str(host.root), "--", "bash"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        counts = []
+        for script in ("echo ready", "mdevctl list | tr -d '\\n'; echo", "mdevctl list | tr -d '\\n'; echo"):
+            before = len(host.requests())
+            shell.stdin.write(f"{script}\n")
+            shell.stdin.flush()
+            assert shell.stdout.readline().startswith("ready" if script == "echo ready" else UUID)
+            counts.append(host.counts(before))
+        shell.stdin.close()
+    assert counts[1:] == [
+        {"LOOKUP": 7, "OPENDIR": 1, "READDIRPLUS": 2, "READLINK": 4},
+        {"OPENDIR": 1, "GETATTR": 1, "READDIRPLUS": 2, "READLINK": 4},
+    ]
+
+
+@pytest.mark.parametrize("prelude", [OTHER_LOOP, OTHER_LAYOUT])
+def test_without_pyfuse3s_internals_it_works_and_warns_once(tmp_path: Path, prelude: str) -> None:
+    with counted(tmp_path / "host", prelude, "--foreground") as mounted:
+        mounted.of("grep", "-q", "30", "sys/bus/ap/config_time")
+        mounted.of("ls", "-lR", "sys")
+        (warning,) = mounted.warnings()
+        assert "will take longer" in warning

@@ -1,0 +1,70 @@
+"""A record describes the machine that it was made of: recording and booting are each other's inverse."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from apfs.errors import KernelError
+from apfs.host import Host
+from apfs.recording.recorder import record
+from apfs.scenario.reader import gallery, loads
+from apfs.scenario.writer import dumps
+from apfs.testing.files import Shell
+from tests.recording.strategies import scenarios, visible
+
+if TYPE_CHECKING:
+    from apfs.scenario.model import Scenario
+
+MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Recording 65,536 queues takes half a minute, and shows nothing that fewer do not.
+SMALL = [name for name in gallery() if name != "largest"]
+
+
+def sysfs(host: Host) -> dict[str, str]:
+    """Return all of a host's sysfs: modes, link texts and contents, by path."""
+    shell, found = Shell(host), {}
+    for path, node in shell.find("/sys"):
+        if stat.S_ISLNK(node.mode):
+            found[path] = f"link {shell.readlink(path)}"
+        elif stat.S_ISREG(node.mode) and node.mode & 0o444:
+            try:
+                found[path] = f"{node.mode:o} {shell.cat(path)}"
+            except KernelError as error:
+                found[path] = f"{node.mode:o} {error.name}"
+        else:
+            found[path] = f"{node.mode:o}"
+    return found
+
+
+@MANY
+@given(scenarios())
+def test_a_scenario_is_what_its_text_says(scenario: Scenario) -> None:
+    assert loads(dumps(scenario, ["One line.", "Another one."])) == scenario
+
+
+@MANY
+@given(scenarios())
+def test_a_record_is_the_machine(scenario: Scenario) -> None:
+    host = Host(scenario)
+    before = host.journal.last
+    recording = record(Shell(host))
+    assert (host.journal.last, recording.unread) == (before, ())
+    again = loads(recording.text())
+    assert again == recording.scenario
+    assert visible(again) == visible(scenario)
+    copy = Host(again)
+    assert sysfs(copy) == sysfs(host)
+    assert record(Shell(copy)).text() == recording.text()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_records_of_the_gallery(name: str) -> None:
+    scenario = loads(gallery()[name])
+    host = Host(scenario)
+    recording = record(Shell(host), name)
+    assert visible(recording.scenario) == visible(scenario)
+    assert sysfs(Host(loads(recording.text()))) == sysfs(host)

@@ -1,0 +1,181 @@
+"""Uevents of the emulated host on a real netlink socket: what the kernel would have sent, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from apfs.sandbox import uevents
+from tests.conftest import TIMEOUT
+from tests.tools.conftest import inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LISTENER = """
+import os, socket, sys
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
+s.bind((0, int(sys.argv[1])))
+s.settimeout(float(sys.argv[2]))
+for path, text in (line.split("=", 1) for line in sys.argv[4:]):
+    open(path, "w").write(text)
+for _ in range(int(sys.argv[3])):
+    try:
+        data, (pid, groups) = s.recvfrom(65536)
+    except TimeoutError:
+        print("nothing")
+        break
+    print(pid, groups, repr(data))
+"""
+
+
+def listen(count: int, *stores: str, group: int = 1, timeout: int = 60, options: tuple[str, ...] = ()) -> list[str]:
+    """Make stores inside a sandbox and return `count` messages as the listener got them."""
+    script = 'exec python3 -c "$@"'
+    result = inside(script, LISTENER, str(group), str(timeout), str(count), *stores, options=options)
+    return result.stdout.splitlines()
+
+
+def without_seqnum(line: str) -> tuple[str, bytes]:
+    source, data = line.split(" b", 1)
+    message: bytes = eval("b" + data)  # noqa: S307 -- printed by repr
+    keys = message.split(b"\0")
+    assert keys[-1] == b""
+    assert keys[-2].startswith(b"SEQNUM=")
+    return source, b"\0".join(keys[:-2])
+
+
+def test_kernel_messages() -> None:
+    card, bus = "/sys/devices/ap/card01", "/sys/bus/ap"
+    lines = listen(4, f"{card}/config=0", f"{bus}/aqmask=-0x0b", f"{card}/uevent=add")
+    (source, config), *rest = map(without_seqnum, lines)
+    assert source == "0 1"
+    assert config.split(b"\0") == [
+        b"change@/devices/ap/card01", b"ACTION=change", b"DEVPATH=/devices/ap/card01", b"SUBSYSTEM=ap", b"CONFIG=0",
+        b"DEVTYPE=ap_card", b"DRIVER=cex4card", b"DEV_TYPE=000E", b"MODALIAS=ap:t0E", b"MODE=ep11",
+    ]  # fmt: skip
+    assert [message.split(b"\0")[0] for _, message in rest] == [
+        b"unbind@/devices/ap/card00/00.000b",
+        b"bind@/devices/ap/card00/00.000b",
+        b"unbind@/devices/ap/card01/01.000b",
+    ]
+
+
+def test_the_value_of_apmask_ends_with_a_newline_on_the_wire() -> None:
+    (line,) = listen(1, "/sys/bus/ap/apmask=+7,-7,-200")
+    _, message = without_seqnum(line)
+    assert message.split(b"\0")[0] == b"change@/devices/ap"
+    (mask,) = [key for key in message.split(b"\0") if key.startswith(b"APMASK=")]
+    assert mask.endswith(b"f\n")
+    assert len(mask) == len("APMASK=0x") + 64 + 1
+
+
+def test_order_and_sequence_numbers() -> None:
+    lines = listen(8, "/sys/devices/ap/card00/online=0", "/sys/devices/ap/card00/online=1")
+    numbers = [int(line.rsplit("SEQNUM=", 1)[1].split("\\")[0]) for line in lines]
+    assert numbers == sorted(numbers)
+    devices = [without_seqnum(line)[1].split(b"\0")[2].decode().rsplit("/", 1)[1] for line in lines]
+    assert devices == ["card00", "00.0006", "00.000b", "00.001f"] * 2
+
+
+def test_udevd_group_without_udevd() -> None:
+    (line,) = listen(1, "/sys/devices/ap/card00/uevent=change", group=2)
+    assert line.split(" b")[0].endswith(" 2")
+    assert "libudev\\x00\\xfe\\xed\\xca\\xfe" in line
+
+
+def test_network_of_the_machine_gets_nothing() -> None:
+    assert listen(1, "/sys/devices/ap/card00/uevent=change", timeout=1, options=("--net", "host")) == ["nothing"]
+
+
+def test_ordinary_user_gets_events_too(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("this run is an ordinary user's already: all other tests show the same")
+    nobody = 65534
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(directory.stat().st_mode | 0o055)
+    script = f"""
+        set -e
+        mknod -m 0666 "$3/fuse" c 10 229
+        mount --bind "$3/fuse" /dev/fuse
+        cd /
+        exec setpriv --reuid {nobody} --regid {nobody} --clear-groups --inh-caps=-all \
+            "$1" -m apfs exec -- python3 -c "$2" 1 60 1 /sys/devices/ap/card05/uevent=change
+    """
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, LISTENER, str(tmp_path)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 0, result
+    assert result.stdout.startswith("0 1 b'change@/devices/ap/card05")
+
+
+@pytest.mark.parametrize("text", [b"", b"a", b"ap", b"dev", b"mdev", b"ap_queue", b"vfio-dev", b"ap_card", b"matrix"])
+def test_murmur2(text: bytes, murmur_reference: Callable[[bytes], int]) -> None:
+    assert uevents.murmur2(text) == murmur_reference(text)
+
+
+@pytest.fixture(scope="session")
+def murmur_reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], int]:
+    """The hash in C, after its author's description, with the machine's own unsigned arithmetic."""
+    directory = tmp_path_factory.mktemp("murmur")
+    (directory / "hash.c").write_text("""
+        #include <stdint.h>
+        #include <stdio.h>
+        #include <string.h>
+        int main(int argc, char **argv) {
+            const unsigned char *p = (const unsigned char *) argv[1];
+            uint32_t left = strlen(argv[1]), h = left, k;
+            for (; left >= 4; p += 4, left -= 4) {
+                memcpy(&k, p, 4); k *= 0x5bd1e995u; k ^= k >> 24; k *= 0x5bd1e995u;
+                h *= 0x5bd1e995u; h ^= k;
+            }
+            if (left > 2) h ^= (uint32_t) p[2] << 16;
+            if (left > 1) h ^= (uint32_t) p[1] << 8;
+            if (left > 0) { h ^= p[0]; h *= 0x5bd1e995u; }
+            h ^= h >> 13; h *= 0x5bd1e995u; h ^= h >> 15;
+            return printf("%u", h) < 0;
+        }
+    """)
+    subprocess.run(["gcc", "-o", directory / "hash", directory / "hash.c"], check=True)
+
+    def reference(text: bytes) -> int:
+        return int(subprocess.run([directory / "hash", text], check=True, capture_output=True).stdout)
+
+    return reference
+
+
+def test_kernel_message_layout() -> None:
+    event = uevents.Event((("ACTION", "add"), ("DEVPATH", "/x"), ("SUBSYSTEM", "ap"), ("K", "v")), "7")
+    message = uevents.kernel_message(event)
+    body = b"add@/x\0ACTION=add\0DEVPATH=/x\0SUBSYSTEM=ap\0K=v\0"
+    assert message == struct.pack("=IHHII", 16 + len(body), 16, 5, 7, 0) + body
+
+
+def test_parse_undoes_the_control_file() -> None:
+    text = "change@/a\nACTION=change\nDEVPATH=/a\nSUBSYSTEM=ap\nAPMASK=0xff\nSEQNUM=3\n\n"
+    text += "add@/b\nACTION=add\nDEVPATH=/b\nSEQNUM=4\n\n"
+    first, second = uevents.parse(text)
+    assert first.get("APMASK") == "0xff\n"
+    assert (first.sequence, second.sequence) == ("3", "4")
+    assert second.keys == (("ACTION", "add"), ("DEVPATH", "/b"))
+
+
+def test_a_user_namespace_is_joined_when_it_has_users() -> None:
+    command = ["unshare", "--user", "sh", "-c", "echo ready; read -r _"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        of_process = Path(f"/proc/{process.pid}")
+        assert not uevents.is_mapped(process.pid)
+        (of_process / "uid_map").write_text(f"0 {os.getuid()} 1")
+        assert not uevents.is_mapped(process.pid)
+        (of_process / "setgroups").write_text("deny")
+        (of_process / "gid_map").write_text(f"0 {os.getgid()} 1")
+        assert uevents.is_mapped(process.pid)
+        process.stdin.close()
