@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"\bapfs (?P<words>[a-z]+(?: [a-z]+)?)")
+_COMMAND = re.compile(r"(?<!from )\bapfs (?P<words>[a-z]+(?: [a-z]+)?)")
 
 
 def relative_path(page: Path) -> str:

@@ -328,10 +328,10 @@ def test_what_the_mount_helper_says_is_told(tmp_path: Path) -> None:
 def test_status_of_a_server_that_says_nothing(tmp_path: Path) -> None:
     script = """
 import os, sys
-from apfs import mounts
+from apfs.mounts import server, table
 try:
-    mounts.fork_server(sys.argv[1], lambda ready: os.kill(os.getpid(), 9))
-except mounts.MountsError as error:
+    server.fork_server(sys.argv[1], lambda ready: os.kill(os.getpid(), 9))
+except table.MountsError as error:
     print(error, error.status)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
