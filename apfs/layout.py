@@ -1,4 +1,4 @@
-"""Where everything stands: the directories of the host, top down, with what is linked to what.
+"""Where everything is: the directories of a host, top down, with what is linked to what.
 
 The attributes themselves are declared beside the code that serves them; this is the only place that knows paths of
 more than one subsystem.
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
     from apfs.ap.mask import Mask
-    from apfs.host import Host
     from apfs.kernel.device import Bus, Driver
     from apfs.kernel.module import Module
     from apfs.mdev.core import Mdev
     from apfs.sysfs.directory import Directory
     from apfs.sysfs.entries import Entry
     from apfs.sysfs.members import Registry
+    from apfs.system import System
 
 _T = TypeVar("_T")
 
@@ -206,23 +206,23 @@ def _vdev(mdev: Mdev) -> vfio.VfioDevice | None:
     return data.vdev if data else None
 
 
-def build(host: Host) -> None:
-    """Declare the whole tree of a host."""
-    sys = host.tree.root.fixed("sys")
+def build(system: System) -> None:
+    """Declare the whole tree of a system."""
+    sys = system.tree.root.fixed("sys")
     buses, devices, classes, modules = (sys.fixed(name) for name in ("bus", "devices", "class", "module"))
     virtual = devices.fixed("virtual")
-    iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(host.journal))
-    dev = host.tree.root.fixed("dev", (iommu,))
-    _ap(host, buses, devices)
-    _zcrypt(host, virtual, classes)
-    mdevs = _matrix(host, buses, devices, classes)
-    _misc(host, virtual, classes)
-    _vfio(host, sys, mdevs, virtual, classes, dev)
-    _modules(host, modules)
-    dev.fixed("vfio-ap").dirs("0", _Parts(host.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
-    ctl = host.tree.root.fixed("ctl", files.CTL_ENTRIES, always=host)
+    iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(system.journal))
+    dev = system.tree.root.fixed("dev", (iommu,))
+    _ap(system, buses, devices)
+    _zcrypt(system, virtual, classes)
+    mdevs = _matrix(system, buses, devices, classes)
+    _misc(system, virtual, classes)
+    _vfio(system, sys, mdevs, virtual, classes, dev)
+    _modules(system, modules)
+    dev.fixed("vfio-ap").dirs("0", _Parts(system.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
+    ctl = system.tree.root.fixed("ctl", files.CTL_ENTRIES, always=system)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
-    ctl.fixed("fds").files("0", host.handed, handed)
+    ctl.fixed("fds").files("0", system.handed, handed)
 
 
 def _link(name: str, target: str, exists: Callable[[], object] = lambda: True) -> Link:
@@ -240,9 +240,9 @@ def _bound_to(name: str) -> Callable[[ApCard], Mask]:
 _DRIVER_ENTRIES = (*DRIVER_ATTRIBUTES, MODULE_LINK)
 
 
-def _ap(host: Host, buses: Directory, devices: Directory) -> None:
+def _ap(system: System, buses: Directory, devices: Directory) -> None:
     """Declare the AP bus with its cards, queues and drivers."""
-    bus = host.ap_bus
+    bus = system.ap_bus
     root = devices.fixed("ap", (UEVENT,), always=bus.root)
     cards = root.dirs("card", _Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt.CARD_ATTRIBUTES))
     queue_entries: tuple[Entry, ...] = (
@@ -264,19 +264,19 @@ def _ap(host: Host, buses: Directory, devices: Directory) -> None:
         child.links("00", queues, _QueueLinks(bus, _bound_to(name)))
 
 
-def _zcrypt(host: Host, virtual: Directory, classes: Directory) -> None:
+def _zcrypt(system: System, virtual: Directory, classes: Directory) -> None:
     """Declare the class of additional zcrypt nodes."""
-    nodes = virtual.fixed("zcrypt").dirs("0", host.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
-    classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=host.zcdn).links("0", nodes, host.zcdn.nodes)
+    nodes = virtual.fixed("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
+    classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
 
 
-def _matrix(host: Host, buses: Directory, devices: Directory, classes: Directory) -> Directory:
+def _matrix(system: System, buses: Directory, devices: Directory, classes: Directory) -> Directory:
     """Declare the matrix device, the buses matrix and mdev, and the mediated devices, which are returned."""
     path = driver.MatrixParent.path
-    mdevs = host.mdev_bus.mdevs
+    mdevs = system.mdev_bus.mdevs
 
     def loaded(part: Callable[[driver.VfioAp], object]) -> Callable[[int], object | None]:
-        return lambda _key: part(host.vfio_ap) if host.vfio_ap else None
+        return lambda _key: part(system.vfio_ap) if system.vfio_ap else None
 
     def iommu_group(mdev: Mdev) -> str | None:
         group = _group(mdev)
@@ -299,38 +299,42 @@ def _matrix(host: Host, buses: Directory, devices: Directory, classes: Directory
     entries = (UEVENT_WRITE_ONLY, _link("matrix", path))
     matrix_bus.fixed("drivers").fixed("vfio_ap", entries, loaded(lambda module: module.parent.driver))
 
-    mdev_bus = buses.fixed("mdev", BUS_ATTRIBUTES, lambda _key: host.mdev_bus if host.modules["mdev"].loaded else None)
+    mdev_bus = buses.fixed(
+        "mdev", BUS_ATTRIBUTES, lambda _key: system.mdev_bus if system.modules["mdev"].loaded else None
+    )
     mdev_bus.fixed("devices").links("0", mdev_dirs, mdevs)
     mdev_driver = mdev_bus.fixed("drivers").fixed(
-        "vfio_ap_mdev", _DRIVER_ENTRIES, _registered(host.mdev_bus, "vfio_ap_mdev")
+        "vfio_ap_mdev", _DRIVER_ENTRIES, _registered(system.mdev_bus, "vfio_ap_mdev")
     )
     mdev_driver.links("0", mdev_dirs, _Parts(mdevs, matrix_mdev))
-    parent = _link("matrix", path, lambda: host.vfio_ap)
-    classes.fixed("mdev_bus", (parent,), lambda _key: host if host.modules["mdev"].loaded else None)
+    parent = _link("matrix", path, lambda: system.vfio_ap)
+    classes.fixed("mdev_bus", (parent,), lambda _key: system if system.modules["mdev"].loaded else None)
     return mdev_dirs
 
 
-def _misc(host: Host, virtual: Directory, classes: Directory) -> None:
+def _misc(system: System, virtual: Directory, classes: Directory) -> None:
     """Declare the misc devices of zcrypt and VFIO."""
     misc = virtual.fixed("misc")
     z90crypt = f"{SYS}/devices/virtual/misc/z90crypt"
-    misc.fixed("z90crypt", MISC_ATTRIBUTES, always=host.z90crypt)
-    misc.fixed("vfio", MISC_ATTRIBUTES, lambda _key: host.vfio_misc if host.modules["vfio"].loaded else None)
-    misc.fixed("iommu", MISC_ATTRIBUTES, always=host.iommu_misc)
-    container = _link("vfio", f"{SYS}/devices/virtual/misc/vfio", lambda: host.modules["vfio"].loaded)
+    misc.fixed("z90crypt", MISC_ATTRIBUTES, always=system.z90crypt)
+    misc.fixed("vfio", MISC_ATTRIBUTES, lambda _key: system.vfio_misc if system.modules["vfio"].loaded else None)
+    misc.fixed("iommu", MISC_ATTRIBUTES, always=system.iommu_misc)
+    container = _link("vfio", f"{SYS}/devices/virtual/misc/vfio", lambda: system.modules["vfio"].loaded)
     iommu = _link("iommu", f"{SYS}/devices/virtual/misc/iommu")
     classes.fixed("misc", (iommu, _link("z90crypt", z90crypt), container))
 
 
-def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory) -> None:
+def _vfio(
+    system: System, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory
+) -> None:
     """Declare VFIO groups and devices with their nodes, device numbers and IOMMU groups."""
-    registry = host.mdev_bus.mdevs
+    registry = system.mdev_bus.mdevs
     groups = _Parts(registry, _group, lambda group: str(group.number))
     devices = _Parts(registry, _vdev, lambda device: f"vfio{device.index}")
     keyed_devices = _Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
 
     def loaded(_key: int) -> object | None:
-        return host if host.modules["vfio"].loaded else None
+        return system if system.modules["vfio"].loaded else None
 
     group_dirs = virtual.fixed("vfio", (), loaded).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
     holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
@@ -339,9 +343,11 @@ def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, clas
     classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
 
     misc = (
-        *(_link(f"{device.major}:{device.minor}", device.path) for device in (host.z90crypt, host.iommu_misc)),
+        *(_link(f"{device.major}:{device.minor}", device.path) for device in (system.z90crypt, system.iommu_misc)),
         _link(
-            f"{host.vfio_misc.major}:{host.vfio_misc.minor}", host.vfio_misc.path, lambda: host.modules["vfio"].loaded
+            f"{system.vfio_misc.major}:{system.vfio_misc.minor}",
+            system.vfio_misc.path,
+            lambda: system.modules["vfio"].loaded,
         ),
     )
     numbers = sys.fixed("dev").fixed("char", misc)
@@ -353,23 +359,23 @@ def _vfio(host: Host, sys: Directory, mdevs: Directory, virtual: Directory, clas
     iommu = sys.fixed("kernel").fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
     iommu.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
 
-    container_node = Special("vfio", 0o666, lambda _subject, _read, _write: Container(host.journal))
-    group_node = Special("group", 0o600, lambda group, _read, _write: GroupFile(host.journal, group))
-    device_node = Special("device", 0o600, lambda device, _read, _write: CdevFile(host.journal, device))
+    container_node = Special("vfio", 0o666, lambda _subject, _read, _write: Container(system.journal))
+    group_node = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
+    device_node = Special("device", 0o600, lambda device, _read, _write: CdevFile(system.journal, device))
     nodes = dev.fixed("vfio", (container_node,), loaded)
     nodes.files("0", groups, group_node)
     nodes.fixed("devices").files("vfio", devices, device_node)
 
 
-def _modules(host: Host, directory: Directory) -> None:
+def _modules(system: System, directory: Directory) -> None:
     """Declare `/sys/module`; the AP bus is built in, and there for its parameters only."""
-    ap = directory.fixed("ap", (UEVENT_WRITE_ONLY,), always=host.ap_module)
-    ap.fixed("parameters", bus_attributes.MODULE_PARAMETERS, always=host.ap_bus)
+    ap = directory.fixed("ap", (UEVENT_WRITE_ONLY,), always=system.ap_module)
+    ap.fixed("parameters", bus_attributes.MODULE_PARAMETERS, always=system.ap_bus)
     drivers = {
         "zcrypt_cex4": [("ap:cex4card", "ap/drivers/cex4card"), ("ap:cex4queue", "ap/drivers/cex4queue")],
         "vfio_ap": [("ap:vfio_ap", "ap/drivers/vfio_ap"), ("mdev:vfio_ap_mdev", "mdev/drivers/vfio_ap_mdev")],
     }
-    for module in host.modules.values():
+    for module in system.modules.values():
         child = directory.fixed(module.name, MODULE_ATTRIBUTES, _if_loaded(module))
         child.fixed("holders", [_link(holder.name, holder.path, _loaded(holder)) for holder in module.holders])
         if module.name in drivers:

@@ -28,10 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "vfio": {"errors", "journal", "sysfs", "kernel"},
     "vfio_ap": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio"},
     # the host
+    "system": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "ctl"},
     "scenario": {"errors", "ap"},
-    "ctl": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "host"},
-    "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "ctl", "host"},
-    "host": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "scenario", "layout", "ctl"},
+    "ctl": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system"},
+    "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl"},
+    "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout"},
     "recording": {"errors", "ap", "scenario", "host"},
     # the shells
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
@@ -44,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": {"errors", "host", "journal", "scenario", "testing"},
 }
-PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "ctl", "layout", "host"}
+PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl", "layout", "host"}
 OUTSIDE = {
     *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json"),
     *("fnmatch", "operator", "re", "select", "stat", "struct", "typing"),
@@ -95,10 +96,6 @@ STILL = {
     "apfs.sysfs.entries": {"apfs.sysfs.openfile"},
     "apfs.ap.card": {"apfs.ap.bus", "apfs.ap.driver"},
     "apfs.ap.driver": {"apfs.ap.bus"},
-    "apfs.layout": {"apfs.host"},
-    "apfs.ctl.console": {"apfs.host"},
-    "apfs.ctl.status": {"apfs.host"},
-    "apfs.ctl.files": {"apfs.host"},
 }
 
 

@@ -34,6 +34,11 @@ class MasterKeys:
     wk: str = "ef490ddfce10b330b86cfe6db2ae2db98d65e8c19d9cb7a1b378dec93e398eb0"
 
 
+def default_serial(apid: int) -> str:
+    """Return the serial number of a card for which none is given: 16 characters, of which CCA cards show 8."""
+    return f"93AA{apid:04X}00000000"
+
+
 @dataclass(slots=True)
 class CardHardware:
     """One crypto card as the hardware has it."""

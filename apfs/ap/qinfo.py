@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.ap.mask import NONE, Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Response(IntEnum):
@@ -69,6 +72,21 @@ FIELDS = {
 """Fields by the name that scenarios and the console give them."""
 FAC = Field(32, 32)
 """All of the upper word, the facility bits."""
+
+
+def with_fields(word: int, values: Mapping[str, int]) -> int:
+    """Return a TAPQ word with fields replaced; `ValueError` for a name that is no field's and what does not fit."""
+    for name, value in values.items():
+        if name not in FIELDS:
+            msg = f"no TAPQ field {name!r}: there are {', '.join(FIELDS)}"
+            raise ValueError(msg)
+        try:
+            word = FIELDS[name].set(word, value)
+        except ValueError as error:
+            msg = f"{name}: {error}"
+            raise ValueError(msg) from None
+    return word
+
 
 CARD_HWINFO_MASK = 0xFFFF0000FFFF0F0F
 """What the bus keeps of a queue's word as the record of the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""

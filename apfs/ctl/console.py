@@ -18,7 +18,7 @@ from apfs.sysfs.openfile import PAGE_SIZE, READY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apfs.host import Host
+    from apfs.system import System
 
 CONSOLE = "/ctl/console"
 
@@ -29,7 +29,7 @@ class ConsoleVerb:
 
     usage: str
     summary: str
-    run: Callable[[Host, list[str]], None]
+    run: Callable[[System, list[str]], None]
     least: int
     most: int | None = None
     """Number of arguments; no upper limit if None."""
@@ -72,96 +72,101 @@ def _errno(word: str) -> int:
     return number
 
 
-def _help(host: Host, _words: list[str]) -> None:
+def _help(system: System, _words: list[str]) -> None:
     for name, verb in VERBS.items():
-        host.journal.log("info", f"console: {f'{name} {verb.usage}'.strip()}: {verb.summary}")
+        system.journal.log("info", f"console: {f'{name} {verb.usage}'.strip()}: {verb.summary}")
 
 
-def _plug(host: Host, words: list[str]) -> None:
-    host.plug(_adapter(words[0]), words[1], _fields(words[2:]))
+def _plug(system: System, words: list[str]) -> None:
+    system.plug(_adapter(words[0]), words[1], _fields(words[2:]))
 
 
-def _tapq(host: Host, words: list[str]) -> None:
+def _tapq(system: System, words: list[str]) -> None:
     fields = _fields(words[1:])
     if "." in words[0]:
-        host.set_tapq(_apqn(words[0]).apid, fields, _apqn(words[0]).apqi)
+        system.set_tapq(_apqn(words[0]).apid, fields, _apqn(words[0]).apqi)
     else:
-        host.set_tapq(_adapter(words[0]), fields)
+        system.set_tapq(_adapter(words[0]), fields)
 
 
-def _fail_reset(host: Host, words: list[str]) -> None:
+def _fail_reset(system: System, words: list[str]) -> None:
     response = kstrtoul(words[1]) if len(words) > 1 else int(Response.OTHERWISE_CHANGED)
     if not 0 < response <= 0xFF:  # noqa: PLR2004 -- response codes have a byte
         raise KernelError(errno.EINVAL, f"{response} is not a response code of a failed reset")
-    host.fail_reset(_apqn(words[0]), response)
+    system.fail_reset(_apqn(words[0]), response)
 
 
-def _fault(host: Host, words: list[str]) -> None:
+def _fault(system: System, words: list[str]) -> None:
     accesses = kstrtoul(words[2]) if len(words) > 2 else 1  # noqa: PLR2004 -- the third word is optional
     if not words[0].startswith("/") or not accesses:
         raise KernelError(errno.EINVAL, "expected an absolute path as seen in the mount, and at least one access")
-    host.inject(words[0], _errno(words[1]), accesses)
+    system.inject(words[0], _errno(words[1]), accesses)
 
 
-def _kvm(host: Host, word: str) -> None:
+def _kvm(system: System, word: str) -> None:
     if word not in ("auto", "none"):
         raise KernelError(errno.EINVAL, f"expected auto or none, not {word!r}")
-    host.vfio.kvm = "auto" if word == "auto" else "none"
+    system.vfio.kvm = "auto" if word == "auto" else "none"
 
 
 VERBS: dict[str, ConsoleVerb] = {
     "help": ConsoleVerb("", "list the verbs in ctl/kmsg", _help, 0, 0),
     "plug": ConsoleVerb("ADAPTER TYPE [FIELD=VALUE]...", "insert a card, such as CEX8C", _plug, 2),
-    "unplug": ConsoleVerb("ADAPTER", "take a card out", lambda host, words: host.unplug(_adapter(words[0])), 1, 1),
+    "unplug": ConsoleVerb("ADAPTER", "take a card out", lambda system, words: system.unplug(_adapter(words[0])), 1, 1),
     "add-domain": ConsoleVerb(
-        "N...", "give usage domains to the host", lambda host, words: host.change_domains(add=map(kstrtoul, words)), 1
+        "N...",
+        "give usage domains to the host",
+        lambda system, words: system.change_domains(add=map(kstrtoul, words)),
+        1,
     ),
     "remove-domain": ConsoleVerb(
-        "N...", "take usage domains away", lambda host, words: host.change_domains(remove=map(kstrtoul, words)), 1
+        "N...", "take usage domains away", lambda system, words: system.change_domains(remove=map(kstrtoul, words)), 1
     ),
     "add-control-domain": ConsoleVerb(
         "N...",
         "give control domains to the host",
-        lambda host, words: host.change_domains(add=map(kstrtoul, words), control=True),
+        lambda system, words: system.change_domains(add=map(kstrtoul, words), control=True),
         1,
     ),
     "remove-control-domain": ConsoleVerb(
         "N...",
         "take control domains away",
-        lambda host, words: host.change_domains(remove=map(kstrtoul, words), control=True),
+        lambda system, words: system.change_domains(remove=map(kstrtoul, words), control=True),
         1,
     ),
     "configure": ConsoleVerb(
         "ADAPTER on|off",
         "configure or deconfigure a card from outside",
-        lambda host, words: host.configure(_adapter(words[0]), on=_on(words[1])),
+        lambda system, words: system.configure(_adapter(words[0]), on=_on(words[1])),
         2,
         2,
     ),
     "checkstop": ConsoleVerb(
         "ADAPTER on|off",
         "check-stop a card, or repair it",
-        lambda host, words: host.checkstop(_adapter(words[0]), on=_on(words[1])),
+        lambda system, words: system.checkstop(_adapter(words[0]), on=_on(words[1])),
         2,
         2,
     ),
     "tapq": ConsoleVerb("ADAPTER|APQN FIELD=VALUE...", "change fields of the TAPQ word of a card or queue", _tapq, 2),
-    "scan": ConsoleVerb("", "make the AP bus scan now", lambda host, _words: host.scan(), 0, 0),
-    "tick": ConsoleVerb("SECONDS", "let time pass", lambda host, words: host.tick(_seconds(words[0])), 1, 1),
+    "scan": ConsoleVerb("", "make the AP bus scan now", lambda system, _words: system.scan(), 0, 0),
+    "tick": ConsoleVerb("SECONDS", "let time pass", lambda system, words: system.tick(_seconds(words[0])), 1, 1),
     "fail-reset": ConsoleVerb(
         "APQN [CODE]", "make the next reset of a queue end with a response code (7)", _fail_reset, 1, 2
     ),
     "fault": ConsoleVerb("PATH ERRNO [N]", "make the next N accesses of an attribute fail (1)", _fault, 2, 3),
-    "clear-faults": ConsoleVerb("", "take back fault and fail-reset", lambda host, _words: host.clear_faults(), 0, 0),
+    "clear-faults": ConsoleVerb(
+        "", "take back fault and fail-reset", lambda system, _words: system.clear_faults(), 0, 0
+    ),
     "kvm": ConsoleVerb(
         "auto|none",
         "whether programs that open devices through VFIO stand for a VM each, or have none",
-        lambda host, words: _kvm(host, words[0]),
+        lambda system, words: _kvm(system, words[0]),
         1,
         1,
     ),
-    "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda host, words: host.modprobe(words[0]), 1, 1),
-    "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda host, words: host.rmmod(words[0]), 1, 1),
+    "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda system, words: system.modprobe(words[0]), 1, 1),
+    "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda system, words: system.rmmod(words[0]), 1, 1),
 }
 
 _DAY = 86400
@@ -174,7 +179,7 @@ def _seconds(word: str) -> int:
     return seconds
 
 
-def run_verb(host: Host, text: str) -> None:
+def run_verb(system: System, text: str) -> None:
     """Carry out one verb; EINVAL for what is none, else what the verb refuses."""
     name, *words = text.split() or [""]
     verb = VERBS.get(name)
@@ -182,8 +187,8 @@ def run_verb(host: Host, text: str) -> None:
         raise KernelError(errno.EINVAL, f"no verb {name!r}: write help and read ctl/kmsg")
     if len(words) < verb.least or (verb.most is not None and len(words) > verb.most):
         raise KernelError(errno.EINVAL, f"usage: {name} {verb.usage}".rstrip())
-    host.journal.add(Verb(text.strip()))
-    verb.run(host, words)
+    system.journal.add(Verb(text.strip()))
+    verb.run(system, words)
 
 
 class ConsoleFile:
@@ -191,8 +196,8 @@ class ConsoleFile:
 
     seekable = True
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     def read(self, _offset: int, _size: int) -> bytes:
         """Refuse with EIO: nothing can be read from the console."""
@@ -202,9 +207,9 @@ class ConsoleFile:
         """Carry out one verb, which a newline may end."""
         text = data[:PAGE_SIZE].decode("latin-1")
         try:
-            run_verb(self._host, text)
+            run_verb(self._system, text)
         except KernelError as error:
-            self._host.journal.add(Refusal("console", CONSOLE, text, error.name, error.why))
+            self._system.journal.add(Refusal("console", CONSOLE, text, error.name, error.why))
             raise
         return len(data)
 

@@ -14,20 +14,20 @@ from apfs.sysfs.openfile import TextFile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apfs.host import Host
     from apfs.journal.log import Journal
     from apfs.journal.records import Record
+    from apfs.system import System
 
 
-def _view(render: Callable[[Journal, list[tuple[int, Record]]], str]) -> Callable[[Host, bool, bool], JournalFile]:
-    return lambda host, _read, _write: JournalFile(host.journal, render)
+def _view(render: Callable[[Journal, list[tuple[int, Record]]], str]) -> Callable[[System, bool, bool], JournalFile]:
+    return lambda system, _read, _write: JournalFile(system.journal, render)
 
 
 CTL_ENTRIES = (
-    Special("console", 0o200, lambda host, _read, _write: ConsoleFile(host)),
+    Special("console", 0o200, lambda system, _read, _write: ConsoleFile(system)),
     Special("kmsg", 0o444, _view(kmsg)),
     Special("uevents", 0o444, _view(uevents)),
     Special("journal", 0o444, _view(journal)),
-    Special("ioctl", 0o600, lambda host, _read, _write: Channel(host.handed)),
-    Special("status", 0o444, lambda host, _read, _write: TextFile(lambda: status(host))),
+    Special("ioctl", 0o600, lambda system, _read, _write: Channel(system.handed)),
+    Special("status", 0o444, lambda system, _read, _write: TextFile(lambda: status(system))),
 )

@@ -15,7 +15,7 @@ from apfs.vfio_ap.client import Vm
 
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
-    from apfs.host import Host
+    from apfs.system import System
     from apfs.vfio_ap.matrix import Matrix, MatrixMdev
 
 
@@ -45,14 +45,14 @@ def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
     }
 
 
-def _cards(host: Host, mdevs: list[MatrixMdev]) -> dict[str, dict[str, object]]:
+def _cards(system: System, mdevs: list[MatrixMdev]) -> dict[str, dict[str, object]]:
     assigned, in_use = defaultdict[int, Mask](Mask), defaultdict[int, Mask](Mask)
     for mdev in mdevs:
         for apid in mdev.matrix.apm:
             assigned[apid] |= mdev.matrix.aqm
         for apid in mdev.shadow.apm if mdev.vm is not None else NONE:
             in_use[apid] |= mdev.shadow.aqm
-    cards = sorted(host.ap_bus.cards.items())
+    cards = sorted(system.ap_bus.cards.items())
     return {f"{apid:02x}": _card(card, assigned[apid], in_use[apid]) for apid, card in cards}
 
 
@@ -70,22 +70,22 @@ def _mdev(mdev: MatrixMdev) -> dict[str, object]:
     }
 
 
-def status(host: Host) -> str:
+def status(system: System) -> str:
     """Return the state of the host as one JSON object: masks, cards, queues, mediated devices, faults, modules."""
-    bus = host.ap_bus
-    supported = host.machine.configuration.supported
+    bus = system.ap_bus
+    supported = system.machine.configuration.supported
     bound, queues, complete = bus.bindings()
-    devices = {mdev.uuid: matrix_mdev(mdev) for mdev in host.mdev_bus.mdevs}
+    devices = {mdev.uuid: matrix_mdev(mdev) for mdev in system.mdev_bus.mdevs}
     mdevs = {uuid: mdev for uuid, mdev in devices.items() if mdev}
-    bad_resets = host.vfio_ap.driver.matrix_dev.bad_resets if host.vfio_ap else {}
+    bad_resets = system.vfio_ap.driver.matrix_dev.bad_resets if system.vfio_ap else {}
     document = {
         "apfs": __version__,
-        "scenario": host.scenario.name,
-        "driver": host.scenario.driver,
-        "secure_execution": host.machine.secure_execution,
-        "clock": host.clock,
+        "scenario": system.name,
+        "driver": system.revision,
+        "secure_execution": system.machine.secure_execution,
+        "clock": system.clock,
         "config_time": bus.config_time,
-        "kvm": host.vfio.kvm,
+        "kvm": system.vfio.kvm,
         "bindings": {"bound": bound, "queues": queues, "complete": complete},
         "ap_domain": bus.default_domain,
         "adapters": list(bus.qci.adapters) if supported else None,
@@ -93,20 +93,20 @@ def status(host: Host) -> str:
         "control_domains": list(bus.qci.control_domains) if supported else None,
         "apmask": bus.apmask.hex256(),
         "aqmask": bus.aqmask.hex256(),
-        "cards": _cards(host, list(mdevs.values())),
+        "cards": _cards(system, list(mdevs.values())),
         "overrides": {
             str(Apqn(apid, apqi)): name
             for apid, card in sorted(bus.cards.items())
             for apqi, name in sorted(card.overrides.items())
         },
         "bad_resets": {str(apqn): response for apqn, response in sorted(bad_resets.items())},
-        "failing_resets": {str(apqn): response for apqn, response in sorted(host.machine.failing_resets.items())},
+        "failing_resets": {str(apqn): response for apqn, response in sorted(system.machine.failing_resets.items())},
         "faults": {
             path: {"errno": KernelError(number, path).name, "accesses": accesses}
-            for path, (number, accesses) in host.tree.faults.items()
+            for path, (number, accesses) in system.tree.faults.items()
         },
         "mdevs": {uuid: _mdev(mdev) for uuid, mdev in mdevs.items()},
         "unbound_mdevs": [uuid for uuid in devices if uuid not in mdevs],
-        "modules": {module.name: {"refcnt": module.refcount} for module in host.modules.values() if module.loaded},
+        "modules": {module.name: {"refcnt": module.refcount} for module in system.modules.values() if module.loaded},
     }
     return json.dumps(document, indent=1) + "\n"

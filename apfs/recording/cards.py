@@ -7,11 +7,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys
+from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import Mask
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, OLDEST, Apqn, Qci, hwinfo_of, mode_of
 from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader
-from apfs.scenario.model import default_serial
 from apfs.scenario.writer import type_of
 
 if TYPE_CHECKING:

@@ -88,11 +88,6 @@ class Scenario:
     source: Source = field(default_factory=Source, compare=False, repr=False)
 
 
-def default_serial(apid: int) -> str:
-    """Return the serial number of a card for which none is given: 16 characters, of which CCA cards show 8."""
-    return f"93AA{apid:04X}00000000"
-
-
 def line_of(text: str, where: Where) -> int:
     """Return the line of the value at a path, or of the nearest thing around it that has one.
 

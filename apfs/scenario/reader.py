@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from apfs.ap.bus_attributes import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
-from apfs.ap.hardware import OP_MODES, CardHardware, Environment, MasterKeys
+from apfs.ap.hardware import OP_MODES, CardHardware, Environment, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import FACILITIES, FIELDS, Apqn, Qci, hwinfo_of
+from apfs.ap.qinfo import FACILITIES, FIELDS, Apqn, Qci, hwinfo_of, with_fields
 from apfs.scenario.keys import (
     LAST,
     SECRETS,
@@ -32,7 +32,7 @@ from apfs.scenario.keys import (
     parse_text,
     parse_uuid,
 )
-from apfs.scenario.model import REVISIONS, BusSettings, MdevSpec, Scenario, ScenarioError, Source, default_serial
+from apfs.scenario.model import REVISIONS, BusSettings, MdevSpec, Scenario, ScenarioError, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,12 +200,6 @@ def _tapq(table: Table) -> dict[str, int]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _with_fields(word: int, values: dict[str, int]) -> int:
-    for name, value in values.items():
-        word = FIELDS[name].set(word, value)
-    return word
-
-
 def _master_keys(table: Table) -> Callable[[MasterKeys], MasterKeys]:
     """Return what puts the keys that are given in place of others."""
     keys = table.table("master_keys")
@@ -220,7 +214,7 @@ def _master_keys(table: Table) -> Callable[[MasterKeys], MasterKeys]:
 def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> Mask:
     key = "adapters" if table.has("adapters") else "adapter"
     apids: Mask = table.need(key, parse_numbers if key == "adapters" else lambda value: Mask.of(parse_number(value)))
-    word = _with_fields(table.need("type", lambda value: hwinfo_of(parse_text(value))), _tapq(table))
+    word = with_fields(table.need("type", lambda value: hwinfo_of(parse_text(value))), _tapq(table))
     serial = table.take("serial", parse_text)
     master_keys = _master_keys(table)(MasterKeys())
     configured, checkstopped = (
@@ -261,7 +255,7 @@ def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> list[Apqn
             raise MistakeError(f"{key}: there is no queue {apqn}: no such card or domain", (*table.where, key))
         card = cards[apid]
         # An all-zero word is how the hardware says that there is no such queue.
-        word = _with_fields(card.word(apqi), fields) if present else 0
+        word = with_fields(card.word(apqi), fields) if present else 0
         domain_keys = keys(card.keys(apqi))
         if word != card.word(apqi):
             card.queues[apqi] = word

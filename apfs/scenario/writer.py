@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import tomlkit
 from tomlkit.items import AoT, Integer, Trivia
 
-from apfs.ap.hardware import MasterKeys
+from apfs.ap.hardware import MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import FACILITIES, FIELDS, GENERATIONS, MODES, NEWEST, OLDEST, Apqn, Qci, hwinfo_of, mode_of
-from apfs.scenario.model import BusSettings, Scenario, default_serial
+from apfs.scenario.model import BusSettings, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys
+from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import FACILITIES, FIELDS, GENERATIONS, MODES, Apqn, Qci, hwinfo_of, mode_of
 from apfs.host import Host
-from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError, default_serial
+from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

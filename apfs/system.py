@@ -1,0 +1,198 @@
+"""A machine and the Linux that runs on it: the parts, wired together, and what an operator does to them.
+
+Nothing here waits, knows a clock, or does I/O. What the machine looks like as a tree is the business of `apfs.layout`.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Literal
+
+from apfs.ap.bus import ApBus
+from apfs.ap.hardware import CardHardware, Machine, default_serial
+from apfs.ap.qinfo import Apqn, hwinfo_of, with_fields
+from apfs.ap.zcdn import ZcdnClass
+from apfs.errors import KernelError
+from apfs.journal.log import Journal
+from apfs.kernel.device import MiscDevice
+from apfs.kernel.module import Module
+from apfs.mdev.core import MdevBus
+from apfs.sysfs.members import Registry
+from apfs.sysfs.tree import Tree
+from apfs.vfio.device import VfioCore
+from apfs.vfio_ap.driver import VfioAp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from apfs.ctl.channel import HandedFile
+
+_LAST = 255
+
+
+class System:
+    """The parts of a host. Methods raise `KernelError` and then have changed nothing."""
+
+    def __init__(self, machine: Machine, name: str, revision: str) -> None:
+        """Wire the parts: nothing is loaded, scanned or shown yet.
+
+        `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` tells
+        them.
+        """
+        self.name = name
+        self.revision = revision
+        self.machine = machine
+        self.journal = journal = Journal()
+        self.clock: Literal["real", "manual"] = "manual"
+        """Who lets time pass: a shell by `real` time, or only whoever calls `tick`."""
+        self.tree = Tree(journal)
+        self.ap_bus = ApBus(self.tree, machine)
+        self.mdev_bus = MdevBus(self.tree)
+        self.vfio = VfioCore(journal)
+        self.handed: Registry[HandedFile] = Registry()
+        """Files that ioctls made, until they are closed."""
+        self.vfio_ap: VfioAp | None = None
+        self.zcdn = ZcdnClass(self.tree)
+        self.z90crypt = MiscDevice(journal, "z90crypt", 58, "z90crypt")
+        self.vfio_misc = MiscDevice(journal, "vfio", 196, "vfio/vfio", 0o666)
+        self.iommu_misc = MiscDevice(journal, "iommu", 127, "iommu", 0o660)
+        self.ap_module = Module(journal, "ap", 0)
+        self.modules = self._modules()
+
+    def _modules(self) -> dict[str, Module]:
+        """Return the modules that can be loaded, with what keeps each of them loaded."""
+        journal = self.journal
+        zcrypt, zcrypt_cex4 = Module(journal, "zcrypt", 118784), Module(journal, "zcrypt_cex4", 20480)
+        mdev, vfio = Module(journal, "mdev", 28672, version="0.1"), Module(journal, "vfio", 69632)
+        vfio_ap = Module(journal, "vfio_ap", 57344, lambda: self.vfio_ap.refcount if self.vfio_ap else 0)
+        zcrypt.holders = [zcrypt_cex4]
+        mdev.holders, vfio.holders = [vfio_ap], [vfio_ap]
+        return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, vfio_ap)}
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def tick(self, seconds: int) -> None:
+        """Let time pass. The bus scans whenever its period is over."""
+        self.ap_bus.tick(seconds)
+
+    def scan(self) -> None:
+        """Make the bus scan now."""
+        self.ap_bus.scan()
+
+    # -- hardware: seen by the bus at its next scan ------------------------------------------------
+
+    def plug(self, apid: int, card: str, fields: Mapping[str, int] | None = None, serial: str | None = None) -> None:
+        """Insert a card such as `CEX8C`. EEXIST if the adapter is there, EINVAL for an unknown type or value."""
+        _in_range("adapter", apid)
+        if apid in self.machine.cards:
+            raise KernelError(errno.EEXIST, f"adapter {apid:02x} is plugged already")
+        try:
+            word = with_fields(hwinfo_of(card), fields or {})
+        except ValueError as error:
+            raise KernelError(errno.EINVAL, str(error)) from None
+        self.machine.plug(apid, CardHardware(word, serial or default_serial(apid)))
+
+    def unplug(self, apid: int) -> None:
+        """Take a card out. ENODEV if there is none."""
+        self._card(apid)
+        self.machine.unplug(apid)
+
+    def change_domains(self, *, add: Iterable[int] = (), remove: Iterable[int] = (), control: bool = False) -> None:
+        """Give usage (or control) domains to the host or take them away."""
+        configuration = self.machine.configuration
+        mask = configuration.control_domains if control else configuration.domains
+        for number in add:
+            _in_range("domain", number)
+            mask = mask.with_(number)
+        for number in remove:
+            _in_range("domain", number)
+            mask = mask.without(number)
+        if control:
+            self.machine.change(control_domains=mask)
+        else:
+            self.machine.change(domains=mask)
+
+    def configure(self, apid: int, *, on: bool) -> None:
+        """Configure or deconfigure a card from outside, as an operator does. ENODEV if there is none."""
+        self._card(apid).configured = on
+
+    def checkstop(self, apid: int, *, on: bool) -> None:
+        """Check-stop a card, or repair it. ENODEV if there is none."""
+        self._card(apid).checkstopped = on
+
+    def set_tapq(self, apid: int, fields: Mapping[str, int], apqi: int | None = None) -> None:
+        """Change fields of the TAPQ word of a card, or of one of its queues. ENODEV, EINVAL."""
+        card = self._card(apid)
+        if apqi is not None and apqi not in self.machine.configuration.domains:
+            raise KernelError(errno.ENODEV, f"domain {apqi:04x} is not configured")
+        try:
+            if apqi is None:
+                word = with_fields(card.hwinfo, fields)
+                queues = {domain: with_fields(queue, fields) for domain, queue in card.queues.items()}
+                card.hwinfo, card.queues = word, queues
+            else:
+                card.queues[apqi] = with_fields(card.word(apqi), fields)
+        except ValueError as error:
+            raise KernelError(errno.EINVAL, str(error)) from None
+
+    def fail_reset(self, apqn: Apqn, response: int) -> None:
+        """Make the next reset of a queue end with a response code."""
+        self._card(apqn.apid)
+        self.machine.failing_resets[apqn] = response
+
+    def inject(self, path: str, number: int, accesses: int = 1) -> None:
+        """Make the next accesses of the attribute at `path` fail with an errno."""
+        self.tree.inject(path, number, accesses)
+
+    def clear_faults(self) -> None:
+        """Take back what `inject` and `fail_reset` did."""
+        self.tree.clear_faults()
+        self.machine.failing_resets.clear()
+
+    def _card(self, apid: int) -> CardHardware:
+        card = self.machine.cards.get(apid)
+        if card is None:
+            raise KernelError(errno.ENODEV, f"no card is plugged as adapter {apid:02x}")
+        return card
+
+    # -- modules -----------------------------------------------------------------------------------
+
+    def modprobe(self, name: str) -> None:
+        """Load a module and what it needs; ENOENT if there is none of that name. Loading twice is no error."""
+        module = self._module(name)
+        if module.name == "vfio_ap" and not module.loaded:
+            for needed in ("mdev", "vfio"):
+                self.modules[needed].load()
+            module.load()
+            self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
+        module.load()
+
+    def rmmod(self, name: str) -> None:
+        """Unload a module. ENOENT if it is not loaded, EAGAIN while it is in use.
+
+        EOPNOTSUPP for zcrypt's modules: they stay.
+        """
+        module = self._module(name)
+        if not module.loaded:
+            raise KernelError(errno.ENOENT, f"module {module.name} is not loaded")
+        if module.refcount:
+            raise KernelError(errno.EAGAIN, f"module {module.name} is in use")
+        if module.name.startswith("zcrypt"):
+            raise KernelError(errno.EOPNOTSUPP, f"module {module.name} cannot be unloaded from an emulated host")
+        if module.name == "vfio_ap":
+            assert self.vfio_ap is not None  # noqa: S101 -- it is loaded
+            self.vfio_ap.unload()
+            self.vfio_ap = None
+        module.unload()
+        self.tree.deactivate()
+
+    def _module(self, name: str) -> Module:
+        module = self.modules.get(name.replace("-", "_"))
+        if module is None:
+            raise KernelError(errno.ENOENT, f"no module {name!r} on this host: there are {', '.join(self.modules)}")
+        return module
+
+
+def _in_range(what: str, number: int) -> None:
+    if not 0 <= number <= _LAST:
+        raise KernelError(errno.EINVAL, f"{what} {number} is not in 0..{_LAST}")
