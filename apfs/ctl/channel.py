@@ -6,8 +6,8 @@ one open file of `/ctl/ioctl`, and for each ioctl
 
 1. writes a request, one JSON object: `cmd`, `arg`, `memory` (hex, what can be read behind the argument),
    `descriptor`: what the descriptor in the argument refers to, null (not open), "file", "foreign" or the number that
-   the supervisor has given to an eventfd; and `full`, whether the caller can have no further descriptor, for requests
-   in `uapi.NEEDS_ROOM`;
+   the supervisor has given to an eventfd; `full`, whether the caller can have no further descriptor, for requests
+   in `uapi.NEEDS_ROOM`; and `pointed` (hex), what the argument points at, for requests in `uapi.POINTED`;
 2. shows which open file the ioctl is for by calling poll(2) on a duplicate of the caller's descriptor, and then, for
    "file", on one of the other. That is the only request of FUSE that names an open file, says who asks, and needs
    neither the right to read nor to write;
@@ -148,7 +148,9 @@ class Channel:
             raise KernelError(errno.EINVAL, "a request has cmd, arg and memory")
         descriptor = self._descriptor(request.get("descriptor"))
         full = request.get("full") is True
-        return self._report(self._shown[0].ioctl(Request(cmd, arg, bytes.fromhex(memory), descriptor, full)))
+        pointed = bytes.fromhex(str(request.get("pointed", "")))
+        made = Request(cmd, arg, bytes.fromhex(memory), descriptor, full, pointed)
+        return self._report(self._shown[0].ioctl(made))
 
     def _descriptor(self, described: object) -> Descriptor | None:
         if isinstance(described, int):

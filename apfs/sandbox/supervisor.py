@@ -124,6 +124,7 @@ class Supervisor:
                 "memory": memory.hex(),
                 "descriptor": described,
                 "full": command in uapi.NEEDS_ROOM and process.is_full(notification.pid),
+                "pointed": _pointed(notification.pid, command, memory).hex(),
             }
             reply = self._ask(request, fd, other)
         return None if reply is None else self._carry_out(notification, reply)
@@ -223,6 +224,18 @@ class Supervisor:
             fd = self._eventfds.pop(number, None)
             if fd is not None:
                 os.close(fd)
+
+
+def _pointed(pid: int, command: int, memory: bytes) -> bytes:
+    """Return the array that an argument points at, as far as it can be read."""
+    if command not in uapi.POINTED:
+        return b""
+    address, length, size = uapi.POINTED[command]
+    if len(memory) < max(address + uapi.U64.size, length + uapi.U32.size):
+        return b""
+    (start,) = uapi.U64.unpack(memory[address:])
+    (count,) = uapi.U32.unpack(memory[length:])
+    return process.read_memory(pid, start, min(count * size, uapi.POINTED_MOST))
 
 
 def _look(fd: int, events: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.device_file import DeviceFile
-from apfs.vfio.iommufd import Iommufd
+from apfs.vfio.iommufd import Access, Iommufd
 from apfs.vfio.request import DONE, IoctlFile, NewFile, Reply, Request, descriptor_number
 from apfs.vfio.type1 import Type1
 from apfs.vfio.uapi import Cmd
@@ -113,6 +113,8 @@ class GroupFile(IoctlFile):
         self._container: Container | Iommufd | None = None
         self._references = 1
         self.devices_open = 0
+        self._access: Access | None = None
+        """What the open device is to an iommufd that plays the container."""
 
     def close(self) -> None:
         """Close the group's own file."""
@@ -132,6 +134,9 @@ class GroupFile(IoctlFile):
     def device_closed(self) -> None:
         """Hear that one of the device files is closed."""
         self.devices_open -= 1
+        if not self.devices_open and self._access is not None:
+            self._access.destroy()
+            self._access = None
         self._release()
 
     def _device(self) -> VfioDevice:
@@ -189,6 +194,12 @@ class GroupFile(IoctlFile):
             raise KernelError(errno.EINVAL, "the group has no container: VFIO_GROUP_SET_CONTAINER first")
         self._container.check_ready()
         device.open(device.core.vm_of(self._container))
+        if not self.devices_open and isinstance(self._container, Iommufd):
+            try:
+                self._access = self._container.enter()
+            except KernelError:
+                device.close()
+                raise
         self._references += 1
         self.devices_open += 1
         return Reply(file=NewFile(GroupDeviceFile(self._journal, device, self), "vfio-device"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from apfs.errors import KernelError
 from apfs.journal.records import Ioctl, Refusal
 from apfs.sysfs.openfile import READY
-from apfs.vfio.uapi import S32, name_of
+from apfs.vfio.uapi import PAGE, S32, U32, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +55,8 @@ class Request:
     memory: bytes = b""
     descriptor: Descriptor | None = None
     full: bool = False
+    pointed: bytes = b""
+    """The readable bytes of the array that the argument points at, for requests of `uapi.POINTED`."""
 
     def take(self, size: int, offset: int = 0) -> bytes:
         """Copy bytes in; EFAULT if the caller's memory cannot be read."""
@@ -67,6 +69,24 @@ class Request:
         values = layout.unpack(self.take(layout.size))
         if values[0] < layout.size:
             raise KernelError(errno.EINVAL, f"argsz {values[0]} is less than the {layout.size} bytes of {layout.name}")
+        return values
+
+    def sized(self, layout: CStruct, least: str | None = None) -> tuple[int, ...]:
+        """Copy a struct in whose first field is its own size, as requests of iommufd have them (iommufd_fops_ioctl).
+
+        `least` is the first field that callers of older headers lack; it and those behind it are zero then. EFAULT,
+        EINVAL if the struct is too small, E2BIG for bytes behind it that are not zero.
+        """
+        (size,) = U32.unpack(self.take(U32.size))
+        needed = layout.size if least is None else layout.offsets[least]
+        if size < needed:
+            raise KernelError(errno.EINVAL, f"size {size} is less than the {needed} bytes of {layout.name}")
+        if size > PAGE:
+            raise KernelError(errno.E2BIG, f"size {size} is more than a page")
+        values = layout.unpack(self.take(min(size, layout.size)).ljust(layout.size, b"\0"))
+        if any(self.memory[layout.size : size]):
+            raise KernelError(errno.E2BIG, f"bytes behind the {layout.size} of {layout.name} are not zero")
+        self.take(size)
         return values
 
     def answer(self, layout: CStruct, *values: int) -> Reply:

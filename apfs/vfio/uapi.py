@@ -42,10 +42,25 @@ class Cmd(IntEnum):
     VFIO_DEVICE_DETACH_IOMMUFD_PT = _BASE | 0x78
     IOMMU_DESTROY = _BASE | 0x80
     IOMMU_IOAS_ALLOC = _BASE | 0x81
+    IOMMU_IOAS_ALLOW_IOVAS = _BASE | 0x82
+    IOMMU_IOAS_COPY = _BASE | 0x83
     IOMMU_IOAS_IOVA_RANGES = _BASE | 0x84
     IOMMU_IOAS_MAP = _BASE | 0x85
     IOMMU_IOAS_UNMAP = _BASE | 0x86
+    IOMMU_OPTION = _BASE | 0x87
+    IOMMU_VFIO_IOAS = _BASE | 0x88
+    IOMMU_HWPT_ALLOC = _BASE | 0x89
+    IOMMU_GET_HW_INFO = _BASE | 0x8A
+    IOMMU_HWPT_SET_DIRTY_TRACKING = _BASE | 0x8B
+    IOMMU_HWPT_GET_DIRTY_BITMAP = _BASE | 0x8C
+    IOMMU_HWPT_INVALIDATE = _BASE | 0x8D
+    IOMMU_FAULT_QUEUE_ALLOC = _BASE | 0x8E
     IOMMU_IOAS_MAP_FILE = _BASE | 0x8F
+    IOMMU_VIOMMU_ALLOC = _BASE | 0x90
+    IOMMU_VDEVICE_ALLOC = _BASE | 0x91
+    IOMMU_IOAS_CHANGE_PROCESS = _BASE | 0x92
+    IOMMU_VEVENTQ_ALLOC = _BASE | 0x93
+    IOMMU_HW_QUEUE_ALLOC = _BASE | 0x94
 
 
 VFIO_DEVICE_FEATURE: Final = _BASE | 0x75
@@ -75,6 +90,7 @@ VFIO_IRQ_SET_ACTION_TYPE_MASK: Final = 56
 
 VFIO_IOMMU_INFO_PGSIZES: Final = 1
 VFIO_IOMMU_INFO_CAPS: Final = 2
+VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE: Final = 1
 VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION: Final = 2
 VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL: Final = 3
 VFIO_DMA_MAP_FLAG_READ: Final = 1
@@ -105,6 +121,16 @@ VFIO_DEVICE_DETACH_PASID: Final = 1
 IOMMU_IOAS_MAP_FIXED_IOVA: Final = 1
 IOMMU_IOAS_MAP_WRITEABLE: Final = 2
 IOMMU_IOAS_MAP_READABLE: Final = 4
+IOMMU_OPTION_RLIMIT_MODE: Final = 0
+IOMMU_OPTION_HUGE_PAGES: Final = 1
+IOMMU_OPTION_OP_SET: Final = 0
+IOMMU_OPTION_OP_GET: Final = 1
+IOMMU_VFIO_IOAS_GET: Final = 0
+IOMMU_VFIO_IOAS_SET: Final = 1
+IOMMU_VFIO_IOAS_CLEAR: Final = 2
+IOMMU_HW_INFO_FLAG_INPUT_TYPE: Final = 1
+IOMMU_HWPT_DIRTY_TRACKING_ENABLE: Final = 1
+IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR: Final = 1
 
 
 class Release(NamedTuple):
@@ -123,16 +149,31 @@ _SINCE = {
     "VFIO_DEVICE_BIND": Release(6, 6),
     "VFIO_DEVICE_ATTACH_IOMMUFD": Release(6, 6),
     "VFIO_DEVICE_DETACH_IOMMUFD": Release(6, 6),
+    "IOMMU_HWPT_ALLOC": Release(6, 6),
+    "iommu_hwpt_alloc": Release(6, 8),
+    "IOMMU_GET_HW_INFO": Release(6, 6),
+    "iommu_hw_info": Release(6, 15),
+    "IOMMU_HWPT_SET_DIRTY": Release(6, 7),
+    "IOMMU_HWPT_DIRTY": Release(6, 7),
+    "IOMMU_HWPT_GET_DIRTY": Release(6, 7),
+    "IOMMU_HWPT_INVALIDATE": Release(6, 8),
+    "IOMMU_FAULT_": Release(6, 11),
     "IOMMU_IOAS_MAP_FILE": Release(6, 13),
+    "IOMMU_VIOMMU_": Release(6, 13),
+    "IOMMU_VDEVICE_": Release(6, 13),
+    "IOMMU_IOAS_CHANGE_PROCESS": Release(6, 14),
+    "IOMMU_VEVENTQ_": Release(6, 15),
+    "IOMMU_HW_INFO_FLAG_INPUT_TYPE": Release(6, 17),
+    "IOMMU_HW_QUEUE_": Release(6, 17),
     "VFIO_DEVICE_ATTACH_PASID": Release(6, 15),
     "VFIO_DEVICE_DETACH_PASID": Release(6, 15),
 }
 
 
 def since(name: str) -> Release:
-    """Return the first release whose headers have a name of `CONSTANTS` or `STRUCTS`."""
-    prefixes = [prefix for prefix in _SINCE if name.upper().startswith(prefix)]
-    return _SINCE[max(prefixes, key=len)] if prefixes else _EARLIEST
+    """Return the first release whose headers have a name of `CONSTANTS`, or a struct of `STRUCTS` as it is here."""
+    prefixes = [prefix for prefix in _SINCE if name.startswith(prefix) or name.upper().startswith(prefix)]
+    return _SINCE[max(prefixes, key=lambda prefix: (len(prefix), prefix))] if prefixes else _EARLIEST
 
 
 CONSTANTS: dict[str, int] = {
@@ -186,6 +227,7 @@ CAP_MIGRATION = CStruct(
     "id:H version:H next:I flags:I pad:I pgsize_bitmap:Q max_dirty_bitmap_size:Q",
 )
 CAP_DMA_AVAIL = CStruct("vfio_iommu_type1_info_dma_avail", "id:H version:H next:I avail:I")
+CAP_IOVA_RANGE = CStruct("vfio_iommu_type1_info_cap_iova_range", "id:H version:H next:I nr_iovas:I reserved:I")
 DMA_MAP = CStruct("vfio_iommu_type1_dma_map", "argsz:I flags:I vaddr:Q iova:Q size:Q")
 DMA_UNMAP = CStruct("vfio_iommu_type1_dma_unmap", "argsz:I flags:I iova:Q size:Q")
 BITMAP = CStruct("vfio_bitmap", "pgsize:Q size:Q data:Q")
@@ -200,9 +242,45 @@ IOVA_RANGE = CStruct("iommu_iova_range", "start:Q last:Q")
 IOAS_MAP = CStruct("iommu_ioas_map", "size:I flags:I ioas_id:I reserved:I user_va:Q length:Q iova:Q")
 IOAS_MAP_FILE = CStruct("iommu_ioas_map_file", "size:I flags:I ioas_id:I fd:i start:Q length:Q iova:Q")
 IOAS_UNMAP = CStruct("iommu_ioas_unmap", "size:I ioas_id:I iova:Q length:Q")
+IOAS_ALLOW_IOVAS = CStruct("iommu_ioas_allow_iovas", "size:I ioas_id:I num_iovas:I __reserved:I allowed_iovas:Q")
+IOAS_COPY = CStruct("iommu_ioas_copy", "size:I flags:I dst_ioas_id:I src_ioas_id:I length:Q dst_iova:Q src_iova:Q")
+IOAS_CHANGE_PROCESS = CStruct("iommu_ioas_change_process", "size:I __reserved:I")
+OPTION = CStruct("iommu_option", "size:I option_id:I op:H __reserved:H object_id:I val64:Q")
+VFIO_IOAS = CStruct("iommu_vfio_ioas", "size:I ioas_id:I op:H __reserved:H")
+HWPT_ALLOC = CStruct(
+    "iommu_hwpt_alloc",
+    "size:I flags:I dev_id:I pt_id:I out_hwpt_id:I __reserved:I data_type:I data_len:I data_uptr:Q",
+)
+HW_INFO = CStruct(
+    "iommu_hw_info",
+    "size:I flags:I dev_id:I data_len:I data_uptr:Q out_data_type:I out_max_pasid_log2:B"
+    " reserved0:B reserved1:B reserved2:B out_capabilities:Q",
+)
+HWPT_SET_DIRTY_TRACKING = CStruct("iommu_hwpt_set_dirty_tracking", "size:I flags:I hwpt_id:I __reserved:I")
+HWPT_GET_DIRTY_BITMAP = CStruct(
+    "iommu_hwpt_get_dirty_bitmap", "size:I hwpt_id:I flags:I __reserved:I iova:Q length:Q page_size:Q data:Q"
+)
+HWPT_INVALIDATE = CStruct(
+    "iommu_hwpt_invalidate", "size:I hwpt_id:I data_uptr:Q data_type:I entry_len:I entry_num:I __reserved:I"
+)
+FAULT_ALLOC = CStruct("iommu_fault_alloc", "size:I flags:I out_fault_id:I out_fault_fd:I")
+VIOMMU_ALLOC = CStruct(
+    "iommu_viommu_alloc",
+    "size:I flags:I type:I dev_id:I hwpt_id:I out_viommu_id:I data_len:I __reserved:I data_uptr:Q",
+)
+VDEVICE_ALLOC = CStruct("iommu_vdevice_alloc", "size:I viommu_id:I dev_id:I out_vdevice_id:I virt_id:Q")
+VEVENTQ_ALLOC = CStruct(
+    "iommu_veventq_alloc",
+    "size:I flags:I viommu_id:I type:I veventq_depth:I out_veventq_id:I out_veventq_fd:I __reserved:I",
+)
+HW_QUEUE_ALLOC = CStruct(
+    "iommu_hw_queue_alloc",
+    "size:I flags:I viommu_id:I type:I index:I out_hw_queue_id:I nesting_parent_iova:Q length:Q",
+)
 DESTROY = CStruct("iommu_destroy", "size:I id:I")
 S32 = CStruct("__s32", "value:i")
 U32 = CStruct("__u32", "value:I")
+U64 = CStruct("__u64", "value:Q")
 
 STRUCTS = {
     value.name: value
@@ -219,6 +297,18 @@ WINDOWS: dict[int, int] = {
     **{command: PAGE for command in Cmd if command >= Cmd.IOMMU_DESTROY},
 }
 """Requests that look at more bytes behind the argument than `MEMORY`."""
+
+POINTED: dict[int, tuple[int, int, int]] = {
+    Cmd.IOMMU_IOAS_ALLOW_IOVAS: (
+        IOAS_ALLOW_IOVAS.offsets["allowed_iovas"],
+        IOAS_ALLOW_IOVAS.offsets["num_iovas"],
+        IOVA_RANGE.size,
+    ),
+}
+"""Requests that read an array elsewhere: where in the argument its address (8 bytes) and its length (4) are, and the
+size of an element."""
+POINTED_MOST = 1 << 20
+"""Bytes of such an array that are looked at: far more than anybody needs."""
 
 NEEDS_ROOM = frozenset((Cmd.VFIO_GROUP_GET_DEVICE_FD,))
 """Requests that look for a free descriptor of the caller before they do anything."""

@@ -32,7 +32,9 @@ PARTS = {
     ("vfio_iommu_type1_info_dma_avail", "id"): "header.id",
     ("vfio_iommu_type1_info_dma_avail", "version"): "header.version",
     ("vfio_iommu_type1_info_dma_avail", "next"): "header.next",
+    **{("vfio_iommu_type1_info_cap_iova_range", name): f"header.{name}" for name in ("id", "version", "next")},
     ("vfio_iommu_type1_info", "pad"): None,
+    **{("iommu_hw_info", f"reserved{number}"): f"__reserved[{number}]" for number in range(3)},
     ("vfio_iommu_type1_dirty_bitmap_get", "bitmap_size"): "bitmap.size",
     ("vfio_iommu_type1_dirty_bitmap_get", "pgsize"): "bitmap.pgsize",
     ("vfio_iommu_type1_dirty_bitmap_get", "data"): "bitmap.data",
@@ -45,6 +47,7 @@ GROWING = {
     "vfio_device_bind_iommufd",
     "vfio_device_attach_iommufd_pt",
     "vfio_device_detach_iommufd_pt",
+    "iommu_hwpt_alloc",
 }
 
 
