@@ -57,6 +57,15 @@ class Area:
         return self.iova + self.part.length - 1
 
 
+class Unmapped(NamedTuple):
+    """What became of a range that was to be unmapped."""
+
+    length: int
+    """How many bytes are no longer mapped."""
+    whole: bool
+    """Whether nothing is left in the range: it did not cut a mapping in two."""
+
+
 class Ioas:
     """An I/O address space (struct iommufd_ioas with its io_pagetable)."""
 
@@ -171,11 +180,8 @@ class Ioas:
             raise KernelError(errno.ENOENT, f"nothing is mapped at {here:#x}")
         return parts
 
-    def unmap(self, iova: int, length: int) -> int:
-        """Unmap whole areas and return how many bytes (iopt_unmap_iova). EINVAL, EOVERFLOW; ENOENT if there is none.
-
-        ENOENT also at an area that reaches out of the range; those before it are unmapped then.
-        """
+    def unmap(self, iova: int, length: int) -> Unmapped:
+        """Unmap whole areas, up to one that reaches out of the range (iopt_unmap_iova). EINVAL, EOVERFLOW."""
         if not length:
             raise KernelError(errno.EINVAL, "no length")
         last = iova + length - 1
@@ -184,12 +190,10 @@ class Ioas:
         unmapped = 0
         for area in self._overlapping(iova, last):
             if area.iova < iova or area.last > last:
-                raise KernelError(errno.ENOENT, "the range cuts a mapping in two")
+                return Unmapped(unmapped, whole=False)
             self._remove(area)
             unmapped += area.part.length
-        if not unmapped:
-            raise KernelError(errno.ENOENT, f"nothing is mapped in {length:#x} bytes at {iova:#x}")
-        return unmapped
+        return Unmapped(unmapped, whole=True)
 
     def unmap_all(self) -> int:
         """Unmap everything and return how many bytes, modulo 2**64 (iopt_unmap_all)."""

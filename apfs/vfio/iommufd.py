@@ -179,6 +179,8 @@ class Iommufd(IoctlFile):
         if flags & ~uapi.VFIO_DMA_UNMAP_FLAG_ALL:
             raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}")
         ioas = self._compat()
+        number, why = 0, ""
+        unmapped = 0
         if flags:
             if iova or size:
                 raise KernelError(errno.EINVAL, "everything has neither address nor size")
@@ -188,11 +190,14 @@ class Iommufd(IoctlFile):
                 for last in [iova + size - 1, *([iova - 1] if iova else [])]:
                     ioas.cut(last & LAST)
             try:
-                unmapped = ioas.unmap(iova, size)
+                unmapped, whole = ioas.unmap(iova, size)
             except KernelError as error:
-                answer = Write(request.arg, uapi.DMA_UNMAP.pack(argsz, flags, iova, 0))
-                return Reply(-error.errno, (answer,), why=error.why)
-        return request.answer(uapi.DMA_UNMAP, argsz, flags, iova, unmapped)
+                number, why = error.errno, error.why
+            else:
+                number, why = (0, "") if whole else (errno.ENOENT, "the range cuts a mapping in two")
+        # What was unmapped is written back even if something was wrong.
+        answer = Write(request.arg, uapi.DMA_UNMAP.pack(argsz, flags, iova, unmapped))
+        return Reply(-number, (answer,), why=why)
 
     # -- address spaces ----------------------------------------------------------------------------
 
@@ -280,7 +285,9 @@ class Iommufd(IoctlFile):
         elif LAST in (iova, length):
             raise KernelError(errno.EOVERFLOW, f"{length:#x} bytes at {iova:#x}")
         else:
-            unmapped = ioas.unmap(iova, length)
+            unmapped, whole = ioas.unmap(iova, length)
+            if not whole or not unmapped:
+                raise KernelError(errno.ENOENT, f"no whole mappings in {length:#x} bytes at {iova:#x}")
         return request.answer(uapi.IOAS_UNMAP, size, ioas_id, iova, unmapped)
 
     def _ioas_change_process(self, request: Request) -> Reply:

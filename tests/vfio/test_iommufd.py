@@ -220,6 +220,12 @@ def test_requests_of_a_container_check_what_they_are_given_first(file: File) -> 
     assert file.ask(Cmd.VFIO_CHECK_EXTENSION, b"", arg=4).value == 1
     assert file(*maps, 32, 3, 0x10000, 0, 4 * PAGE) == "ok"
     assert file(*unmaps, 24, 0, 0, PAGE) == "ENOENT"
+    assert file(*maps, 32, 3, 0x10000, 8 * PAGE, PAGE) == file(*maps, 32, 3, 0x10000, 9 * PAGE, 2 * PAGE) == "ok"
+    cut = file.ask(Cmd.VFIO_IOMMU_UNMAP_DMA, struct.pack("=2I2Q", 24, 0, 8 * PAGE, 2 * PAGE))
+    assert (cut.value, cut.writes[0].data) == (-errno.ENOENT, struct.pack("=2I2Q", 24, 0, 8 * PAGE, PAGE))
+    assert file(*unmaps, 24, 0, 9 * PAGE, 2 * PAGE) == (24, 0, 9 * PAGE, 2 * PAGE)
+    assert file(*unmaps, 24, 0, 9 * PAGE, 2 * PAGE) == (24, 0, 9 * PAGE, 0)
+    assert file(*unmaps, 24, 0, PAGE, 0) == "EINVAL"
     assert file(*unmaps, 24, 2, 1, 0) == "EINVAL"
     assert file(*unmaps, 24, 2, 0, 0) == (24, 2, 0, 4 * PAGE)
 
