@@ -46,17 +46,27 @@ if [ -n "$missing" ]; then
 fi
 recent "$python" || die "Python 3.11 or newer is needed, not $("$python" -V)"
 
-# A new environment whenever the interpreter, the dependencies or the wanted extras have changed.
-wanted=$("$python" -c 'import sys; print(sys.version, sys.executable)' | cat - "$root/pyproject.toml" | cksum)
+# A new environment when the interpreter has changed; another installation when the dependencies have, or an extra is
+# wanted that is not there. Extras stay: the tests run a script that wants less than they need themselves.
+interpreter=$("$python" -c 'import sys; print(sys.version, sys.executable)' | cksum | tr ' ' -)
+project=$(cksum < "$root/pyproject.toml" | tr ' ' -)
 done_file=$venv/setup-done
-if [ "$(cat "$done_file" 2>/dev/null)" != "$wanted $extras" ]; then
-    case "$(cat "$done_file" 2>/dev/null)" in
-    "$wanted "*) extras=$(sed "s/^$wanted //" "$done_file"),$extras ;;
-    *) say "making the virtual environment $venv"; rm -rf "$venv"; "$python" -m venv "$venv" ;;
-    esac
-    say "installing apfs[$extras] into it"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]" >&2
-    printf '%s\n' "$wanted $extras" > "$done_file"
+had_interpreter='' had_project='' had_extras=''
+[ ! -f "$done_file" ] || read -r had_interpreter had_project had_extras < "$done_file"
+if [ "$had_interpreter" != "$interpreter" ]; then
+    say "making the virtual environment $venv"
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    had_project=''
+fi
+wanted=$had_extras
+for extra in $(printf %s "$extras" | tr , ' '); do
+    case ,$wanted, in *,"$extra",*) ;; *) wanted=${wanted:+$wanted,}$extra ;; esac
+done
+if [ "$had_project $had_extras" != "$project $wanted" ]; then
+    say "installing apfs[$wanted] into it"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$wanted]" >&2
+    printf '%s\n' "$interpreter $project $wanted" > "$done_file"
 fi
 
 # udev makes the device accessible to everybody; machines without udev may not have done that.
