@@ -1,4 +1,4 @@
-"""Seccomp user notification: the filter that stops VFIO ioctls, and the requests of its listener (linux/seccomp.h).
+"""Seccomp user notification: the filter of system calls that we answer, and its listener (linux/seccomp.h).
 
 There is no binding that has all of it: libseccomp can neither add descriptors to the stopped process nor keep signals
 from interrupting it, so the few numbers and structs stand here, and the tests compare them with the header.
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import struct
 import sys
 from typing import NamedTuple
@@ -45,9 +46,12 @@ NOTIF_SEND = _request(_WRITE | _READ, 1, NOTIF_RESP.size)
 NOTIF_ID_VALID = _request(_WRITE, 2, _ID.size)
 NOTIF_ADDFD_REQUEST = _request(_WRITE, 3, NOTIF_ADDFD.size)
 
-# Offsets in struct seccomp_data; of the request only the low half matters, and of that the low 16 bits.
+# Offsets in struct seccomp_data. Registers have 64 bits and are compared by halves; of a request only the low half
+# matters, and of that the low 16 bits.
 _NR, _ARCH, _ARGS = 0, 4, 16
-_REQUEST = _ARGS + 8 + (4 if sys.byteorder == "big" else 0)
+_LOW = 4 if sys.byteorder == "big" else 0
+_REQUEST = _ARGS + 8 + _LOW
+_RESOURCE, _NEW, _OLD = _ARGS + 8 + _LOW, _ARGS + 16, _ARGS + 24
 
 IOCTL_NUMBERS = {
     0xC000003E: (16, 0x40000000 | 514),  # AUDIT_ARCH_X86_64, with x32
@@ -59,6 +63,17 @@ IOCTL_NUMBERS = {
     0xC00000F3: (29,),  # AUDIT_ARCH_RISCV64
 }
 """Number of ioctl(2), by the architecture that a program runs as."""
+
+PRLIMIT_NUMBERS = {
+    0xC000003E: (302, 0x40000000 | 302),
+    0x40000003: (340,),
+    0xC00000B7: (261,),
+    0x40000028: (369,),
+    0x80000016: (334,),
+    0xC0000015: (325,),
+    0xC00000F3: (261,),
+}
+"""Number of prlimit64(2), in the same way. setrlimit(3) of the C libraries makes it too."""
 
 _SECCOMP_NUMBERS = {
     "x86_64": 317,
@@ -82,19 +97,29 @@ class _Program(ctypes.Structure):
 
 
 def program(type_byte: int) -> bytes:
-    """Return the filter: notify of ioctls whose request has this type byte, allow everything else.
+    """Return the filter: notify of ioctls whose request has this type byte, and of new limits of locked memory.
 
-    A few instructions for any system call, none of which looks at anything but registers.
+    Everything else is allowed. A few instructions for any system call, none of which looks at anything but registers.
     """
+    allow = (_RETURN, 0, 0, SECCOMP_RET_ALLOW)
+    notify = (_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)
+    ioctl = [(_LOAD, 0, 0, _REQUEST), (_AND, 0, 0, 0xFF00), (_JUMP_EQUAL, 1, 0, type_byte << 8), allow, notify]
+    # A call that sets the limit, and does not ask for the old one.
+    prlimit = [(_LOAD, 0, 0, _RESOURCE), (_JUMP_EQUAL, 1, 0, resource.RLIMIT_MEMLOCK), allow]
+    prlimit += [(_LOAD, 0, 0, _OLD), (_JUMP_EQUAL, 1, 0, 0), allow]
+    prlimit += [(_LOAD, 0, 0, _OLD + 4), (_JUMP_EQUAL, 1, 0, 0), allow]
+    prlimit += [(_LOAD, 0, 0, _NEW), (_JUMP_EQUAL, 0, 2, 0), (_LOAD, 0, 0, _NEW + 4), (_JUMP_EQUAL, 1, 0, 0)]
+    prlimit += [notify, allow]
     code: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _ARCH)]
-    for arch, numbers in IOCTL_NUMBERS.items():
+    for arch, ioctls in IOCTL_NUMBERS.items():
+        limits = PRLIMIT_NUMBERS[arch]
         block = [(_LOAD, 0, 0, _NR)]
-        block += [(_JUMP_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
-        block += [(_RETURN, 0, 0, SECCOMP_RET_ALLOW), (_LOAD, 0, 0, _REQUEST), (_AND, 0, 0, 0xFF00)]
-        block += [(_JUMP_EQUAL, 1, 0, type_byte << 8), (_RETURN, 0, 0, SECCOMP_RET_ALLOW)]
-        block += [(_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)]
+        # Over the rest of the comparisons and what follows them.
+        block += [(_JUMP_EQUAL, len(ioctls) + len(limits) - place, 0, number) for place, number in enumerate(ioctls)]
+        block += [(_JUMP_EQUAL, len(limits) - place + len(ioctl), 0, number) for place, number in enumerate(limits)]
+        block += [allow, *ioctl, *prlimit]
         code += [(_JUMP_EQUAL, 0, len(block), arch), *block]
-    code.append((_RETURN, 0, 0, SECCOMP_RET_ALLOW))
+    code.append(allow)
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
 
 
@@ -140,7 +165,17 @@ class Notification(NamedTuple):
     arg: int
 
 
-def receive(listener: int) -> Notification | None:
+class Limit(NamedTuple):
+    """A process, stopped at a new limit of locked memory."""
+
+    id: int
+    pid: int
+    """Its thread id."""
+    new: int
+    """Address of a struct rlimit64."""
+
+
+def receive(listener: int) -> Notification | Limit | None:
     """Return the next notification; None if the process has died in the meantime."""
     buffer = bytearray(NOTIF.size)
     try:
@@ -149,7 +184,9 @@ def receive(listener: int) -> Notification | None:
         if error.errno in (errno.ENOENT, errno.EINTR):
             return None
         raise
-    number, pid, _, _, _, _, fd, request, arg, *_ = NOTIF.unpack(buffer)
+    number, pid, _, call, arch, _, fd, request, arg, *_ = NOTIF.unpack(buffer)
+    if call in PRLIMIT_NUMBERS[arch]:
+        return Limit(number, pid, arg)
     # Descriptor and request are int and unsigned int; what is above is not looked at by the kernel either.
     return Notification(number, pid, ctypes.c_int(fd).value, request & 0xFFFFFFFF, arg)
 
@@ -180,7 +217,7 @@ def respond(listener: int, number: int, value: int) -> None:
 
 
 def proceed(listener: int, number: int) -> None:
-    """Let the kernel carry out the ioctl."""
+    """Let the kernel carry out the call."""
     _send(listener, NOTIF_RESP.pack(number, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
 
 

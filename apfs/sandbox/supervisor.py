@@ -21,13 +21,16 @@ from apfs.sandbox import process, seccomp
 from apfs.vfio import uapi
 
 if TYPE_CHECKING:
-    from apfs.sandbox.seccomp import Notification
+    from apfs.sandbox.seccomp import Limit, Notification
 
 # Most replies fit. A buffer of a megabyte, which all would fit, takes longer to make than everything else together.
 _CHUNK = 1 << 12
 _EVENTFD = "anon_inode:[eventfd]"
 _ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}
 _ONE = struct.pack("=Q", 1)
+_RLIMIT = struct.Struct("=QQ")
+"""struct rlimit64: soft and hard limit."""
+_UNLIMITED = (1 << 64) - 1
 
 
 class Supervisor:
@@ -47,6 +50,7 @@ class Supervisor:
         self._explained = False
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        self._lockable = _lockable()
 
     def close(self) -> None:
         """Let go of the host and of all eventfds."""
@@ -75,10 +79,10 @@ class Supervisor:
                 elif self._listener in ready:
                     poll.unregister(self._listener)  # nobody is left who could make an ioctl
 
-    def _serve_one(self, notification: Notification) -> None:
+    def _serve_one(self, notification: Notification | Limit) -> None:
         """Answer one notification, whatever happens: a process that gets no answer cannot go on."""
         try:
-            value = self._answer(notification)
+            value = self._limit(notification) if isinstance(notification, seccomp.Limit) else self._answer(notification)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOSYS):
                 self._explain(error)
@@ -128,6 +132,18 @@ class Supervisor:
             }
             reply = self._ask(request, fd, other)
         return None if reply is None else self._carry_out(notification, reply)
+
+    def _limit(self, notification: Limit) -> int | None:
+        """Return 0 for a limit of locked memory that root of the emulated host could set, and this process cannot.
+
+        libvirt raises it for each guest with a VFIO device. In a container without CAP_SYS_RESOURCE that would be the
+        end of the guest, for memory that nobody locks: the emulated host has no DMA.
+        """
+        new = process.read_memory(notification.pid, notification.new, _RLIMIT.size)
+        if len(new) < _RLIMIT.size:
+            return None
+        soft, hard = _RLIMIT.unpack(new)
+        return 0 if soft <= hard and hard > self._lockable else None
 
     def _describe(
         self, duplicates: contextlib.ExitStack, pid: int, command: int, memory: bytes
@@ -236,6 +252,16 @@ def _pointed(pid: int, command: int, memory: bytes) -> bytes:
     (start,) = uapi.U64.unpack(memory[address:])
     (count,) = uapi.U32.unpack(memory[length:])
     return process.read_memory(pid, start, min(count * size, uapi.POINTED_MOST))
+
+
+def _lockable() -> int:
+    """Raise this process's limit of locked memory as far as it goes, and return it: others here have no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, resource.RLIM_INFINITY))
+    except ValueError:  # what Python makes of EPERM here
+        return hard
+    return _UNLIMITED
 
 
 def _look(fd: int, events: int) -> list[tuple[int, int]]:

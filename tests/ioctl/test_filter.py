@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from apfs.sandbox.seccomp import IOCTL_NUMBERS, SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF, program
+from apfs.sandbox.seccomp import (
+    IOCTL_NUMBERS,
+    PRLIMIT_NUMBERS,
+    SECCOMP_RET_ALLOW,
+    SECCOMP_RET_USER_NOTIF,
+    program,
+)
 from apfs.vfio import uapi
 
 PROGRAM = list(struct.iter_unpack("=HBBI", program(uapi.TYPE)))
 WORDS = st.integers(0, 2**32 - 1)
 ARCHITECTURES = st.sampled_from(sorted(IOCTL_NUMBERS)) | WORDS
-NUMBERS = st.sampled_from(sorted({number for numbers in IOCTL_NUMBERS.values() for number in numbers})) | WORDS
+TABLES = (*IOCTL_NUMBERS.values(), *PRLIMIT_NUMBERS.values())
+NUMBERS = st.sampled_from(sorted({number for numbers in TABLES for number in numbers})) | WORDS
 # Whatever stands above the low 32 bits is not looked at by ioctl(2) either.
 REQUESTS = st.builds(
     lambda number, kind, rest: rest << 16 | kind << 8 | number,
@@ -42,10 +50,31 @@ def run(memory: bytes) -> int:
                 raise AssertionError(f"unknown instruction {code:#x}")
 
 
+POINTERS = st.just(0) | st.integers(0, 2**32 - 1).map(lambda half: half << 32) | st.integers(0, 2**64 - 1)
+
+
 @given(arch=ARCHITECTURES, number=NUMBERS, request=REQUESTS, other=st.integers(0, 2**64 - 1))
 def test_only_ioctls_of_the_type_byte_stop(arch: int, number: int, request: int, other: int) -> None:
+    assume(number not in PRLIMIT_NUMBERS.get(arch, ()))
     memory = struct.pack("=IIQ6Q", number, arch, other, other, request, other, other, other, other)
     stops = number in IOCTL_NUMBERS.get(arch, ()) and request >> 8 & 0xFF == uapi.TYPE
+    assert run(memory) == (SECCOMP_RET_USER_NOTIF if stops else SECCOMP_RET_ALLOW)
+
+
+@given(
+    arch=st.sampled_from(sorted(PRLIMIT_NUMBERS)),
+    place=st.integers(0, 1),
+    limit=st.just(resource.RLIMIT_MEMLOCK) | WORDS,
+    new=POINTERS,
+    old=POINTERS,
+    other=st.integers(0, 2**64 - 1),
+)
+def test_only_a_new_limit_of_locked_memory_stops(
+    arch: int, place: int, limit: int, new: int, old: int, other: int
+) -> None:
+    numbers = PRLIMIT_NUMBERS[arch]
+    memory = struct.pack("=IIQ6Q", numbers[place % len(numbers)], arch, other, other, limit, new, old, other, other)
+    stops = limit == resource.RLIMIT_MEMLOCK and new != 0 and old == 0
     assert run(memory) == (SECCOMP_RET_USER_NOTIF if stops else SECCOMP_RET_ALLOW)
 
 

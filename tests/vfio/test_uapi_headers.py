@@ -176,4 +176,4 @@ def test_architectures(tmp_path: Path) -> None:
         *("AUDIT_ARCH_S390X", "AUDIT_ARCH_PPC64LE", "AUDIT_ARCH_RISCV64"),
     )
     values = evaluate(tmp_path, {name: name for name in names})
-    assert set(values.values()) == set(seccomp.IOCTL_NUMBERS)
+    assert set(values.values()) == set(seccomp.IOCTL_NUMBERS) == set(seccomp.PRLIMIT_NUMBERS)
