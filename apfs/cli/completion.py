@@ -11,14 +11,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
-
-from apfs.mounts import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    import click
 
     Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -50,9 +47,9 @@ def _matching(items: Iterable[tuple[str, str | None]], incomplete: str) -> list[
 
 def scenarios(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the scenarios of the gallery with what they are for."""
-    import tomllib  # noqa: PLC0415 -- not needed for other completions
+    import tomllib
 
-    from apfs.scenario.reader import gallery  # noqa: PLC0415
+    from apfs.scenario.reader import gallery
 
     texts = gallery().items()
     return _matching(((name, str(tomllib.loads(text)["description"])) for name, text in texts), incomplete)
@@ -70,6 +67,8 @@ def directories(_ctx: click.Context, _param: click.Parameter, incomplete: str) -
 
 def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the places where an apfs is mounted, and directories for what is none of them."""
+    from apfs.mounts import table
+
     places = dict.fromkeys(mount.mountpoint for mount in table.mounted() if mount.fstype == table.FSTYPE)
     return _matching(((place, None) for place in places), incomplete) or directories(ctx, param, incomplete)
 
@@ -86,6 +85,13 @@ def mdevs(parameter: str) -> Completer:
     return complete
 
 
+def record_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the types of records that a journal can have."""
+    from apfs.journal.history import KINDS
+
+    return _matching(((kind, None) for kind in KINDS), incomplete)
+
+
 def commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the commands in PATH for the first word, and files for all others."""
     if ctx.params.get(param.name or "") or "/" in incomplete:
@@ -95,3 +101,18 @@ def commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
         with contextlib.suppress(OSError), os.scandir(directory) as entries:
             found |= {entry.name for entry in entries if entry.name.startswith(incomplete) and entry.is_file()}
     return [CompletionItem(name) for name in sorted(found)]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> None:
+    """Print the script that makes SHELL complete commands, options, scenarios, mounts and mediated devices.
+
+    \b
+    EXAMPLE
+        eval "$(apfs completion bash)"            in ~/.bashrc
+        eval "$(apfs completion zsh)"             in ~/.zshrc, after compinit
+        apfs completion fish | source             in ~/.config/fish/config.fish
+    """
+    click.echo(script(ctx.find_root().command, shell), nl=False)

@@ -10,7 +10,6 @@ import contextlib
 import fnmatch
 import re
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 import click
 
@@ -86,11 +85,6 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\,])", r"\\\1", text)
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"{NAME}: {message}", err=True)
-    raise SystemExit(status)
-
-
 @click.command(NAME, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=NAME)
 @click.argument("source")
@@ -150,22 +144,22 @@ def command(
          2  something is missing: packages, /dev/fuse
         32  could not be mounted
     """
-    from apfs.mounts import server, table  # noqa: PLC0415 -- as everywhere, keeps the help fast
-    from apfs.scenario.model import DEFAULT, ScenarioError  # noqa: PLC0415
-    from apfs.scenario.reader import load  # noqa: PLC0415
+    from apfs.mounts import server, table
+    from apfs.scenario.model import DEFAULT, ScenarioError
+    from apfs.scenario.reader import load
 
     if namespace:
-        _fail("-N is not possible: use `nsenter --mount=NAMESPACE mount ...`", USAGE)
+        streams.fail("-N is not possible: use `nsenter --mount=NAMESPACE mount ...`", USAGE, NAME)
     try:
         wanted = parse(",".join(options), sloppy=sloppy)
     except OptionError as error:
-        _fail(str(error), USAGE)
+        streams.fail(str(error), USAGE, NAME)
     scenario = wanted.scenario or (DEFAULT if source in _NO_SOURCE else source)
     try:
         server.check_packages()
         server.check_fuse()
     except table.MountsError as error:
-        _fail(str(error), SYSTEM)
+        streams.fail(str(error), SYSTEM, NAME)
     try:
         load(scenario)
         server.check_mountpoint(mountpoint)
@@ -173,7 +167,7 @@ def command(
             fuse = [f"--fuse-option={option}" for option in (f"fsname={_escape(source)}", *sorted(wanted.kernel))]
             server.start_server(mountpoint, ["--scenario", scenario, *wanted.server, *fuse])
     except (ScenarioError, table.MountsError) as error:
-        _fail(str(error), FAILED)
+        streams.fail(str(error), FAILED, NAME)
     if verbose:
         with contextlib.suppress(streams.OutputError):  # mounted is mounted, whether or not that can be told
             click.echo(f"{NAME}: {source} {'would be ' if fake else ''}mounted on {mountpoint}")

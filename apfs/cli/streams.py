@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -59,3 +60,16 @@ def prepare() -> None:
         before.errors if before else None,
         line_buffering=raw.isatty(),
     )
+
+
+def fail(message: str, status: int = 1, program: str = "apfs") -> NoReturn:
+    """End with one line on standard error."""
+    click.echo(f"{program}: {message}", err=True)
+    raise SystemExit(status)
+
+
+def end_as_filters_do() -> None:
+    """Let Ctrl-C, and a reader who has gone away, end this process without a word, as they end cat and tail."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the program that started it ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

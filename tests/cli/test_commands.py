@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import apfs as package
+from apfs.cli.main import COMMANDS, main
 from apfs.journal.history import KINDS
 from apfs.scenario.reader import gallery
 from tests.conftest import apfs, sh
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def test_version() -> None:
     assert apfs("--version").stdout == f"apfs, version {package.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["no-such-command"]])
+def test_no_command_is_imported_before_it_is_used(arguments: list[str]) -> None:
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "apfs", *arguments], check=False, capture_output=True, text=True
+    ).stderr
+    loaded = {line.rpartition("|")[2].strip() for line in told.splitlines()}
+    assert {name for name in loaded if name.startswith("apfs.")} == {"apfs.cli", "apfs.cli.main", "apfs.cli.streams"}
+
+
+def test_commands_are_the_modules_that_have_one() -> None:
+    here = Path(package.__file__).parent / "cli"
+    modules = {path.stem for path in here.glob("*.py") if "\ndef command(" in path.read_text()} - {"mount_helper"}
+    assert set(COMMANDS) == modules
+    for name in COMMANDS:
+        assert main.commands[name].name == name
+    assert main.commands.get("main") is None
+
+
+def test_commands_are_listed_with_a_line_each() -> None:
+    listed = apfs("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert [tuple(line.split(maxsplit=1)) for line in listed] == list(COMMANDS.items())
+
+
+def test_wrong_command_brings_a_guess() -> None:
+    assert "No such command 'moutn'" in apfs("moutn", status=2).stderr
 
 
 @pytest.mark.parametrize(

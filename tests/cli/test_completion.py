@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from apfs.cli.completion import SHELLS
+from apfs.cli.main import main
 from apfs.scenario.reader import gallery
 from tests.conftest import TIMEOUT, UUID, apfs
 from tests.tools.conftest import need
@@ -69,6 +70,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         (("exec", "cat", "/et"), ["file,/et"]),
         (("completion", ""), [f"plain,{shell}" for shell in SHELLS]),
         (("no-such-command", "a", "-o", ""), ["plain,completion"]),
+        (("journal", "--type", "re"), ["plain,refusal", "plain,reset"]),
         (("umount", "'unfinished"), ["dir,unfinished"]),
     ],
 )
@@ -99,6 +101,17 @@ def test_mounting_is_not_loaded_for_completion() -> None:
         loaded = {line.rpartition("|")[2].strip() for line in told.splitlines()}
         assert "apfs.cli.completion" in loaded
         assert loaded.isdisjoint({"pyfuse3", "trio", "rich", "tomlkit"})
+
+
+@pytest.mark.parametrize("command", main.commands)
+def test_options_are_offered_by_the_command_alone(command: str) -> None:
+    result = _complete((command, "--"), "bash", "-X", "importtime")
+    assert "plain,--help" in result.stdout.splitlines()
+    # The command's own module is imported by a function, of which this list does not tell.
+    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert {name for name in loaded if name.startswith("apfs.")} <= {
+        *("apfs.cli", "apfs.cli.main", "apfs.cli.streams", "apfs.cli.completion", "apfs.cli.hosts"),
+    }
 
 
 class Terminal:

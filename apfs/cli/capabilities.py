@@ -1,0 +1,241 @@
+"""Which capabilities of apfs work here, found out by using them, and what is missing for the others."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apfs.mounts import environment, server, table
+from apfs.sandbox import compose, run
+from apfs.sandbox.uevents import NETLINK_KOBJECT_UEVENT
+from apfs.testing.mounted import MountedHost
+from apfs.vfio import uapi
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from apfs.mounts.environment import Facts, Problem
+
+CAPABILITIES = {
+    "python": "hosts in Python, without a mount",
+    "mount": "apfs mount",
+    "allow-other": "apfs mount --allow-other",
+    "exec": "apfs exec, with a private network",
+    "uevents": "uevents inside apfs exec",
+    "vfio": "VFIO ioctls inside apfs exec",
+}
+"""What can be asked for, with what it means."""
+
+# Only keeps a hanging command from hanging the examination.
+_PATIENCE_SECONDS = 60
+_EVENT_SECONDS = 10
+_NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The result for one capability."""
+
+    name: str
+    works: bool
+    said: str = ""
+    """What the attempt said when it failed, in the words of the program that did."""
+    problems: tuple[Problem, ...] = ()
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was tried."""
+
+    facts: Facts
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all works that was asked for."""
+        return all(trial.works for trial in self.trials)
+
+    @property
+    def flags(self) -> list[str]:
+        """What to add to `docker run` or `podman run`, all trials taken together."""
+        return list(dict.fromkeys(flag for one in self.trials for problem in one.problems for flag in problem.flags))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-able values; docs/containers.md documents the keys."""
+        facts = self.facts
+        return {
+            "ok": self.ok,
+            "situation": {
+                "place": facts.place,
+                "engine": facts.engine,
+                "virtual": facts.virtual,
+                "uid": facts.uid,
+                "user_namespace": facts.own_users,
+                "kernel": ".".join(map(str, facts.kernel)),
+                "summary": situation(facts),
+            },
+            "capabilities": {
+                one.name: {
+                    "works": one.works,
+                    "said": one.said,
+                    "problems": [asdict(problem) for problem in one.problems],
+                    "note": one.note,
+                }
+                for one in self.trials
+            },
+            "flags": self.flags,
+        }
+
+
+def situation(facts: Facts) -> str:
+    """Return one sentence about where this is."""
+    who = "root" if facts.root else f"user {facts.uid}"
+    kernel = f"Linux {'.'.join(map(str, facts.kernel))}"
+    if facts.place == "machine":
+        kind = "a virtual machine" if facts.virtual else "a machine"
+        inside = ", in a user namespace" if facts.own_users else ""
+        return f"{kind}{inside}, as {who}; {kernel}"
+    kind = "a Kubernetes pod" if facts.place == "pod" else "a container"
+    rights = "rootless" if facts.own_users else "rootful"
+    engine = f" of {facts.engine}" if facts.engine and facts.place == "container" else ""
+    return f"{kind}{engine}, {rights}, as {who}; {kernel}"
+
+
+def examine(names: Collection[str] = ()) -> Report:
+    """Try the capabilities with these names, or all, on hosts of their own. Nothing stays behind."""
+    report = Report(environment.look())
+    wanted = [name for name in CAPABILITIES if name in names or not names]
+    tried: dict[str, Trial] = {}
+    if "python" in wanted:
+        tried["python"] = _python()
+    if "mount" in wanted:
+        tried["mount"] = _mount(report.facts, allow_other=False)
+    if "allow-other" in wanted:
+        tried["allow-other"] = _mount(report.facts, allow_other=True)
+    if {"exec", "uevents", "vfio"} & set(wanted):
+        tried |= _exec(report.facts)
+    report.trials = [tried[name] for name in wanted]
+    return report
+
+
+def _python() -> Trial:
+    # What fails here must not end the doctor.
+    from apfs.host import Host
+    from apfs.scenario.reader import load
+    from apfs.testing.files import Shell
+
+    try:
+        text = Shell(Host(load("default"))).cat("/sys/bus/ap/bindings")
+    except Exception:  # noqa: BLE001 -- whatever it is, it is what was asked for
+        return Trial("python", works=False, said=traceback.format_exc().splitlines()[-1])
+    return Trial("python", works=bool(text))
+
+
+def _mount(facts: Facts, *, allow_other: bool) -> Trial:
+    name = "allow-other" if allow_other else "mount"
+    try:
+        with MountedHost("default", allow_other=allow_other) as host:
+            host.read("/sys/bus/ap/bindings")
+            if allow_other and facts.root:
+                # From within, because the way to the mount point may be closed to others.
+                command, other = ["cat", "sys/bus/ap/bindings"], _NOBODY
+                subprocess.run(command, cwd=host.path, user=other, check=True, capture_output=True, text=True)
+    except (table.MountsError, OSError) as error:
+        problems = environment.mount_problems(facts)
+        if allow_other:
+            problems += environment.allow_other_problems(facts)
+        return Trial(name, works=False, said="" if problems else str(error), problems=tuple(problems))
+    except subprocess.CalledProcessError as error:
+        return Trial(name, works=False, said=f"another user cannot read the mount: {error.stderr.strip()}")
+    return Trial(name, works=True)
+
+
+def _exec(facts: Facts) -> dict[str, Trial]:
+    """Run one command in a sandbox and have it tell what it could do there."""
+    answer, said = _run_probe()
+    if answer:
+        # What apfs exec itself could not do, it has said in a warning.
+        found = {"exec": Trial("exec", works=True)}
+        remedies = {"uevents": environment.uevent_problems(facts), "vfio": environment.vfio_problems(facts)}
+        for name, problems in remedies.items():
+            why = answer[name]
+            found[name] = (
+                Trial(name, works=False, said=said or why, problems=tuple(problems)) if why else Trial(name, works=True)
+            )
+        return found
+    problems = []
+    mount = _mount(facts, allow_other=facts.root)
+    if not mount.works:
+        problems += mount.problems
+    refusal = _refusal_of_bwrap()
+    if refusal:
+        problems += environment.sandbox_problems(facts) or environment.filter_problems(facts)
+    note = ""
+    if mount.works and _run("--net", "host", "--", "true").returncode == 0:
+        note = "`apfs exec --net host` works: without uevents, on the machine's network"
+    known = tuple(dict.fromkeys(problems))
+    first = Trial("exec", works=False, said=refusal or ("" if known else said), problems=known, note=note)
+    rest = {name: Trial(name, works=False, said="needs apfs exec") for name in ("uevents", "vfio")}
+    return {"exec": first, **rest}
+
+
+def _refusal_of_bwrap() -> str:
+    """Return what bwrap says of the namespaces that `apfs exec` wants, and of nothing else; empty if it makes them."""
+    command = ["bwrap", "--dev-bind", "/", "/", *compose.namespaces(compose.Options()), "--", "true"]
+    try:
+        result = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_SECONDS,
+            preexec_fn=run.drop_ambient,
+        )
+    except FileNotFoundError:
+        return "bwrap cannot be run"
+    return (result.stderr.strip() or f"bwrap ended with status {result.returncode}") if result.returncode else ""
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*server.PYTHON, "-m", "apfs", "exec", *arguments]
+    try:
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {_PATIENCE_SECONDS} seconds")
+
+
+def _run_probe() -> tuple[dict[str, str], str]:
+    """Run `probe` inside `apfs exec`; return its answer, empty if it did not come to one, and the last warning."""
+    result = _run("--", *server.PYTHON, "-c", "from apfs.cli.capabilities import probe; probe()")
+    said = result.stderr.strip().rpartition("\n")[2].removeprefix("apfs: ")
+    answer: dict[str, str] = json.loads(result.stdout) if result.returncode == 0 else {}
+    return answer, said
+
+
+def probe() -> None:
+    """Inside `apfs exec`: print, as JSON, why uevents and VFIO ioctls do not work; an empty reason if they do."""
+    mask = Path("/sys/bus/ap/apmask")
+    mask.read_text()
+    answer = {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT) as listener:
+        listener.bind((0, 1))
+        mask.write_text("-5")
+        heard, _, _ = select.select([listener], [], [], _EVENT_SECONDS)
+        answer["uevents"] = "" if heard else f"no uevent arrived within {_EVENT_SECONDS} seconds"
+    container = os.open("/dev/vfio/vfio", os.O_RDWR)
+    try:
+        fcntl.ioctl(container, uapi.Cmd.VFIO_GET_API_VERSION)
+        answer["vfio"] = ""
+    except OSError as error:
+        answer["vfio"] = f"VFIO_GET_API_VERSION: {error.strerror}"
+    sys.stdout.write(json.dumps(answer))

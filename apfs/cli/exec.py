@@ -1,0 +1,134 @@
+"""`apfs exec`: what can be asked for; `apfs.sandbox` does it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from apfs.cli import completion
+from apfs.cli.streams import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _Exec(click.Command):
+    """A command that runs another, from whose exit status that of its own failures is told apart."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401 -- as click has it
+        """Read the command line."""
+        with self._failing():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 -- as click has it
+        """Run the command."""
+        with self._failing():
+            return super().invoke(ctx)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _failing() -> Iterator[None]:
+        try:
+            yield
+        except click.UsageError as error:
+            from apfs.sandbox.run import FAILED
+
+            error.show()
+            raise SystemExit(FAILED) from None
+
+
+@click.command(cls=_Exec, context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--scenario",
+    "-s",
+    metavar="NAME|FILE",
+    help="Start a host of this scenario for the command.",
+    shell_complete=completion.scenarios_and_files,
+)
+@click.option(
+    "--mount",
+    "-m",
+    "mounted",
+    type=click.Path(path_type=Path),
+    help="Use the host mounted there.",
+    shell_complete=completion.mounted,
+)
+@click.option(
+    "--net",
+    type=click.Choice(["private", "host"]),
+    default="private",
+    show_default=True,
+    help="A network namespace with uevents of its own, or the machine's network without them.",
+)
+@click.option("--keep-id", is_flag=True, help="Stay who you are; otherwise an ordinary user is root inside.")
+@click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST inside. Repeatable.")
+@click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
+@click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")
+@click.argument(
+    "words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completion.commands
+)
+def command(
+    scenario: str | None,
+    mounted: Path | None,
+    net: str,
+    *,
+    keep_id: bool,
+    binds: tuple[str, ...],
+    tmpfs: tuple[str, ...],
+    die_with_parent: bool,
+    words: tuple[str, ...],
+) -> None:
+    """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and else the real machine.
+
+    The command needs no flag and no change. With --mount several commands share one host; otherwise one is started
+    for the command and ends with it.
+
+    \b
+    INSIDE
+        /sys          real entries, with the AP bus, vfio_ap, mediated devices and VFIO of the emulated host
+        /dev/vfio     its VFIO nodes; /dev/vfio-ap its client files
+        /dev/apfs     the whole mount: /dev/apfs/ctl/console, kmsg, journal ...
+        /run          the real one, with lock and udev of its own
+        modprobe, rmmod, insmod   load and unload modules of the emulated host, never of the real kernel
+        network       with --net private only loopback; uevents of the host arrive as the kernel's
+
+    What is written below other directories, such as /etc/mdevctl.d, is written on the real machine: use --bind and
+    --tmpfs to give the command directories of its own. bwrap(1) makes the namespaces.
+
+    \b
+    EXAMPLE
+        apfs exec -- mdevctl types
+        apfs exec --mount /tmp/z -- bash
+
+    \b
+    EXIT STATUS
+        that of COMMAND, or
+        125  apfs itself failed        126  COMMAND cannot be run        127  COMMAND was not found
+    """
+    from apfs.mounts import table
+    from apfs.sandbox import compose, run
+
+    if scenario and mounted:
+        raise click.UsageError("--scenario and --mount exclude each other")
+    pairs = [bind.partition(":")[::2] for bind in binds]
+    if not all(source and destination.startswith("/") for source, destination in pairs):
+        raise click.UsageError("--bind takes SRC:DEST, and DEST is absolute")
+    if not all(destination.startswith("/") for destination in tmpfs):
+        raise click.UsageError("--tmpfs takes an absolute DEST")
+    if die_with_parent:
+        # All that belongs to the sandbox ends with this process, however that ends.
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    options = compose.Options(net == "private", keep_id, list(pairs), list(tmpfs))
+    try:
+        status = run.run(list(words), mounted, ["--scenario", scenario or "default"], options)
+    except (run.SandboxError, table.MountsError) as error:
+        fail(str(error), run.FAILED)
+    raise SystemExit(status)

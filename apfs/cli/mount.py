@@ -1,0 +1,141 @@
+"""`apfs mount`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from apfs.cli import completion
+from apfs.cli.streams import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(), shell_complete=completion.directories)
+@click.option(
+    "--scenario",
+    "-s",
+    default="default",
+    metavar="NAME|FILE",
+    help="The host to emulate.",
+    show_default=True,
+    shell_complete=completion.scenarios_and_files,
+)
+@click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
+@click.option("--allow-other/--no-allow-other", default=None, help="Let other users in. Default: if mounted by root.")
+@click.option(
+    "--clock",
+    type=click.Choice(["real", "manual"]),
+    default="real",
+    show_default=True,
+    help="Whether the AP bus scans by itself every config_time seconds, or only when told to.",
+)
+@click.option("--debug", is_flag=True, help="Print every FUSE request on standard error. Implies --foreground.")
+@click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
+@click.option("--fast-loop/--no-fast-loop", default=True, hidden=True, help="For comparing the request loops.")
+@click.option("--lifeline-fd", type=int, hidden=True, help="Pipe whose other end, when closed, ends the mount.")
+@click.option(
+    "--fuse-option", "fuse_options", multiple=True, default=["fsname=apfs"], hidden=True, help="fsname=, ro ..."
+)
+def command(
+    mountpoint: str,
+    scenario: str,
+    *,
+    foreground: bool,
+    allow_other: bool | None,
+    clock: str,
+    debug: bool,
+    ready_fd: int | None,
+    lifeline_fd: int | None,
+    fast_loop: bool,
+    fuse_options: tuple[str, ...],
+) -> None:
+    """Mount an emulated host on the directory MOUNTPOINT.
+
+    Returns when the tree answers. The server then runs in a session of its own until the mount is unmounted (by
+    `apfs umount`, umount(8) or fusermount3(1)) or it gets SIGTERM, SIGINT or SIGHUP. For mount(8) and fstab(5) there
+    is mount.fuse.apfs(8).
+
+    SCENARIO is the name of a scenario of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name
+    of a TOML file.
+
+    \b
+    IN THE MOUNT
+        sys/             /sys/bus/ap, /sys/devices/ap, /sys/devices/vfio_ap and what belongs to them
+        dev/vfio/        the VFIO device nodes
+        dev/vfio-ap/U/   what a VMM does with the mediated device U: guest, migration_state, data_stream ...
+        ctl/             console (write `help`, read kmsg), kmsg, uevents, journal, status
+
+    Files belong to the user who mounts; every file that sysfs would refuse to root is refused to root as well.
+
+    \b
+    EXAMPLE
+        apfs mount --scenario migration-source --clock manual /tmp/a
+
+    \b
+    EXIT STATUS
+        0  mounted        1  could not be mounted        2  wrong usage, scenario or environment
+    """
+    from apfs.mounts import server, table
+    from apfs.scenario.model import ScenarioError
+    from apfs.scenario.reader import load
+
+    try:
+        server.check_packages()
+        description = load(scenario)
+        server.check_fuse()
+        server.check_mountpoint(mountpoint)
+    except (ScenarioError, table.MountsError) as error:
+        fail(str(error), 2)
+    for descriptor in (ready_fd, lifeline_fd):
+        if descriptor is not None:
+            # The mount helper lives as long as the mount and must not hold them open.
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 -- takes no keywords
+
+    def serve(ready_fd: int | None, lifeline_fd: int | None = None) -> None:
+        from apfs.fuse import session  # only the process that serves needs these
+        from apfs.host import Host
+
+        try:
+            session.serve(
+                Host(description),
+                table.absolute(mountpoint),
+                allow_other=os.geteuid() == 0 if allow_other is None else allow_other,
+                clock=clock == "real",
+                ready=_report(ready_fd, silent=not debug),
+                lifeline=lifeline_fd,
+                fast_loop=fast_loop,
+                fuse_options=[*fuse_options, *(["debug"] if debug else [])],
+            )
+        except (ScenarioError, session.MountError) as error:
+            fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
+
+    if foreground or debug:
+        serve(ready_fd, lifeline_fd)
+        return
+    try:
+        server.fork_server(mountpoint, serve)
+    except table.MountsError as error:
+        fail(str(error), error.status)
+
+
+def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:
+    from apfs.mounts.server import READY
+
+    def report() -> None:
+        if ready_fd is None:
+            return
+        if silent:
+            # From now on nobody listens to what the server prints, and it must not keep a file system busy.
+            os.chdir("/")
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 2)
+            os.close(null)
+        os.write(ready_fd, READY)
+        os.close(ready_fd)
+
+    return report

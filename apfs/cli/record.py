@@ -1,0 +1,76 @@
+"""`apfs record`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from apfs.cli.streams import fail
+
+
+@click.command()
+@click.option(
+    "--root",
+    "-r",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="/",
+    show_default=True,
+    metavar="DIR",
+    help="The directory that has sys in it.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write to FILE, which must not exist.",
+)
+@click.option("--force", "-f", is_flag=True, help="Overwrite FILE.")
+@click.option("--name", "-n", default="recorded", show_default=True, help="The name that the scenario gives itself.")
+def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
+    """Write a scenario that describes this machine, or the one whose sysfs is below DIR.
+
+    DIR is the root of a machine, a mount of apfs, or any directory with a copy of sys in it. Only attributes that
+    Linux has are read, nothing is changed, and no privilege is needed.
+
+    What a scenario cannot say, and what could not be read, is said in comments at the head; files that could not be
+    read are named on standard error too.
+
+    \b
+    EXAMPLE
+        apfs record --output lpar7.toml
+        apfs mount --scenario ./lpar7.toml /tmp/z
+
+    \b
+    EXIT STATUS
+        0  recorded        1  not possible, or FILE exists        2  wrong usage, or no AP bus
+    """
+    from apfs.recording import recorder
+    from apfs.recording.tree import Directory
+    from apfs.scenario.model import ScenarioError
+
+    if force and output is None:
+        raise click.UsageError("--force is for --output")
+    if not name.isprintable():
+        raise click.UsageError("--name takes printable characters, in the locale's encoding")
+    if output and os.path.lexists(output) and not force:
+        fail(f"{output} exists: --force overwrites it")
+    try:
+        recording = recorder.record(Directory(root), name)
+    except recorder.RecordError as error:
+        hint = f"; did you mean --root {root.parent}?" if (root / "bus/ap").is_dir() else ""
+        fail(f"{root}: {error}{hint}", 2)
+    except ScenarioError as error:
+        fail(f"{root}: no scenario can describe this machine: {error.reason}")
+    for line in recording.unread:
+        click.echo(f"apfs: warning: {line}", err=True)
+    if output is None:
+        click.echo(recording.text(), nl=False)
+        return
+    try:
+        with output.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(recording.text())
+    except OSError as error:
+        fail(f"{output}: {error.strerror}")

@@ -1,0 +1,32 @@
+"""`apfs umount`."""
+
+from __future__ import annotations
+
+import click
+
+from apfs.cli import completion
+from apfs.cli.streams import fail
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(), shell_complete=completion.mounted)
+@click.option("--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; it ends with its last user.")
+def command(mountpoint: str, *, lazy: bool) -> None:
+    """Unmount the emulated host at MOUNTPOINT.
+
+    Clears away a dead mount too, whose server was killed. umount(8) and fusermount3(1) unmount as well.
+
+    \b
+    EXAMPLE
+        apfs umount --lazy /tmp/a
+
+    \b
+    EXIT STATUS
+        0  unmounted        1  not an apfs mount, or busy
+    """
+    from apfs.mounts import table
+
+    try:
+        table.unmount(mountpoint, lazy=lazy)
+    except table.MountsError as error:
+        fail(str(error))
