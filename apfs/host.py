@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apfs import layout
-from apfs.ap import zcrypt
 from apfs.ap.hardware import Machine
-from apfs.ap.queue_attributes import driver_override_store
+from apfs.ap.zcrypt import switch_card, switch_queue
 from apfs.errors import KernelError
 from apfs.scenario.model import Scenario
 from apfs.system import System
 from apfs.vfio_ap.attributes import matrix_mdev
-from apfs.vfio_ap.client import guest_store
+from apfs.vfio_ap.client import open_guest
 from apfs.vfio_ap.matrix import Matrix
 
 if TYPE_CHECKING:
@@ -39,10 +38,8 @@ class Host(System):
         self.ap_bus.scan()
         if self.scenario.vfio_ap:
             self.modprobe("vfio_ap")
-        if self.scenario.apmask != self.ap_bus.apmask:
-            self.ap_bus.change_masks(apmask=self.scenario.apmask)
-        if self.scenario.aqmask != self.ap_bus.aqmask:
-            self.ap_bus.change_masks(aqmask=self.scenario.aqmask)
+        self.ap_bus.change_apmask(self.scenario.apmask)
+        self.ap_bus.change_aqmask(self.scenario.aqmask)
         self._set_up_devices()
         self._set_up_bus()
         for index, spec in enumerate(self.scenario.mdevs):
@@ -58,18 +55,18 @@ class Host(System):
         for apqn, driver in self.scenario.overrides.items():
             queue = bus.queue(*apqn)
             if queue:
-                driver_override_store(queue, driver)
+                bus.reservation.override(apqn, driver)
                 if queue.driver:
                     bus.release(queue)
                 bus.attach(queue)
         for apid in self.scenario.offline_cards:
             card = bus.cards.get(apid)
             if card:
-                zcrypt.card_online_store(card, "0")
+                switch_card(card, online=False)
         for apqn in sorted(self.scenario.offline_queues):
             queue = bus.queue(*apqn)
-            if queue and zcrypt.queue_bound(queue):
-                zcrypt.queue_online_store(queue, "0")
+            if queue and queue.apqi in queue.card.zcrypt_bound():
+                switch_queue(queue, online=False)
 
     def _set_up_bus(self) -> None:
         """Write settings to the bus."""
@@ -89,7 +86,7 @@ class Host(System):
         assert data is not None  # noqa: S101 -- creating it bound it
         data.replace(Matrix(spec.adapters, spec.domains, spec.control_domains))
         if spec.guest:
-            guest_store(data, "1")
+            open_guest(data)
 
 
 def _machine(scenario: Scenario) -> Machine:

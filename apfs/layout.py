@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from apfs.ap import bus_attributes, card_attributes, queue_attributes, zcdn, zcrypt
+from apfs.ap import bus_attributes, card_attributes, queue_attributes, zcdn, zcrypt_attributes
 from apfs.ap.mask import NONE
+from apfs.ap.names import Apqn, card_name, parse_card_name, queue_name
 from apfs.ap.queue import ApQueue
 from apfs.ctl import files
 from apfs.kernel.device import (
@@ -47,12 +48,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# The parts of the names of queues; joining two takes a third of the time that formatting takes (0.1 instead of 0.3 µs).
-_ADAPTERS = tuple(f"{apid:02x}" for apid in range(256))
-_DOMAINS = tuple(f".{apqi:04x}" for apqi in range(256))
-_APIDS = {name: apid for apid, name in enumerate(_ADAPTERS)}
-_APQIS = {name: apqi for apqi, name in enumerate(_DOMAINS)}
-
 
 class _Cards:
     """Card devices, keyed by `apid << 16`."""
@@ -61,15 +56,11 @@ class _Cards:
         self._bus = bus
 
     def name(self, key: int) -> str:
-        return f"card{key >> 16:02x}"
+        return card_name(key >> 16)
 
     def find(self, name: str) -> int | None:
-        digits = name.removeprefix("card")
-        try:
-            apid = int(digits, 16)
-        except ValueError:
-            return None
-        return apid << 16 if name == f"card{apid:02x}" else None
+        apid = parse_card_name(name)
+        return None if apid is None else apid << 16
 
     def subject(self, key: int) -> ApCard | None:
         return self._bus.cards.get(key >> 16)
@@ -105,11 +96,11 @@ class _Queues:
         self._bus = bus
 
     def name(self, key: int) -> str:
-        return _ADAPTERS[key >> 16] + _DOMAINS[key & 0xFFFF]
+        return queue_name(key >> 16, key & 0xFFFF)
 
     def find(self, name: str) -> int | None:
-        apid, apqi = _APIDS.get(name[:2]), _APQIS.get(name[2:])
-        return None if apid is None or apqi is None else apid << 16 | apqi
+        apqn = Apqn.parse(name)
+        return None if apqn is None else apqn.apid << 16 | apqn.apqi
 
     def subject(self, key: int) -> ApQueue | None:
         device = self._bus.cards.get(key >> 16)
@@ -244,10 +235,10 @@ def _ap(system: System, buses: Directory, devices: Directory) -> None:
     """Declare the AP bus with its cards, queues and drivers."""
     bus = system.ap_bus
     root = devices.fixed("ap", (UEVENT,), always=bus.root)
-    cards = root.dirs("card", _Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt.CARD_ATTRIBUTES))
+    cards = root.dirs("card", _Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt_attributes.CARD_ATTRIBUTES))
     queue_entries: tuple[Entry, ...] = (
         *queue_attributes.QUEUE_ATTRIBUTES,
-        *zcrypt.QUEUE_ATTRIBUTES,
+        *zcrypt_attributes.QUEUE_ATTRIBUTES,
         *driver.QUEUE_ATTRIBUTES,
     )
     queues = cards.dirs("00", _Queues(bus), queue_entries)

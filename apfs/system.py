@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from apfs.ap.bus import ApBus
 from apfs.ap.hardware import CardHardware, Machine, default_serial
-from apfs.ap.qinfo import Apqn, hwinfo_of, with_fields
+from apfs.ap.qinfo import hwinfo_of, with_fields
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import Journal
@@ -25,6 +25,7 @@ from apfs.vfio_ap.driver import VfioAp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from apfs.ap.names import Apqn
     from apfs.ctl.channel import HandedFile
 
 _LAST = 255

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from apfs.ap import bus_attributes, card_attributes, qinfo, queue_attributes, zcdn, zcrypt
+from apfs.ap import bus_attributes, card_attributes, qinfo, queue_attributes, zcdn, zcrypt_attributes
 from apfs.ctl.console import VERBS
 from apfs.ctl.files import CTL_ENTRIES
 from apfs.kernel.device import BUS_ATTRIBUTES, DRIVER_ATTRIBUTES, MISC_ATTRIBUTES, MODULE_LINK, UEVENT
@@ -57,9 +57,9 @@ SECTIONS = (
     ),
     Section("/sys/devices/ap", "", (UEVENT,)),
     Section("/sys/devices/ap/cardXX", "Every card.", card_attributes.CARD_ATTRIBUTES),
-    Section("/sys/devices/ap/cardXX, bound to cex4card", "In addition.", zcrypt.CARD_ATTRIBUTES),
+    Section("/sys/devices/ap/cardXX, bound to cex4card", "In addition.", zcrypt_attributes.CARD_ATTRIBUTES),
     Section("/sys/devices/ap/cardXX/XX.YYYY", "Every queue.", queue_attributes.QUEUE_ATTRIBUTES),
-    Section("/sys/devices/ap/cardXX/XX.YYYY, bound to cex4queue", "In addition.", zcrypt.QUEUE_ATTRIBUTES),
+    Section("/sys/devices/ap/cardXX/XX.YYYY, bound to cex4queue", "In addition.", zcrypt_attributes.QUEUE_ATTRIBUTES),
     Section("/sys/devices/ap/cardXX/XX.YYYY, bound to vfio_ap", "In addition.", driver.QUEUE_ATTRIBUTES),
     Section("/sys/devices/vfio_ap", "While vfio_ap is loaded.", driver.ROOT_ATTRIBUTES),
     Section("/sys/devices/vfio_ap/matrix", "While vfio_ap is loaded.", driver.PARENT_ATTRIBUTES),

@@ -1,4 +1,4 @@
-"""The AP bus: scans, reservation masks, binding of cards and queues (drivers/s390/crypto/ap_bus.c).
+"""The AP bus: its devices, who gets them, and scans (drivers/s390/crypto/ap_bus.c).
 
 Queues are handled in rows, some domains of one card at a time, in the order in which the bus would come to them.
 """
@@ -6,13 +6,17 @@ Queues are handled in rows, some domains of one card at a time, in the order in 
 from __future__ import annotations
 
 import errno
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from apfs.ap.card import ApCard, queue_uevent_keys
 from apfs.ap.driver import ApDriver
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, Apqn, Response
+from apfs.ap.names import Apqn, parse_card_name
+from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, Response
 from apfs.ap.queue import ApQueue
+from apfs.ap.reservation import Reservation
 from apfs.errors import KernelError
 from apfs.journal.records import Uevent
 from apfs.kernel.device import SYS, Bus, Device, Driver, emit
@@ -26,9 +30,8 @@ if TYPE_CHECKING:
     from apfs.journal.records import Keys
     from apfs.sysfs.tree import Tree
 
-_MODE_BITS = 0x1C00_0000_0000_0000
 _CARD_IDENTITY = 0xFFFF0000FF000000 & CARD_HWINFO_MASK
-"""Bits of a card's record whose change makes it another card: type and facility bits 0 to 15."""
+"""Bits of a card's TAPQ word whose change makes it another card: type and facility bits 0 to 15."""
 
 POLL_TIMEOUT_NS, POLL_TIMEOUT_ZVM_NS = 250_000, 1_500_000
 
@@ -60,12 +63,7 @@ class ApBus(Bus):
         self.max_adapter, self.max_domain = self.qci.limits()
         self.cards: dict[int, ApCard] = {}
         self._order: list[tuple[int, Mask]] = []  # rows of queues in order of creation
-        self.apmask = ALL
-        self.aqmask = ALL
-        self.masks_in_use = False
-        """Whether the masks were not both all ones after the last change: then overrides are refused."""
-        self.override_count = 0
-        """How many overrides were set and not cleared; a queue unplugged with one stays counted, as in Linux."""
+        self.reservation = Reservation()
         self.default_domain = -1
         self.config_time = 30
         self._until_scan = self.config_time
@@ -87,10 +85,10 @@ class ApBus(Bus):
 
     def device(self, name: str) -> Device | None:
         """Return the card or queue of that name."""
-        apqn = Apqn.parse(name)
-        if apqn is not None:
-            return self.queue(*apqn)
-        return next((card for card in self.cards.values() if card.name == name), None)
+        apid, apqn = parse_card_name(name), Apqn.parse(name)
+        if apid is not None:
+            return self.cards.get(apid)
+        return None if apqn is None else self.queue(*apqn)
 
     def rows(self) -> Iterator[tuple[ApCard, Mask]]:
         """Yield all queues, in rows, in order of creation."""
@@ -102,33 +100,12 @@ class ApBus(Bus):
             if isinstance(driver, ApDriver) and driver.device_kind == "queue":
                 yield driver
 
-    # -- reservation -------------------------------------------------------------------------------
-
-    def reserved(self, apid: int) -> Mask:
-        """Return the domains that the masks reserve for default drivers on an adapter."""
-        return self.aqmask if apid in self.apmask else NONE
-
-    def reserved_for_host(self, apid: int) -> Mask:
-        """Return the domains of an adapter that vfio_ap may not have (ap_owned_by_def_drv).
-
-        A queue that is bound and has an override, whatever it says, belongs to the driver that it is bound to; the
-        masks decide for all others, whether they exist or not.
-        """
-        owned = self.reserved(apid)
+    def owned_by_host(self, apid: int) -> Mask:
+        """Return the domains of an adapter, with or without queues, that cannot be assigned to guests."""
         card = self.cards.get(apid)
-        if card and card.overrides:
-            overridden = Mask.from_numbers(card.overrides)
-            for driver, bound in card.bound.items():
-                owned = owned | overridden & bound if driver.default else owned - (overridden & bound)
-        return owned
+        return self.reservation.owned_by_host(apid, card.bound if card else {})
 
-    def _acceptable(self, card: ApCard, driver: ApDriver) -> Mask:
-        """Return the domains whose queues may go to a driver (ap_device_probe)."""
-        reserved = self.reserved(card.apid)
-        acceptable = reserved if driver.default else ~reserved
-        for apqi, name in card.overrides.items():
-            acceptable = acceptable.with_(apqi) if name == driver.name else acceptable.without(apqi)
-        return acceptable
+    # -- binding -----------------------------------------------------------------------------------
 
     def match(self, device: Device, driver: Driver) -> bool:
         """Match by kind of device; hardware types older than CEX4 never get this far."""
@@ -142,19 +119,14 @@ class ApBus(Bus):
             self._probe_card(device, driver)
             return
         assert isinstance(device, ApQueue)  # noqa: S101 -- the only other kind of device
-        if device.apqi not in self._acceptable(device.card, driver):
-            owner = (
-                "an override names another driver"
-                if device.apqi in device.card.overrides
-                else self._mask_reason(driver)
-            )
-            raise KernelError(errno.ENODEV, f"{device.apqn} may not go to {driver.name}: {owner}")
-        if not self._offer(device.card, Mask.of(device.apqi), driver):
-            raise KernelError(errno.ENODEV, f"{device.card.name} has no mode of operation that {driver.name} knows")
-
-    @staticmethod
-    def _mask_reason(driver: ApDriver) -> str:
-        return "apmask and aqmask do not reserve it" if driver.default else "apmask and aqmask reserve it for zcrypt"
+        apqn, card = device.apqn, device.card
+        if apqn.apqi not in self.reservation.eligible(apqn.apid, driver):
+            reason = f"{apqn} may not go to {driver.name}: {self.reservation.refusal(apqn, driver)}"
+            raise KernelError(errno.ENODEV, reason)
+        taken = self._offer(card, Mask.of(apqn.apqi), driver)
+        if not taken:
+            raise KernelError(errno.ENODEV, f"{card.name} has no mode of operation that {driver.name} knows")
+        self._tell(card, ("bind", taken))
 
     def _probe_card(self, card: ApCard, driver: ApDriver) -> None:
         self._bindings_armed = True
@@ -171,115 +143,99 @@ class ApBus(Bus):
             self.tree.deactivate()
             return
         assert isinstance(device, ApQueue)  # noqa: S101 -- the only other kind of device
-        self._detach(device.card, Mask.of(device.apqi))
-        self._tell(device.card, Mask.of(device.apqi), "unbind")
+        self._tell(device.card, ("unbind", self._detach(device.card, Mask.of(device.apqi))))
         self.tree.deactivate()
 
     # -- rows of queues ----------------------------------------------------------------------------
 
-    def _offer(self, card: ApCard, domains: Mask, driver: ApDriver, *, tell: bool = True) -> Mask:
-        """Bind those of the unbound queues that a driver may and will have, and return them."""
-        taken = domains & self._acceptable(card, driver)
+    def _offer(self, card: ApCard, domains: Mask, driver: ApDriver) -> Mask:
+        """Bind those of the unbound queues that a driver may and will have, and return them. Sends no uevent."""
+        taken = domains & self.reservation.eligible(card.apid, driver)
         if taken:
             self._bindings_armed = True
-            if driver is self.cex4queue:
-                if card.mode is None:
-                    return NONE
-                self._start_operation(card, taken)
-            card.bound[driver] = card.bound.get(driver, NONE) | taken
-            driver.probe(card, taken)
-            if tell:
-                self._tell(card, taken, "bind")
+            if driver is self.cex4queue and card.mode is None:
+                return NONE
+            card.bind(driver, taken)
+            driver.probe(card.apid, taken)
         return taken
 
-    def _offer_to_all(self, card: ApCard, domains: Mask, *, tell: bool = True) -> None:
+    def _offer_around(self, card: ApCard, domains: Mask) -> Mask:
+        """Offer unbound queues to all drivers; return those that one of them took. Sends no uevent."""
+        unbound = domains
         for driver in self._queue_drivers():
-            if not domains:
-                break
-            domains -= self._offer(card, domains, driver, tell=tell)
+            if unbound:
+                unbound -= self._offer(card, unbound, driver)
+        return domains - unbound
 
-    def _start_operation(self, card: ApCard, domains: Mask) -> None:
-        """Initialise queues for zcrypt: reset, interrupts on, software-online."""
-        card.operating |= domains
-        card.queue_online |= domains
-        self._start_interrupts(card, (domains & card.queue_config) - card.queue_chkstop)
-
-    def _start_interrupts(self, card: ApCard, domains: Mask) -> None:
-        """Bring usable queues of zcrypt through their reset to the point where they interrupt."""
-        card.resetting -= domains
-        if self.machine.interrupts:
-            card.interrupts |= domains
-
-    def _detach(self, card: ApCard, domains: Mask) -> None:
-        """Take queues from their drivers; each ends with a zeroizing reset, which turns its interrupt off."""
+    def _detach(self, card: ApCard, domains: Mask) -> Mask:
+        """Take queues from their drivers; return those that had one. Sends no uevent."""
+        detached = NONE
         for driver, bound in list(card.bound.items()):
             leaving = bound & domains
             if leaving:
-                driver.remove(card, leaving)
-                card.bound[driver] = bound - leaving
-        card.operating -= domains
-        card.interrupts -= domains
+                driver.remove(card.apid, leaving)
+                card.unbind(driver, leaving)
+                detached |= leaving
+        return detached
 
-    def _tell(self, card: ApCard, domains: Mask, *actions: str) -> None:
-        """Send uevents of a row of queues, queue by queue. Only `bind` and later ones know the driver."""
+    def _tell(self, card: ApCard, *actions: tuple[str, Mask]) -> None:
+        """Send uevents, queue by queue: of each the actions, in the order given, whose mask contains it.
+
+        Only `bind` knows the driver: the others are sent before it, or when it is gone.
+        """
         if self.journal.muted:
             return
-        for apqi in domains:
+        for apqi in reduce(or_, (domains for _, domains in actions)):
             queue = ApQueue(card, apqi)
-            driver = queue.driver
-            for action in actions:
-                named = driver.name if driver and action not in ("add", "unbind") else None
-                keys = queue_uevent_keys(named, card.mode)
-                self.journal.add(Uevent(action, queue.path.removeprefix(SYS), "ap", keys))
+            devpath = queue.path.removeprefix(SYS)
+            for action, domains in actions:
+                if apqi in domains:
+                    driver = queue.driver if action == "bind" else None
+                    keys = queue_uevent_keys(driver.name if driver else None, card.mode)
+                    self.journal.add(Uevent(action, devpath, "ap", keys))
 
     # -- masks -------------------------------------------------------------------------------------
 
-    def change_masks(self, *, apmask: Mask | None = None, aqmask: Mask | None = None) -> None:
-        """Replace one of the masks (apmask_commit, aqmask_commit). EBUSY if a driver cannot give a queue back."""
-        new_apmask = self.apmask if apmask is None else apmask
-        new_aqmask = self.aqmask if aqmask is None else aqmask
-        adapters = ALL if apmask is None else new_apmask - self.apmask
-        domains = ALL if aqmask is None else new_aqmask - self.aqmask
-        if adapters and domains:
-            for driver in self._queue_drivers():
-                if driver.in_use(adapters, domains):
-                    reason = f"a mediated device of {driver.name} has a queue that the new mask reserves for the host"
-                    raise KernelError(errno.EBUSY, reason)
-        self.apmask, self.aqmask = new_apmask, new_aqmask
-        self.masks_in_use = not (new_apmask == ALL and new_aqmask == ALL)
-        self._rebind()
-        if apmask is not None:
-            emit(self.root, "change", ("APMASK", f"{new_apmask.hex256()}\n"))
-        if aqmask is not None:
-            emit(self.root, "change", ("AQMASK", f"{new_aqmask.hex256()}\n"))
+    def change_apmask(self, mask: Mask) -> None:
+        """Replace `apmask` and rebind (apmask_commit). EINVAL while there are overrides, EBUSY for a queue in use."""
+        reservation = self.reservation
+        reservation.check_masks_free()
+        if mask != reservation.apmask:
+            self._check_in_use(mask - reservation.apmask, ALL)
+            reservation.apmask = mask
+            self._revise_bindings()
+            emit(self.root, "change", ("APMASK", f"{mask.hex256()}\n"))
 
-    def _rebind(self) -> None:
-        """Move queues whose class of driver disagrees with the masks (ap_bus_revise_bindings).
+    def change_aqmask(self, mask: Mask) -> None:
+        """Replace `aqmask` and rebind (aqmask_commit). EINVAL while there are overrides, EBUSY for a queue in use."""
+        reservation = self.reservation
+        reservation.check_masks_free()
+        if mask != reservation.aqmask:
+            self._check_in_use(ALL, mask - reservation.aqmask)
+            reservation.aqmask = mask
+            self._revise_bindings()
+            emit(self.root, "change", ("AQMASK", f"{mask.hex256()}\n"))
+
+    def _check_in_use(self, adapters: Mask, domains: Mask) -> None:
+        """Make sure that no driver needs a queue of adapters x domains; the mask that does not change is ignored."""
+        for driver in self._queue_drivers():
+            if adapters and domains and driver.in_use(adapters, domains):
+                reason = f"a mediated device of {driver.name} has a queue that the new mask reserves for the host"
+                raise KernelError(errno.EBUSY, reason)
+
+    def _revise_bindings(self) -> None:
+        """Move the queues whose class of driver is not the one that the masks want (ap_bus_revise_bindings).
 
         An unbound queue counts as held by a non-default driver: it is offered around when it has become reserved.
         """
         for card, domains in self.rows():
-            reserved = self.reserved(card.apid)
-            default = NONE
-            for driver, bound in card.bound.items():
-                if driver.default:
-                    default |= bound
-            wrong = (default - reserved | (reserved - default)) & domains
-            if not wrong:
-                continue
-            bound = card.all_bound() & wrong
-            if bound:
-                self._detach(card, bound)
-                self.tree.deactivate()
-            self._offer_to_all(card, wrong, tell=False)
-            if not self.journal.muted:
-                taken = card.all_bound()
-                for apqi in wrong:
-                    one = Mask.of(apqi)
-                    if apqi in bound:
-                        self._tell(card, one, "unbind")
-                    if apqi in taken:
-                        self._tell(card, one, "bind")
+            misplaced = domains & (card.bound_by_default() ^ self.reservation.by_masks(card.apid))
+            if misplaced:
+                detached = self._detach(card, misplaced)
+                if detached:
+                    self.tree.deactivate()
+                taken = self._offer_around(card, misplaced)
+                self._tell(card, ("unbind", detached), ("bind", taken))
 
     # -- scans -------------------------------------------------------------------------------------
 
@@ -324,8 +280,8 @@ class ApBus(Bus):
 
     def _select_domain(self) -> None:
         """Choose the lowest usable domain that some usable adapter of zcrypt has (ap_select_domain)."""
-        for apqi in self.machine.configuration.domains & self.aqmask & Mask.up_to(self.max_domain):
-            for apid in self.machine.configuration.adapters & self.apmask & Mask.up_to(self.max_adapter):
+        for apqi in self.machine.configuration.domains & self.reservation.aqmask & Mask.up_to(self.max_domain):
+            for apid in self.machine.configuration.adapters & self.reservation.apmask & Mask.up_to(self.max_adapter):
                 if self.machine.tapq(apid, apqi)[0] == Response.NORMAL:
                     self.default_domain = apqi
                     return
@@ -345,7 +301,8 @@ class ApBus(Bus):
             self._remove_card(card)
             card = None
         if card is None:
-            card = ApCard(self, apid, word & CARD_HWINFO_MASK, hwtype, config=config, chkstop=chkstop)
+            found = (apid, word & CARD_HWINFO_MASK, hwtype)
+            card = ApCard(self.machine, self.reservation, self.cex4queue, *found, config=config, chkstop=chkstop)
             self.cards[apid] = card
             emit(card, "add")
             if self.autoprobe:
@@ -368,16 +325,9 @@ class ApBus(Bus):
     def _scan_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
         """Remove, create and update the queues of a card, in ascending order (ap_scan_domains)."""
         gone, new = card.queues - domains, domains - card.queues
-        kept = card.queues & domains
-        reconfigured = kept - card.queue_config if config else kept & card.queue_config
-        usable_before = card.queue_config - card.queue_chkstop
-        card.queue_config = card.queue_config | kept if config else card.queue_config - kept
-        card.queue_chkstop = card.queue_chkstop | kept if chkstop else card.queue_chkstop - kept
-        self._start_interrupts(
-            card, kept & (card.queue_config - card.queue_chkstop - usable_before) & card.zcrypt_bound()
-        )
+        reconfigured = card.refresh(card.queues & domains, config=config, chkstop=chkstop)
         if not gone and not reconfigured:
-            if new:
+            if new:  # all at once: one row, however many there are
                 self._create_queues(card, new, config=config, chkstop=chkstop)
             return
         for apqi in gone | reconfigured | new:
@@ -390,30 +340,16 @@ class ApBus(Bus):
 
     def _create_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
         self._order.append((card.apid, domains))
-        card.queues |= domains
-        card.resetting |= domains  # each queue starts with a reset, which only a zcrypt driver polls to its end
-        if config:
-            card.queue_config |= domains
-        if chkstop:
-            card.queue_chkstop |= domains
-        if self.autoprobe:
-            self._offer_to_all(card, domains, tell=False)
+        card.add_queues(domains, config=config, chkstop=chkstop)
+        bound = self._offer_around(card, domains) if self.autoprobe else NONE
         if config and not chkstop:
             card.operating |= domains
-        if not self.journal.muted:
-            bound = card.all_bound()
-            for apqi in domains:
-                self._tell(card, Mask.of(apqi), *(("add", "bind") if apqi in bound else ("add",)))
+        self._tell(card, ("add", domains), ("bind", bound))
 
     def _remove_queues(self, card: ApCard, domains: Mask) -> None:
-        bound = card.all_bound() & domains
-        self._detach(card, domains)
-        for apqi in domains:
-            self._tell(card, Mask.of(apqi), *(("unbind", "remove") if apqi in bound else ("remove",)))
-            card.queue_requests.pop(apqi, None)
-            card.overrides.pop(apqi, None)
-        for column in ("queues", "resetting", "queue_config", "queue_chkstop", "queue_online"):
-            setattr(card, column, getattr(card, column) - domains)
+        self._tell(card, ("unbind", self._detach(card, domains)), ("remove", domains))
+        card.drop_queues(domains)
+        self.reservation.forget(card.apid, domains)
         rows = ((apid, row - domains if apid == card.apid else row) for apid, row in self._order)
         self._order = [(apid, row) for apid, row in rows if row]
         self.tree.deactivate()
@@ -451,16 +387,13 @@ class ApBus(Bus):
         self.drivers.append(driver)
         if self.autoprobe:
             for card, domains in self.rows():
-                self._offer(card, domains - card.all_bound(), driver)
+                self._tell(card, ("bind", self._offer(card, domains - card.all_bound(), driver)))
         self.check_bindings_complete()
 
     def unregister(self, driver: ApDriver) -> None:
         """Take a driver away; its queues stay unbound."""
         for card, domains in self.rows():
-            leaving = domains & card.bound.get(driver, NONE)
-            if leaving:
-                self._detach(card, leaving)
-                self._tell(card, leaving, "unbind")
+            self._tell(card, ("unbind", self._detach(card, domains & card.bound.get(driver, NONE))))
         for card in self.cards.values():
             card.bound.pop(driver, None)
         self.drivers.remove(driver)

@@ -29,7 +29,7 @@ def ap_domain_store(bus: ApBus, text: str) -> None:
     domain = scan_i(text)
     if not 0 <= domain <= bus.max_domain:
         raise KernelError(errno.EINVAL, f"domain {domain} is not in 0..{bus.max_domain}")
-    if domain not in bus.aqmask:
+    if domain not in bus.reservation.aqmask:
         raise KernelError(errno.EINVAL, f"aqmask does not reserve domain {domain} for the host")
     bus.default_domain = domain
 
@@ -104,34 +104,24 @@ def ap_max_adapter_id_show(bus: ApBus) -> str:
     return f"{bus.max_adapter}\n"
 
 
-def _new_mask(bus: ApBus, text: str, current: Mask) -> Mask:
-    if bus.override_count:
-        raise KernelError(errno.EINVAL, "a queue has a driver_override: clear all overrides before changing masks")
-    return ap_parse_bitmap_str(text, current)
-
-
 def apmask_show(bus: ApBus) -> str:
     """Adapters whose queues are reserved for the host's drivers."""
-    return f"{bus.apmask.hex256()}\n"
+    return f"{bus.reservation.apmask.hex256()}\n"
 
 
 def apmask_store(bus: ApBus, text: str) -> None:
     """Change the mask and rebind. EINVAL for bad text or while overrides exist, EBUSY if vfio_ap uses a queue."""
-    mask = _new_mask(bus, text, bus.apmask)
-    if mask != bus.apmask:
-        bus.change_masks(apmask=mask)
+    bus.change_apmask(ap_parse_bitmap_str(text, bus.reservation.apmask))
 
 
 def aqmask_show(bus: ApBus) -> str:
     """Domains whose queues are reserved for the host's drivers."""
-    return f"{bus.aqmask.hex256()}\n"
+    return f"{bus.reservation.aqmask.hex256()}\n"
 
 
 def aqmask_store(bus: ApBus, text: str) -> None:
     """Change the mask and rebind, as `apmask_store` does."""
-    mask = _new_mask(bus, text, bus.aqmask)
-    if mask != bus.aqmask:
-        bus.change_masks(aqmask=mask)
+    bus.change_aqmask(ap_parse_bitmap_str(text, bus.reservation.aqmask))
 
 
 def scans_show(bus: ApBus) -> str:

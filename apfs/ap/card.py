@@ -1,35 +1,55 @@
-"""A crypto card on the AP bus, the attributes that every card has, and the state of its queues.
+"""A crypto card on the AP bus, and the state of its queues (drivers/s390/crypto/ap_card.c).
 
 A card keeps its queues' state in columns, one mask of domains per property: a statement about all of a card's queues
-is one operation on masks, and a queue costs a bit per property. Source: drivers/s390/crypto/ap_card.c.
+is one operation on masks, and a queue costs a bit per property.
 """
 
 from __future__ import annotations
 
+import errno
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from apfs.ap.mask import NONE, Mask
+from apfs.ap.names import card_name
 from apfs.ap.qinfo import FIELDS, mode_of
-from apfs.kernel.device import SYS
+from apfs.errors import KernelError
+from apfs.kernel.device import SYS, emit
 
 if TYPE_CHECKING:
-    from apfs.ap.bus import ApBus
     from apfs.ap.driver import ApDriver
+    from apfs.ap.hardware import Machine
+    from apfs.ap.reservation import Reservation
     from apfs.journal.records import Keys
 
 
 class ApCard:
-    """A card device, `/sys/devices/ap/cardXX` (struct ap_card)."""
+    """A card device, `/sys/devices/ap/cardXX` (struct ap_card).
+
+    `zcrypt` is the host's own driver for its queues, cex4queue.
+    """
 
     subsystem = "ap"
 
-    def __init__(self, bus: ApBus, apid: int, hwinfo: int, hwtype: int, *, config: bool, chkstop: bool) -> None:
-        self.bus = bus
-        self.journal = bus.journal
+    def __init__(
+        self,
+        machine: Machine,
+        reservation: Reservation,
+        zcrypt: ApDriver,
+        apid: int,
+        hwinfo: int,
+        hwtype: int,
+        *,
+        config: bool,
+        chkstop: bool,
+    ) -> None:
+        self.machine = machine
+        self.reservation = reservation
+        self.zcrypt = zcrypt
+        self.journal = zcrypt.journal
         self.apid = apid
         self.hwinfo = hwinfo
-        """The card's record: the TAPQ word of its first queue, reduced to what queues of a card share."""
+        """TAPQ word of its first queue, reduced to what queues of a card share."""
         self.hwtype = hwtype
         self.config = config
         self.chkstop = chkstop
@@ -48,17 +68,16 @@ class ApCard:
         self.queue_online = NONE
         # What few queues have.
         self.queue_requests: dict[int, int] = {}
-        self.overrides: dict[int, str] = {}
 
     @property
     def name(self) -> str:
         """Device name, such as `card05`."""
-        return f"card{self.apid:02x}"
+        return card_name(self.apid)
 
     @property
     def path(self) -> str:
         """Directory in sysfs."""
-        return f"{SYS}/devices/ap/card{self.apid:02x}"
+        return f"{SYS}/devices/ap/{card_name(self.apid)}"
 
     @property
     def raw_hwtype(self) -> int:
@@ -71,9 +90,19 @@ class ApCard:
         return mode_of(self.hwinfo)
 
     @property
+    def modalias(self) -> str:
+        """Module alias by which udev loads zcrypt."""
+        return f"ap:t{self.hwtype:02X}"
+
+    @property
     def usable(self) -> bool:
         """Whether the card is configured and not check-stopped."""
         return self.config and not self.chkstop
+
+    @property
+    def usable_queues(self) -> Mask:
+        """The domains whose queues are configured and not check-stopped."""
+        return self.queue_config - self.queue_chkstop
 
     def all_bound(self) -> Mask:
         """Return the domains whose queues have a driver."""
@@ -82,16 +111,92 @@ class ApCard:
             bits |= domains.bits
         return Mask(bits)
 
+    def bound_by_default(self) -> Mask:
+        """Return the domains whose queues a default driver has."""
+        bits = 0
+        for driver, domains in self.bound.items():
+            if driver.default:
+                bits |= domains.bits
+        return Mask(bits)
+
     def zcrypt_bound(self) -> Mask:
         """Return the domains whose queues are bound to cex4queue."""
-        return self.bound.get(self.bus.cex4queue, NONE)
+        return self.bound.get(self.zcrypt, NONE)
+
+    def configure(self, *, on: bool) -> None:
+        """Configure or deconfigure it through SCLP. EOPNOTSUPP where the facility is missing, EIO on refusal.
+
+        The event is sent even without a change; queues follow at the next scan.
+        """
+        if on != self.config:
+            if not self.machine.sclp_configure:
+                reason = f"a system under {self.machine.environment} cannot configure adapters itself"
+                raise KernelError(errno.EOPNOTSUPP, reason)
+            hardware = self.machine.cards.get(self.apid)
+            if hardware is None:
+                raise KernelError(errno.EIO, f"adapter {self.apid:02x} is no longer plugged")
+            hardware.configured = self.config = on
+        emit(self, "change", ("CONFIG", str(int(on))))
+
+    def reset_counters(self) -> None:
+        """Reset the counters of requests, its own and those of its bound queues."""
+        self.requests = 0
+        bound = self.all_bound()
+        self.queue_requests = {apqi: count for apqi, count in self.queue_requests.items() if apqi not in bound}
+
+    # -- changes of columns ------------------------------------------------------------------------
+
+    def add_queues(self, domains: Mask, *, config: bool, chkstop: bool) -> None:
+        """Have new queues. Each starts with a reset, which only a zcrypt driver polls to its end."""
+        self.queues |= domains
+        self.resetting |= domains
+        if config:
+            self.queue_config |= domains
+        if chkstop:
+            self.queue_chkstop |= domains
+
+    def drop_queues(self, domains: Mask) -> None:
+        """Have queues, which are not bound, no longer."""
+        columns = ("queues", "operating", "resetting", "interrupts", "queue_config", "queue_chkstop", "queue_online")
+        for column in columns:
+            setattr(self, column, getattr(self, column) - domains)
+        for apqi in domains:
+            self.queue_requests.pop(apqi, None)
+
+    def refresh(self, domains: Mask, *, config: bool, chkstop: bool) -> Mask:
+        """Take over what the hardware says of queues, and return those that it (de)configured since."""
+        usable, configured = self.usable_queues, self.queue_config
+        self.queue_config = configured | domains if config else configured - domains
+        self.queue_chkstop = self.queue_chkstop | domains if chkstop else self.queue_chkstop - domains
+        self._start_interrupts(self.zcrypt_bound() & domains & (self.usable_queues - usable))
+        return self.queue_config ^ configured
+
+    def bind(self, driver: ApDriver, domains: Mask) -> None:
+        """Give queues to a driver. zcrypt initialises them: reset, interrupts on, software-online."""
+        self.bound[driver] = self.bound.get(driver, NONE) | domains
+        if driver is self.zcrypt:
+            self.operating |= domains
+            self.queue_online |= domains
+            self._start_interrupts(domains & self.usable_queues)
+
+    def unbind(self, driver: ApDriver, domains: Mask) -> None:
+        """Take queues from a driver; each ends with a zeroizing reset, which turns its interrupt off."""
+        self.bound[driver] -= domains
+        self.operating -= domains
+        self.interrupts -= domains
+
+    def _start_interrupts(self, domains: Mask) -> None:
+        """Bring usable queues of zcrypt through their reset to the point where they interrupt."""
+        self.resetting -= domains
+        if self.machine.interrupts:
+            self.interrupts |= domains
 
     def uevent_keys(self) -> Keys:
         """Return DEVTYPE, DRIVER, DEV_TYPE, MODALIAS, MODE, as far as they apply (ap_uevent)."""
         keys = [("DEVTYPE", "ap_card")]
         if self.driver:
             keys.append(("DRIVER", self.driver.name))
-        keys += [("DEV_TYPE", f"{self.hwtype:04X}"), ("MODALIAS", f"ap:t{self.hwtype:02X}")]
+        keys += [("DEV_TYPE", f"{self.hwtype:04X}"), ("MODALIAS", self.modalias)]
         if self.mode:
             keys.append(("MODE", self.mode))
         return tuple(keys)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.qinfo import FIELDS
 from apfs.errors import KernelError
-from apfs.kernel.device import SYS, UEVENT, driver_link, emit
+from apfs.kernel.device import SYS, UEVENT, driver_link
 from apfs.kernel.kstrtox import scan_d
 from apfs.sysfs.entries import Attribute, Link
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from apfs.ap.card import ApCard
 
 DEFAULT_MESSAGE_SIZE = 12288
+
+
+def parse_switch(text: str) -> bool:
+    """Parse 0 or 1, as sscanf does. EINVAL for anything else."""
+    value = scan_d(text)
+    if value not in (0, 1):
+        raise KernelError(errno.EINVAL, f"{value} is neither 0 nor 1")
+    return bool(value)
 
 
 def hwtype_show(card: ApCard) -> str:
@@ -44,9 +52,7 @@ def request_count_show(card: ApCard) -> str:
 
 def request_count_store(card: ApCard, _text: str) -> None:
     """Reset the counters of the card and of its bound queues, whatever is written."""
-    card.requests = 0
-    bound = card.all_bound()
-    card.queue_requests = {apqi: count for apqi, count in card.queue_requests.items() if apqi not in bound}
+    card.reset_counters()
 
 
 def no_requests_show(_device: object) -> str:
@@ -56,7 +62,7 @@ def no_requests_show(_device: object) -> str:
 
 def modalias_show(card: ApCard) -> str:
     """Module alias by which udev loads zcrypt."""
-    return f"ap:t{card.hwtype:02X}\n"
+    return f"{card.modalias}\n"
 
 
 def config_show(card: ApCard) -> str:
@@ -69,20 +75,7 @@ def config_store(card: ApCard, text: str) -> None:
 
     The event is sent even without a change; queues follow at the next scan.
     """
-    value = scan_d(text)
-    if value not in (0, 1):
-        raise KernelError(errno.EINVAL, f"{value} is neither 0 nor 1")
-    if bool(value) != card.config:
-        machine = card.bus.machine
-        if not machine.sclp_configure:
-            reason = f"a system under {machine.environment} cannot configure adapters itself"
-            raise KernelError(errno.EOPNOTSUPP, reason)
-        hardware = machine.cards.get(card.apid)
-        if hardware is None:
-            raise KernelError(errno.EIO, f"adapter {card.apid:02x} is no longer plugged")
-        hardware.configured = bool(value)
-        card.config = bool(value)
-    emit(card, "change", ("CONFIG", str(value)))
+    card.configure(on=parse_switch(text))
 
 
 def chkstop_show(card: ApCard) -> str:

@@ -7,15 +7,21 @@ it issues to a queue.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from apfs.ap.mask import NONE, Mask
-from apfs.ap.qinfo import FIELDS, Apqn, Qci, Response
+from apfs.ap.qinfo import FIELDS, Qci, Response
+
+if TYPE_CHECKING:
+    from apfs.ap.names import Apqn
 
 Environment = Literal["lpar", "zvm", "kvm"]
 
 BS_USABLE, BS_NO_KEY, BS_UNBOUND = 0, 1, 2
 """Secure execution bind states of a queue: usable, bound without a secret, available for binding."""
+
+SECRETS = 65536
+"""Number of secrets that queues can be associated with, by index."""
 
 OP_MODES = ("FIPS2009", "BSI2009", "FIPS2011", "BSI2011", "SIGG-IMPORT", "SIGG", "BSICC2017", "FIPS2021", "FIPS2024")
 """EP11 operational modes in bit order."""
@@ -88,6 +94,11 @@ class Machine:
     def sclp_configure(self) -> bool:
         """Whether the operating system may configure and deconfigure adapters itself: in an LPAR only."""
         return self.environment == "lpar"
+
+    @property
+    def secure_binding(self) -> bool:
+        """Whether the operating system binds queues: in a secure execution guest with the facility."""
+        return self.secure_execution and "APSB" in self.qci().facilities
 
     def qci(self) -> Qci:
         """Execute PQAP(QCI): the present configuration, with empty masks if the facility is missing."""

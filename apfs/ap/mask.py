@@ -122,6 +122,11 @@ class Mask:
         result.bits = self.bits & ~other.bits
         return result
 
+    def __xor__(self, other: Mask) -> Mask:
+        result = _new(Mask)
+        result.bits = self.bits ^ other.bits
+        return result
+
     def __invert__(self) -> Mask:
         return Mask(self.bits ^ _FULL)
 

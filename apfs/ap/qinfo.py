@@ -1,4 +1,4 @@
-"""TAPQ and QCI: what the hardware tells of a queue and of the host's AP configuration.
+"""TAPQ and QCI: what the hardware tells of a queue and of the host's AP configuration; the types of cards.
 
 Bit numbers are IBM's: bit 0 is the most significant one. Sources: arch/s390/include/asm/ap.h (ap_tapq_hwinfo,
 ap_queue_status, ap_config_info).
@@ -92,9 +92,11 @@ CARD_HWINFO_MASK = 0xFFFF0000FFFF0F0F
 """What the bus keeps of a queue's word as the record of the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
 
 MODES = {"A": "accel", "C": "cca", "P": "ep11"}
+"""Modes of operation by the letter that card types have for them."""
+_LETTERS = {mode: letter for letter, mode in MODES.items()}
 GENERATIONS = {f"CEX{generation}": generation + 6 for generation in range(4, 9)}
-OLDEST, NEWEST = 10, 14
-"""AP types that Linux knows: CEX4 and CEX8."""
+OLDEST, NEWEST = min(GENERATIONS.values()), max(GENERATIONS.values())
+"""AP types that Linux knows: 10 is CEX4, 14 is CEX8."""
 _FACILITIES = {"A": 0x6A800000, "C": 0x92800000, "P": 0x06800000}
 _DOMAIN_LIMIT, _MESSAGE_LIMIT, _QUEUE_DEPTH = 0x54, 3, 7
 
@@ -123,32 +125,14 @@ def mode_of(hwinfo: int) -> str | None:
     return None
 
 
-def card_name(hwtype: int, hwinfo: int) -> str:
-    """Return the name zcrypt gives a card, such as `CEX8C`."""
-    letter = {mode: letter for letter, mode in MODES.items()}[mode_of(hwinfo) or "cca"]
-    return f"CEX{hwtype - 6}{letter}"
+def card_type(hwtype: int, hwinfo: int) -> str:
+    """Return the name that zcrypt has for cards such as this, for example `CEX8C`."""
+    return f"CEX{hwtype - 6}{_LETTERS[mode_of(hwinfo) or 'cca']}"
 
 
-class Apqn(NamedTuple):
-    """An AP queue number: the pair of an adapter and a domain, each 0..255."""
-
-    apid: int
-    apqi: int
-
-    def __str__(self) -> str:
-        return f"{self.apid:02x}.{self.apqi:04x}"
-
-    @classmethod
-    def parse(cls, text: str) -> Apqn | None:
-        """Return the queue of a device name such as `05.00ab`, None if the text is not exactly one."""
-        if len(text) == 7 and text[2] == ".":  # noqa: PLR2004 -- the length of 05.00ab
-            try:
-                apqn = cls(int(text[:2], 16), int(text[3:], 16))
-            except ValueError:
-                return None
-            if apqn.apqi < 256 and str(apqn) == text:  # noqa: PLR2004 -- number of domains
-                return apqn
-        return None
+def nearest_type(hwinfo: int) -> str:
+    """Return the card type, such as `CEX8C`, whose usual TAPQ word is nearest to a word."""
+    return card_type(min(max(FIELDS["at"].get(hwinfo), OLDEST), NEWEST), hwinfo)
 
 
 FACILITIES = ("APSC", "APXA", "QACT", "RC8A", "APSB")

@@ -1,14 +1,15 @@
-"""A queue on the AP bus: a view of one bit in each of its card's columns, and the attributes every queue has.
-
-Source: drivers/s390/crypto/ap_queue.c.
-"""
+"""A queue on the AP bus: a view of one bit in each of its card's columns (drivers/s390/crypto/ap_queue.c)."""
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from apfs.ap.card import ApCard, queue_uevent_keys
-from apfs.ap.qinfo import Apqn
+from apfs.ap.hardware import BS_NO_KEY, BS_UNBOUND, BS_USABLE, SECRETS
+from apfs.ap.names import Apqn, queue_name
+from apfs.ap.qinfo import FIELDS, Response
+from apfs.errors import KernelError
 
 if TYPE_CHECKING:
     from apfs.ap.driver import ApDriver
@@ -40,7 +41,7 @@ class ApQueue:
     @property
     def path(self) -> str:
         """Directory in sysfs."""
-        return f"{self.card.path}/{self.apqn}"
+        return f"{self.card.path}/{queue_name(self.card.apid, self.apqi)}"
 
     @property
     def driver(self) -> ApDriver | None:
@@ -61,11 +62,78 @@ class ApQueue:
         return self.apqi in self.card.queue_chkstop
 
     @property
+    def usable(self) -> bool:
+        """Whether it was configured and not check-stopped when the bus last looked."""
+        return self.apqi in self.card.usable_queues
+
+    @property
     def uninitiated(self) -> bool:
         """Whether the bus does not operate it: never initialised, or unbound since."""
         return self.apqi not in self.card.operating
+
+    @property
+    def override(self) -> str:
+        """Name of the only driver that may have it; empty if every driver may."""
+        return self.card.reservation.overrides.get(self.card.apid, {}).get(self.apqi, "")
 
     def uevent_keys(self) -> Keys:
         """Return DEVTYPE, DRIVER, MODE, as far as they apply. Queues have no MODALIAS: modules load for the card."""
         driver = self.driver
         return queue_uevent_keys(driver.name if driver else None, self.card.mode)
+
+    def reset(self) -> None:
+        """Flush and reset. Only a driver of the host polls a reset to its end."""
+        card = self.card
+        if self.usable and self.apqi in card.zcrypt_bound():
+            card.resetting = card.resetting.without(self.apqi)
+        else:
+            card.resetting = card.resetting.with_(self.apqi)
+
+    # -- secure execution: what a guest does with its queues ---------------------------------------
+
+    @property
+    def can_be_bound(self) -> bool:
+        """Whether it can be bound to this guest: no queue of a CCA card can, nor any without the facility."""
+        return self.card.machine.secure_binding and self.card.mode in ("accel", "ep11")
+
+    def tapq(self, *, clean: bool = False) -> int:
+        """Ask the hardware for its word now. EIO for a response without one, or (`clean`) that is not normal."""
+        response, word = self.card.machine.tapq(*self.apqn)
+        if response > Response.BUSY or (clean and response != Response.NORMAL):
+            raise KernelError(errno.EIO, f"TAPQ of {self.apqn} answers {response:#04x}")
+        return word
+
+    def bind_to_guest(self) -> None:
+        """Bind it to this guest. EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset."""
+        if FIELDS["bs"].get(self.tapq(clean=True)) != BS_UNBOUND:
+            raise KernelError(errno.EINVAL, f"{self.apqn} is not available for binding")
+        self._check_idle()
+        self.card.machine.set_bind_state(*self.apqn, BS_USABLE if self.card.mode == "accel" else BS_NO_KEY)
+
+    def unbind_from_guest(self) -> None:
+        """Make it available for binding."""
+        self.card.machine.set_bind_state(*self.apqn, BS_UNBOUND)
+
+    @property
+    def secret(self) -> int | None:
+        """Index of the secret that it is associated with, None without one."""
+        hardware = self.card.machine.cards.get(self.card.apid)
+        return hardware.associations.get(self.apqi) if hardware else None
+
+    def associate(self, secret: int) -> None:
+        """Associate it with a secret.
+
+        EINVAL above 65535 and unless bound without a secret, EIO if TAPQ does not answer normally, EBUSY in a reset.
+        """
+        if secret >= SECRETS:
+            raise KernelError(errno.EINVAL, f"secret {secret} is above {SECRETS - 1}")
+        if FIELDS["bs"].get(self.tapq(clean=True)) != BS_NO_KEY:
+            raise KernelError(errno.EINVAL, f"{self.apqn} is not bound without a secret")
+        self._check_idle()
+        machine = self.card.machine
+        machine.cards[self.card.apid].associations[self.apqi] = secret
+        machine.set_bind_state(*self.apqn, BS_USABLE)
+
+    def _check_idle(self) -> None:
+        if self.apqi in self.card.resetting:
+            raise KernelError(errno.EBUSY, f"{self.apqn} is being reset")

@@ -1,72 +1,53 @@
-"""What the zcrypt drivers add to cards and queues bound to them (zcrypt_cex4.c, zcrypt_card.c, zcrypt_queue.c)."""
+"""What the zcrypt drivers do with the cards and queues that are bound to them (zcrypt_card.c, zcrypt_queue.c)."""
 
 from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.ap.hardware import OP_MODES
-from apfs.ap.qinfo import card_name
 from apfs.ap.queue import ApQueue
 from apfs.errors import KernelError
 from apfs.kernel.device import emit
-from apfs.kernel.kstrtox import scan_d
-from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
     from apfs.ap.hardware import CardHardware
-
-_CCA_PATTERNS = (("AES", "aes", 16), ("APKA", "apka", 16), ("ASYM", "asym", 32))
-
-
-def _switch(text: str) -> bool:
-    value = scan_d(text)
-    if value not in (0, 1):
-        raise KernelError(errno.EINVAL, f"{value} is neither 0 nor 1")
-    return bool(value)
+    from apfs.ap.mask import Mask
 
 
-def _hardware(card: ApCard) -> CardHardware | None:
-    """Return the card behind the device, if some online queue of zcrypt can be used to ask it."""
-    usable = card.zcrypt_bound() & card.queue_online & card.queue_config - card.queue_chkstop
-    return card.bus.machine.cards.get(card.apid) if card.online and card.usable and usable else None
+def card_online(card: ApCard) -> bool:
+    """Whether a card is online by software, configured and not check-stopped."""
+    return card.online and card.usable
 
 
-# -- cards -----------------------------------------------------------------------------------------
+def online_queues(card: ApCard) -> Mask:
+    """Return the domains whose queues zcrypt has, online by software, configured and not check-stopped.
+
+    The state of the card does not matter: a queue can be online on a card that is not.
+    """
+    return card.zcrypt_bound() & card.queue_online & card.usable_queues
 
 
-def card_bound(card: ApCard) -> bool:
-    """Whether cex4card has the card."""
-    return card.driver is not None
+def queue_online(queue: ApQueue) -> bool:
+    """Whether a queue that zcrypt has is online."""
+    return queue.apqi in online_queues(queue.card)
 
 
-def card_cca(card: ApCard) -> bool:
-    """Whether it is a CCA card of cex4card."""
-    return card.driver is not None and card.mode == "cca"
+def card_hardware(card: ApCard) -> CardHardware | None:
+    """Return the card behind the device, if some online queue can be used to ask it."""
+    return card.machine.cards.get(card.apid) if card_online(card) and online_queues(card) else None
 
 
-def card_ep11(card: ApCard) -> bool:
-    """Whether it is an EP11 card of cex4card."""
-    return card.driver is not None and card.mode == "ep11"
+def queue_hardware(queue: ApQueue) -> CardHardware | None:
+    """Return the card behind a queue, if the queue itself can be used to ask it."""
+    return queue.card.machine.cards.get(queue.card.apid) if queue_online(queue) else None
 
 
-def type_show(card: ApCard) -> str:
-    """Generation and mode, such as `CEX8C`."""
-    return f"{card_name(card.hwtype, card.hwinfo)}\n"
-
-
-def card_online_show(card: ApCard) -> str:
-    """1 if the card is online by software, configured and not check-stopped."""
-    return f"{int(card.online and card.usable)}\n"
-
-
-def card_online_store(card: ApCard, text: str) -> None:
-    """Switch the card and all its queues of zcrypt. EINVAL, ENODEV to bring up what is deconfigured or check-stopped.
+def switch_card(card: ApCard, *, online: bool) -> None:
+    """Switch a card and all its queues of zcrypt. ENODEV to bring up what is deconfigured or check-stopped.
 
     The card's event is sent always, a queue's only if its own state changes.
     """
-    online = _switch(text)
     if online and not card.usable:
         raise KernelError(errno.ENODEV, f"{card.name} is deconfigured or check-stopped")
     card.online = online
@@ -77,123 +58,12 @@ def card_online_store(card: ApCard, text: str) -> None:
         emit(ApQueue(card, apqi), "change", ("ONLINE", str(int(online))))
 
 
-def load_show(_device: object) -> str:
-    """Weight of the requests under way: none, since nothing sends messages to an emulated card."""
-    return "0\n"
-
-
-def serialnr_show(card: ApCard) -> str:
-    """Serial number, 8 characters (CCA) or 16 columns (EP11); empty if no queue can be used to ask for it."""
-    hardware = _hardware(card)
-    if hardware is None:
-        return "\n"
-    return f"{hardware.serial[:8]}\n" if card.mode == "cca" else f"{hardware.serial[:16]:>16}\n"
-
-
-def api_ordinalnr_show(card: ApCard) -> str:
-    """EP11 API ordinal number; empty if it cannot be asked for."""
-    hardware = _hardware(card)
-    return f"{hardware.api_ordinal}\n" if hardware else "\n"
-
-
-def fw_version_show(card: ApCard) -> str:
-    """EP11 firmware version; empty if it cannot be asked for."""
-    hardware = _hardware(card)
-    return f"{hardware.firmware[0]}.{hardware.firmware[1]}\n" if hardware else "\n"
-
-
-def _op_modes(hardware: CardHardware | None) -> str:
-    names = [name for name in OP_MODES if hardware and name in hardware.op_modes]
-    return " ".join(names) + "\n"
-
-
-def card_op_modes_show(card: ApCard) -> str:
-    """EP11 operational modes, in bit order."""
-    return _op_modes(_hardware(card))
-
-
-CARD_ATTRIBUTES = (
-    Attribute("type", 0o444, type_show, None, card_bound),
-    Attribute("online", 0o644, card_online_show, card_online_store, card_bound),
-    Attribute("load", 0o444, load_show, None, card_bound),
-    Attribute("serialnr", 0o444, serialnr_show, None, lambda card: card_cca(card) or card_ep11(card)),
-    Attribute("API_ordinalnr", 0o444, api_ordinalnr_show, None, card_ep11),
-    Attribute("FW_version", 0o444, fw_version_show, None, card_ep11),
-    Attribute("op_modes", 0o444, card_op_modes_show, None, card_ep11),
-)
-
-# -- queues ----------------------------------------------------------------------------------------
-
-
-def queue_bound(queue: ApQueue) -> bool:
-    """Whether cex4queue has the queue."""
-    return queue.apqi in queue.card.zcrypt_bound()
-
-
-def queue_has_keys(queue: ApQueue) -> bool:
-    """Whether it is a queue of cex4queue on a card with master keys."""
-    return queue.card.mode in ("cca", "ep11") and queue_bound(queue)
-
-
-def queue_ep11(queue: ApQueue) -> bool:
-    """Whether it is an EP11 queue of cex4queue."""
-    return queue.card.mode == "ep11" and queue_bound(queue)
-
-
-def _online(queue: ApQueue) -> bool:
-    return queue.apqi in queue.card.queue_online and queue.config and not queue.chkstop
-
-
-def queue_online_show(queue: ApQueue) -> str:
-    """1 if the queue itself is online by software, configured and not check-stopped."""
-    return f"{int(_online(queue))}\n"
-
-
-def queue_online_store(queue: ApQueue, text: str) -> None:
-    """Switch the queue. EINVAL, ENODEV for a queue or card that is not usable, EINVAL if its card is offline."""
-    online, card = _switch(text), queue.card
-    if online and not (queue.config and not queue.chkstop and card.usable):
+def switch_queue(queue: ApQueue, *, online: bool) -> None:
+    """Switch a queue. To bring one up: ENODEV if it or its card is not usable, EINVAL if its card is offline."""
+    card = queue.card
+    if online and not (queue.usable and card.usable):
         raise KernelError(errno.ENODEV, f"{queue.apqn} or {card.name} is deconfigured or check-stopped")
     if online and not card.online:
         raise KernelError(errno.EINVAL, f"{card.name} is offline: set it online first")
     card.queue_online = card.queue_online.with_(queue.apqi) if online else card.queue_online.without(queue.apqi)
     emit(queue, "change", ("ONLINE", str(int(online))))
-
-
-def _queue_hardware(queue: ApQueue) -> CardHardware | None:
-    return queue.card.bus.machine.cards.get(queue.card.apid) if _online(queue) else None
-
-
-def mkvps_show(queue: ApQueue) -> str:
-    """Verification patterns of the master keys: nine lines for CCA, two for EP11; dashes if it cannot be asked for."""
-    hardware = _queue_hardware(queue)
-    if queue.card.mode == "ep11":
-        if hardware is None:
-            return "WK CUR: - -\nWK NEW: - -\n"
-        pattern = hardware.keys(queue.apqi).wk
-        return f"WK CUR: {f'valid 0x{pattern}' if pattern else 'invalid -'}\nWK NEW: empty -\n"
-    lines = []
-    for name, register, digits in _CCA_PATTERNS:
-        if hardware is None:
-            lines += [f"{name} {state}: - -\n" for state in ("NEW", "CUR", "OLD")]
-        else:
-            pattern, zero = getattr(hardware.keys(queue.apqi), register), "0" * digits
-            lines += [
-                f"{name} NEW: empty 0x{zero}\n",
-                f"{name} CUR: valid 0x{pattern}\n" if pattern else f"{name} CUR: invalid 0x{zero}\n",
-                f"{name} OLD: invalid 0x{zero}\n",
-            ]
-    return "".join(lines)
-
-
-def queue_op_modes_show(queue: ApQueue) -> str:
-    """EP11 operational modes of the queue's domain; empty while offline."""
-    return _op_modes(_queue_hardware(queue))
-
-
-QUEUE_ATTRIBUTES = (
-    Attribute("online", 0o644, queue_online_show, queue_online_store, queue_bound),
-    Attribute("load", 0o444, load_show, None, queue_bound),
-    Attribute("mkvps", 0o444, mkvps_show, None, queue_has_keys),
-    Attribute("op_modes", 0o444, queue_op_modes_show, None, queue_ep11),
-)

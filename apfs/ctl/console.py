@@ -9,7 +9,8 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apfs.ap.qinfo import Apqn, Response
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import Response
 from apfs.errors import KernelError
 from apfs.journal.records import Refusal, Verb
 from apfs.kernel.kstrtox import kstrtoul

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from apfs import __version__
 from apfs.ap.mask import NONE, Mask
-from apfs.ap.qinfo import Apqn, card_name
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import card_type
+from apfs.ap.zcrypt import card_online, online_queues
 from apfs.errors import KernelError
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import Vm
@@ -16,30 +18,30 @@ from apfs.vfio_ap.client import Vm
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
     from apfs.system import System
-    from apfs.vfio_ap.matrix import Matrix, MatrixMdev
+    from apfs.vfio_ap.matrix import Matrix
+    from apfs.vfio_ap.ops import MatrixMdev
 
 
 def _matrix(matrix: Matrix) -> dict[str, list[int]]:
-    return {"adapters": list(matrix.apm), "domains": list(matrix.aqm), "control_domains": list(matrix.adm)}
+    return {axis: list(mask) for axis, mask in matrix._asdict().items()}
 
 
 def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
     """Return a card and its queues; `assigned` and `in_use` are what mediated devices and guests have of it."""
-    usable = card.queue_config - card.queue_chkstop
     to_vfio = card.all_bound() - card.zcrypt_bound()
     return {
-        "type": card_name(card.hwtype, card.hwinfo),
+        "type": card_type(card.hwtype, card.hwinfo),
         "mode": card.mode,
         "driver": card.driver.name if card.driver else None,
         "hwinfo": f"{card.hwinfo:016x}",
         "config": card.config,
-        "online": card.online and card.usable,
+        "online": card_online(card),
         "chkstop": card.chkstop,
         "drivers": {driver.name: list(domains) for driver, domains in card.bound.items() if domains},
         "unbound": list(card.queues - card.all_bound()),
         "assigned": list(to_vfio & assigned),
         "in_use": list(to_vfio & in_use),
-        "offline": list(card.zcrypt_bound() - (card.queue_online & usable)),
+        "offline": list(card.zcrypt_bound() - online_queues(card)),
         "deconfigured": list(card.queues - card.queue_config),
         "checkstopped": list(card.queue_chkstop),
     }
@@ -48,10 +50,10 @@ def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
 def _cards(system: System, mdevs: list[MatrixMdev]) -> dict[str, dict[str, object]]:
     assigned, in_use = defaultdict[int, Mask](Mask), defaultdict[int, Mask](Mask)
     for mdev in mdevs:
-        for apid in mdev.matrix.apm:
-            assigned[apid] |= mdev.matrix.aqm
-        for apid in mdev.shadow.apm if mdev.vm is not None else NONE:
-            in_use[apid] |= mdev.shadow.aqm
+        for apid in mdev.matrix.adapters:
+            assigned[apid] |= mdev.matrix.domains
+        for apid in mdev.shadow.adapters if mdev.vm is not None else NONE:
+            in_use[apid] |= mdev.shadow.domains
     cards = sorted(system.ap_bus.cards.items())
     return {f"{apid:02x}": _card(card, assigned[apid], in_use[apid]) for apid, card in cards}
 
@@ -77,7 +79,7 @@ def status(system: System) -> str:
     bound, queues, complete = bus.bindings()
     devices = {mdev.uuid: matrix_mdev(mdev) for mdev in system.mdev_bus.mdevs}
     mdevs = {uuid: mdev for uuid, mdev in devices.items() if mdev}
-    bad_resets = system.vfio_ap.driver.matrix_dev.bad_resets if system.vfio_ap else {}
+    bad_resets = system.vfio_ap.driver.bad_resets if system.vfio_ap else {}
     document = {
         "apfs": __version__,
         "scenario": system.name,
@@ -91,13 +93,13 @@ def status(system: System) -> str:
         "adapters": list(bus.qci.adapters) if supported else None,
         "usage_domains": list(bus.qci.domains) if supported else None,
         "control_domains": list(bus.qci.control_domains) if supported else None,
-        "apmask": bus.apmask.hex256(),
-        "aqmask": bus.aqmask.hex256(),
+        "apmask": bus.reservation.apmask.hex256(),
+        "aqmask": bus.reservation.aqmask.hex256(),
         "cards": _cards(system, list(mdevs.values())),
         "overrides": {
             str(Apqn(apid, apqi)): name
-            for apid, card in sorted(bus.cards.items())
-            for apqi, name in sorted(card.overrides.items())
+            for apid, names in sorted(bus.reservation.overrides.items())
+            for apqi, name in sorted(names.items())
         },
         "bad_resets": {str(apqn): response for apqn, response in sorted(bad_resets.items())},
         "failing_resets": {str(apqn): response for apqn, response in sorted(system.machine.failing_resets.items())},

@@ -11,11 +11,15 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apfs.ap.qinfo import CARD_HWINFO_MASK, Apqn
+from apfs.ap.mask import Mask
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import CARD_HWINFO_MASK
+from apfs.errors import KernelError
 from apfs.mounts import monitor, table
-from apfs.vfio_ap.migration import check_count, compatible, differences
+from apfs.vfio_ap.migration import Row, Target, compatible, differences, judge, make_stream, stream_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -26,7 +30,7 @@ class NotPossibleError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Reason:
     """One reason why the target would refuse: about a queue (None: about all of them) and a characteristic."""
 
     queue: str | None
@@ -40,18 +44,18 @@ class Check:
     """The answer of `apfs migrate --check`."""
 
     uuid: str
-    findings: list[Finding] = field(default_factory=list)
-    errno: str | None = None
-    """Error that the driver would give for the stream, sent in one write."""
+    errno: str | None
+    """Error that the driver would give for the stream, sent in one write; None if it would take it."""
+    reasons: list[Reason] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether the target would accept."""
-        return not self.findings
+        return self.errno is None
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
-        findings = [asdict(finding) for finding in self.findings]
+        findings = [asdict(reason) for reason in self.reasons]
         return {"uuid": self.uuid, "compatible": self.ok, "errno": self.errno, "findings": findings}
 
     def text(self) -> str:
@@ -62,8 +66,8 @@ class Check:
         from rich.table import Table  # noqa: PLC0415
 
         table = Table("queue", "characteristic", "source", "target", box=None)
-        for finding in self.findings:
-            table.add_row(finding.queue or "all", finding.characteristic, finding.source, finding.target)
+        for reason in self.reasons:
+            table.add_row(reason.queue or "all", reason.characteristic, reason.source, reason.target)
         console = Console(highlight=False, width=100)
         with console.capture() as captured:
             console.print(table)
@@ -114,48 +118,50 @@ def _mdev(mount: Path, status: dict[str, Any], uuid: str) -> dict[str, Any]:
     return mdev
 
 
-def _queues(status: dict[str, Any], mdev: dict[str, Any]) -> dict[Apqn, int | None]:
-    """Return the queues of the guest matrix with their hardware information, None where there is no queue device."""
-    queues: dict[Apqn, int | None] = {}
-    for apid in mdev["guest_matrix"]["adapters"]:
-        card = status["cards"].get(f"{apid:02x}", {"drivers": {}})
-        bound = set(card["drivers"].get("vfio_ap", ()))
-        for apqi in mdev["guest_matrix"]["domains"]:
-            queues[Apqn(apid, apqi)] = int(card["hwinfo"], 16) & CARD_HWINFO_MASK if apqi in bound else None
-    return queues
+def _rows(status: dict[str, Any], mdev: dict[str, Any]) -> list[Row]:
+    """Return the queues of the guest matrix that are there."""
+    domains = Mask.from_numbers(mdev["guest_matrix"]["domains"])
+    cards = {apid: status["cards"].get(f"{apid:02x}") for apid in mdev["guest_matrix"]["adapters"]}
+    return [
+        Row(apid, domains & Mask.from_numbers(card["drivers"].get("vfio_ap", ())), int(card["hwinfo"], 16))
+        for apid, card in cards.items()
+        if card
+    ]
 
 
 def check(source: Path, target: Path, uuid: str) -> Check:
     """Compare the guest matrices of a device on two hosts without touching anything."""
     statuses = _status(source), _status(target)
     _other_host(source, target)
-    ours, theirs = (
-        _queues(status, _mdev(mount, status, uuid)) for mount, status in zip((source, target), statuses, strict=True)
-    )
-    report = Check(uuid)
-    for name, status in zip(("source", "target"), statuses, strict=True):
+    mdevs = [_mdev(mount, status, uuid) for mount, status in zip((source, target), statuses, strict=True)]
+    totals = [len(mdev["guest_matrix"]["adapters"]) * len(mdev["guest_matrix"]["domains"]) for mdev in mdevs]
+    ours, theirs = (_rows(status, mdev) for status, mdev in zip(statuses, mdevs, strict=True))
+    verdict = judge(make_stream(totals[0], ours), Target(stream_size(totals[1]), totals[1], lambda: theirs))
+    answer = Check(uuid, KernelError(verdict.errno, verdict.why).name if verdict.errno else None)
+    for status, sides in zip(statuses, (("yes", "-"), ("-", "yes")), strict=True):
         if status["secure_execution"]:
-            values = ("yes", "-") if name == "source" else ("-", "yes")
-            report.findings.append(Finding(None, "secure execution host", *values))
-            report.errno = report.errno or "EPERM"
-    if check_count(len(ours), len(theirs)).errno:
-        report.findings.append(Finding(None, "number of queues", str(len(ours)), str(len(theirs))))
-        # More queues than the target has room for do not even get as far as the comparison of the numbers.
-        report.errno = report.errno or ("EIO" if len(ours) > len(theirs) else "ENODEV")
+            answer.reasons.append(Reason(None, "secure execution host", *sides))
+            answer.errno = "EPERM"  # there will not even be a stream
+    if totals[0] != totals[1]:
+        answer.reasons.append(Reason(None, "number of queues", str(totals[0]), str(totals[1])))
+    answer.reasons += _reasons(_words(ours), _words(theirs))
+    return answer
+
+
+def _words(rows: list[Row]) -> dict[Apqn, int]:
+    return {Apqn(row.apid, apqi): row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
+
+
+def _reasons(ours: dict[Apqn, int], theirs: dict[Apqn, int]) -> Iterator[Reason]:
+    """Yield what keeps queues from a target: all of them, where the driver stops at the first incompatible one."""
+    for apqn in ours:
+        if apqn not in theirs:
+            yield Reason(str(apqn), "queue", "present", "missing")
     for apqn, word in ours.items():
-        if word is not None and theirs.get(apqn) is None:
-            report.findings.append(Finding(str(apqn), "queue", "present", "missing"))
-            report.errno = report.errno or "ENODEV"
-    for apqn, word in ours.items():
-        other = theirs.get(apqn)
-        if word is not None and other is not None and not compatible(word, other):
-            report.findings += [
-                Finding(str(apqn), difference.characteristic, difference.source, difference.target)
-                for difference in differences(word, other)
-                if difference.source != difference.target
-            ]
-            report.errno = report.errno or "EFAULT"
-    return report
+        if apqn in theirs and not compatible(word, theirs[apqn]):
+            for difference in differences(word, theirs[apqn]):
+                if difference.source != difference.target:
+                    yield Reason(str(apqn), difference.characteristic, difference.source, difference.target)
 
 
 def migrate(source: Path, target: Path, uuid: str) -> Outcome:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import Mask
-from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, OLDEST, Apqn, Qci, hwinfo_of, mode_of
+from apfs.ap.names import Apqn, card_name
+from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, OLDEST, Qci, hwinfo_of, mode_of, nearest_type
 from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader
-from apfs.scenario.writer import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ class CardReader:
     ) -> None:
         self._files = files
         self._apid = apid
-        self._name = f"card{apid:02x}"
+        self._name = card_name(apid)
         self._path = f"{DEVICES}/{self._name}"
         self._apqns = [Apqn(apid, apqi) for apqi in apqis]
         self._drivers = drivers
@@ -93,11 +93,11 @@ class CardReader:
             try:
                 usual = hwinfo_of(kind)
             except ValueError:
-                usual = hwinfo_of(type_of(FIELDS["at"].set(0, at)))
+                usual = hwinfo_of(nearest_type(FIELDS["at"].set(0, at)))
                 self._notes["mode of operation unknown: CCA is assumed"].append(self._name)
             functions = FAC.get(usual)
         word = FIELDS["at"].set((functions & _CARD_FUNCTIONS) << FAC.shift, at & 0xFF)
-        usual = hwinfo_of(type_of(word))
+        usual = hwinfo_of(nearest_type(word))
         for name in ("nd", "ml", "qd"):
             word = FIELDS[name].set(word, FIELDS[name].get(usual))
         size = files.number(f"{path}/max_msg_size")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from apfs.ap.hardware import CardHardware
-    from apfs.ap.qinfo import Apqn
+    from apfs.ap.names import Apqn
     from apfs.recording.tree import Tree
 
 BUS = "/sys/bus/ap"

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.bus import POLL_TIMEOUT_NS, POLL_TIMEOUT_ZVM_NS
 from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
-from apfs.ap.qinfo import FACILITIES, Apqn, Qci
+from apfs.ap.names import Apqn, card_name, parse_card_name
+from apfs.ap.qinfo import FACILITIES, Qci, nearest_type
 from apfs.errors import KernelError
 from apfs.host import Host
 from apfs.recording.cards import CardReader
 from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader, some
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 from apfs.scenario.reader import loads
-from apfs.scenario.writer import dumps, type_of
+from apfs.scenario.writer import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MATRIX = "/sys/devices/vfio_ap/matrix"
 HEAD = "Recorded by apfs record."
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_CARD = re.compile(r"card([0-9a-f]{2})")
 _ASSIGNED = re.compile(r"^([0-9a-f]{2})?\.(00[0-9a-f]{2})?$", re.MULTILINE)
 
 
@@ -151,9 +151,8 @@ class _Recorder:
     def _read_devices(self, qci: Qci) -> Qci:
         """Read cards and queues, and return the configuration as far as it can be there."""
         for entry in self._files.names(DEVICES):
-            match = _CARD.fullmatch(entry)
-            if match:
-                apid = int(match[1], 16)
+            apid = parse_card_name(entry)
+            if apid is not None:
                 queues = (Apqn.parse(name) for name in self._files.names(f"{DEVICES}/{entry}"))
                 self._queues[apid] = [apqn.apqi for apqn in queues if apqn]
         seen = Mask.from_numbers({apqi for apqis in self._queues.values() for apqi in apqis})
@@ -230,7 +229,7 @@ class _Recorder:
         apqn = next((apqn for apqn in map(Apqn.parse, shown.split()) if apqn), None)
         if apqn is None:
             return None
-        status = self._files.text(f"{DEVICES}/card{apqn.apid:02x}/{apqn}/status")
+        status = self._files.text(f"{DEVICES}/{card_name(apqn.apid)}/{apqn}/status")
         return None if status is None else status == "in use"
 
     # -- what is not recorded ----------------------------------------------------------------------
@@ -285,7 +284,7 @@ class _Recorder:
 
 def _description(scenario: Scenario) -> str:
     """Say in a line what there is."""
-    types = Counter(type_of(card.hwinfo) for card in scenario.cards.values())
+    types = Counter(nearest_type(card.hwinfo) for card in scenario.cards.values())
     cards = ", ".join(f"{count} {name}" for name, count in sorted(types.items())) or "No cards"
     mdevs = f", mediated devices: {len(scenario.mdevs)}" if scenario.mdevs else ""
     return f"{cards}; domains: {len(scenario.qci.domains)}{mdevs}"

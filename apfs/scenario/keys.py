@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from apfs.ap.mask import ALL, Mask, ap_parse_bitmap_str
-from apfs.ap.qinfo import Apqn
+from apfs.ap.names import Apqn
 from apfs.errors import KernelError
 
 if TYPE_CHECKING:

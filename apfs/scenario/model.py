@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import Apqn, Qci
+from apfs.ap.qinfo import Qci
 
 if TYPE_CHECKING:
     from apfs.ap.hardware import CardHardware, Environment
+    from apfs.ap.names import Apqn
 
 REVISIONS = ("v2",)
 DEFAULT = "default"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from apfs.ap.bus_attributes import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
 from apfs.ap.hardware import OP_MODES, CardHardware, Environment, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import FACILITIES, FIELDS, Apqn, Qci, hwinfo_of, with_fields
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import FACILITIES, FIELDS, Qci, hwinfo_of, with_fields
 from apfs.scenario.keys import (
     LAST,
     SECRETS,

@@ -11,7 +11,8 @@ from tomlkit.items import AoT, Integer, Trivia
 
 from apfs.ap.hardware import MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import FACILITIES, FIELDS, GENERATIONS, MODES, NEWEST, OLDEST, Apqn, Qci, hwinfo_of, mode_of
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import FACILITIES, FIELDS, Qci, hwinfo_of, nearest_type
 from apfs.scenario.model import BusSettings, Scenario
 
 if TYPE_CHECKING:
@@ -53,14 +54,6 @@ def dumps(scenario: Scenario, comments: Iterable[str] = ()) -> str:
     _add_tables(document, "mdev", map(_mdev, scenario.mdevs))
     # Every table has an empty line before it; one at the very beginning separates nothing.
     return document.as_string().strip("\n") + "\n"
-
-
-def type_of(hwinfo: int) -> str:
-    """Return the card type, such as `CEX8C`, whose usual TAPQ word is nearest to a word."""
-    at = min(max(FIELDS["at"].get(hwinfo), OLDEST), NEWEST)
-    letters = {mode: letter for letter, mode in MODES.items()}
-    generations = {number: name for name, number in GENERATIONS.items()}
-    return generations[at] + letters[mode_of(hwinfo) or "cca"]
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -123,7 +116,7 @@ def _card(scenario: Scenario, apids: list[int]) -> _Values:
     one = len(apids) == 1
     values: _Values = {
         "adapter" if one else "adapters": _numbers(Mask.from_numbers(apids)),
-        "type": type_of(card.hwinfo),
+        "type": nearest_type(card.hwinfo),
     }
     tapq = _tapq(hwinfo_of(values["type"]), card.hwinfo)
     if tapq:

@@ -11,7 +11,8 @@ from apfs.errors import KernelError
 from apfs.kernel.kstrtox import kstrtoul
 from apfs.sysfs.entries import Attribute
 from apfs.sysfs.openfile import PAGE_SIZE
-from apfs.vfio_ap.matrix import Matrix, MatrixMdev
+from apfs.vfio_ap.matrix import Matrix
+from apfs.vfio_ap.ops import MatrixMdev
 
 if TYPE_CHECKING:
     from apfs.mdev.core import Mdev
@@ -38,44 +39,44 @@ def _data(mdev: Mdev) -> MatrixMdev:
 
 def assign_adapter_store(mdev: Mdev, text: str) -> None:
     """Assign the adapter whose number is written."""
-    _data(mdev).assign("adapter", kstrtoul(text))
+    _data(mdev).assign("adapters", kstrtoul(text))
 
 
 def unassign_adapter_store(mdev: Mdev, text: str) -> None:
     """Take the adapter back."""
-    _data(mdev).unassign("adapter", kstrtoul(text))
+    _data(mdev).unassign("adapters", kstrtoul(text))
 
 
 def assign_domain_store(mdev: Mdev, text: str) -> None:
     """Assign the usage domain whose number is written."""
-    _data(mdev).assign("domain", kstrtoul(text))
+    _data(mdev).assign("domains", kstrtoul(text))
 
 
 def unassign_domain_store(mdev: Mdev, text: str) -> None:
     """Take the usage domain back."""
-    _data(mdev).unassign("domain", kstrtoul(text))
+    _data(mdev).unassign("domains", kstrtoul(text))
 
 
 def assign_control_domain_store(mdev: Mdev, text: str) -> None:
     """Assign the control domain whose number is written."""
-    _data(mdev).assign("control_domain", kstrtoul(text))
+    _data(mdev).assign("control_domains", kstrtoul(text))
 
 
 def unassign_control_domain_store(mdev: Mdev, text: str) -> None:
     """Take the control domain back."""
-    _data(mdev).unassign("control_domain", kstrtoul(text))
+    _data(mdev).unassign("control_domains", kstrtoul(text))
 
 
 def _apqns(matrix: Matrix) -> str:
     """Return one line per APQN, or per adapter (domain) if there is no domain (adapter); as much as fits a page."""
-    if matrix.apm and matrix.aqm:
+    if matrix.adapters and matrix.domains:
         lines = []
         for apqn in matrix.apqns():
             lines.append(f"{apqn}\n")
             if len(lines) * len(lines[0]) >= PAGE_SIZE:
                 break
         return "".join(lines)
-    return "".join(f"{apid:02x}.\n" for apid in matrix.apm) + "".join(f".{apqi:04x}\n" for apqi in matrix.aqm)
+    return "".join(f"{apid:02x}.\n" for apid in matrix.adapters) + "".join(f".{apqi:04x}\n" for apqi in matrix.domains)
 
 
 def matrix_show(mdev: Mdev) -> str:
@@ -90,13 +91,12 @@ def guest_matrix_show(mdev: Mdev) -> str:
 
 def control_domains_show(mdev: Mdev) -> str:
     """Control domains that are assigned."""
-    return "".join(f"{domain:04x}\n" for domain in _data(mdev).matrix.adm)
+    return "".join(f"{domain:04x}\n" for domain in _data(mdev).matrix.control_domains)
 
 
 def ap_config_show(mdev: Mdev) -> str:
     """Return the three assigned masks."""
-    matrix = _data(mdev).matrix
-    return ",".join(mask.hex256() for mask in (matrix.apm, matrix.aqm, matrix.adm)) + "\n"
+    return ",".join(mask.hex256() for mask in _data(mdev).matrix) + "\n"
 
 
 def ap_config_store(mdev: Mdev, text: str) -> None:

@@ -16,8 +16,8 @@ from apfs.vfio.device import IRQ_NAMES
 from apfs.vfio.fsm import State
 
 if TYPE_CHECKING:
-    from apfs.vfio_ap.matrix import MatrixMdev
     from apfs.vfio_ap.migration import MigrationFile
+    from apfs.vfio_ap.ops import MatrixMdev
 
 
 class Vm:
@@ -28,6 +28,27 @@ class Vm:
 
     def drop(self) -> None:
         """Do nothing when no interrupts are wanted any more."""
+
+
+def open_guest(mdev: MatrixMdev) -> None:
+    """Have a guest open the device, if it has not. EBUSY while a program has the group open."""
+    group = mdev.vdev.group
+    if not isinstance(group.opener, Vm):
+        vm = Vm()
+        group.claim(vm)
+        mdev.vdev.open(vm)
+        for irq in range(len(IRQ_NAMES)):
+            mdev.vdev.set_trigger(irq, vm)
+
+
+def close_guest(mdev: MatrixMdev) -> None:
+    """Have the guest close the device, if there is one. EBUSY while a program has the device open."""
+    group = mdev.vdev.group
+    if isinstance(group.opener, Vm):
+        mdev.vdev.close()
+        group.opener = None
+    elif mdev.vm is not None:
+        raise KernelError(errno.EBUSY, f"a program has {mdev.mdev.uuid} open: it has to close it")
 
 
 def guest_show(mdev: MatrixMdev) -> str:
@@ -43,19 +64,10 @@ def guest_store(mdev: MatrixMdev, text: str) -> None:
     wanted = kstrtoul(text)
     if wanted not in (0, 1):
         raise KernelError(errno.EINVAL, f"{wanted} is neither 0 nor 1")
-    group = mdev.vdev.group
-    if isinstance(group.opener, Vm):
-        if not wanted:
-            mdev.vdev.close()
-            group.opener = None
-    elif wanted:
-        vm = Vm()
-        group.claim(vm)
-        mdev.vdev.open(vm)
-        for irq in range(len(IRQ_NAMES)):
-            mdev.vdev.set_trigger(irq, vm)
-    elif mdev.vm is not None:
-        raise KernelError(errno.EBUSY, f"a program has {mdev.mdev.uuid} open: it has to close it")
+    if wanted:
+        open_guest(mdev)
+    else:
+        close_guest(mdev)
 
 
 def _opened(mdev: MatrixMdev) -> MatrixMdev:

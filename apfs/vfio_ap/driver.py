@@ -1,4 +1,4 @@
-"""The module vfio_ap: the matrix device, the AP driver and the mdev driver, and what loading and unloading do.
+"""The module vfio_ap: the matrix device, the driver of mediated devices, and what loading and unloading do.
 
 Source: drivers/s390/crypto/vfio_ap_drv.c.
 """
@@ -8,18 +8,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.ap.driver import ApDriver
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, Bus, Device, Driver, driver_link, emit
 from apfs.mdev.core import MdevDriver, MdevType
 from apfs.sysfs.entries import Attribute, Link
-from apfs.vfio_ap.matrix import MatrixDevice, MatrixMdev
+from apfs.vfio_ap.ops import MODULE, MatrixMdev, VfioApDriver
 
 if TYPE_CHECKING:
     from apfs.ap.bus import ApBus
-    from apfs.ap.card import ApCard
-    from apfs.ap.mask import Mask
-    from apfs.ap.qinfo import Qci
     from apfs.ap.queue import ApQueue
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
@@ -27,53 +23,24 @@ if TYPE_CHECKING:
     from apfs.sysfs.tree import Tree
     from apfs.vfio.device import VfioCore
 
-MODULE = "vfio_ap"
 INSTANCES = 65536
 FEATURES = "guest_matrix hotplug ap_config migratable"
 """What the attribute `features` announces; `migratable` came with the migration series."""
 
 
-class VfioApDriver(ApDriver):
-    """The AP driver: gets the queues that the masks do not reserve for the host."""
-
-    def __init__(self, bus: ApBus) -> None:
-        super().__init__(bus, "vfio_ap", MODULE, "queue", default=False)
-        self.matrix_dev = MatrixDevice(bus, self)
-
-    def probe(self, card: ApCard, domains: Mask) -> None:
-        """Get queues."""
-        self.matrix_dev.probe_queues(card, domains)
-
-    def remove(self, card: ApCard, domains: Mask) -> None:
-        """Lose queues."""
-        self.matrix_dev.remove_queues(card, domains)
-
-    def in_use(self, adapters: Mask, domains: Mask) -> bool:
-        """Whether a mediated device has one of the queues assigned."""
-        return self.matrix_dev.in_use(adapters, domains)
-
-    def on_config_changed(self, new: Qci, old: Qci) -> None:
-        """Follow the host configuration down."""
-        self.matrix_dev.on_config_changed(new, old)
-
-    def on_scan_complete(self, _new: Qci, _old: Qci) -> None:
-        """Follow the host configuration up."""
-        self.matrix_dev.on_scan_complete()
-
-
 class VfioApMdevDriver(MdevDriver):
     """The driver of mediated matrix devices (struct vfio_ap_matrix_driver)."""
 
-    def __init__(self, bus: MdevBus, matrix_dev: MatrixDevice, vfio: VfioCore) -> None:
+    def __init__(self, bus: MdevBus, driver: VfioApDriver, vfio: VfioCore) -> None:
         super().__init__(bus, "vfio_ap_mdev", MODULE)
-        self._matrix_dev = matrix_dev
+        self._driver = driver
         self._vfio = vfio
 
     def probe(self, mdev: Mdev) -> None:
         """Give a new device its matrix and its VFIO device."""
-        data = MatrixMdev(self._matrix_dev, mdev)
+        data = MatrixMdev(self._driver, mdev)
         data.vdev = self._vfio.register(mdev.path, mdev.uuid, data)
-        self._matrix_dev.mdevs.append(data)
+        self._driver.mdevs.append(data)
         mdev.driver_data = data
         data.log("info", f"Adding to iommu group {data.vdev.group.number}")
 
@@ -84,7 +51,7 @@ class VfioApMdevDriver(MdevDriver):
         data.vdev.request_release()
         self._vfio.unregister(data.vdev)
         data.release_queues()
-        self._matrix_dev.mdevs.remove(data)
+        self._driver.mdevs.remove(data)
         mdev.driver_data = None
         data.log("info", "Removing from iommu group " + str(data.vdev.group.number))
 
@@ -164,7 +131,7 @@ class VfioAp:
         emit(self.parent, "bind")
         self.driver = VfioApDriver(ap_bus)
         ap_bus.register(self.driver)
-        self.mdev_driver = VfioApMdevDriver(mdev_bus, self.driver.matrix_dev, vfio)
+        self.mdev_driver = VfioApMdevDriver(mdev_bus, self.driver, vfio)
         mdev_bus.drivers.append(self.mdev_driver)
         self.parent.mdev_driver = self.mdev_driver
         self.type = MdevType(mdev_bus, self.parent, "VFIO AP Passthrough Device", "vfio-ap")
@@ -174,7 +141,7 @@ class VfioAp:
     @property
     def refcount(self) -> int:
         """How many mediated devices are open; each keeps the module loaded."""
-        return sum(mdev.vdev.in_use for mdev in self.driver.matrix_dev.mdevs)
+        return sum(mdev.vdev.in_use for mdev in self.driver.mdevs)
 
     def unload(self) -> None:
         """Remove all mediated devices and both drivers. EAGAIN, with nothing changed, while a device is open."""
@@ -192,7 +159,7 @@ def status_show(queue: ApQueue) -> str:
     """Whether the queue is assigned to a mediated device, and whether a running guest has it."""
     driver = queue.driver
     assert isinstance(driver, VfioApDriver)  # noqa: S101 -- the attribute is there only while it is bound
-    mdev = driver.matrix_dev.owner(queue.apqn)
+    mdev = driver.owner(queue.apqn)
     if mdev is None:
         return "unassigned\n"
     return "in use\n" if mdev.in_guest(queue.apqn) else "assigned\n"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import FACILITIES, FIELDS, GENERATIONS, MODES, Apqn, Qci, hwinfo_of, mode_of
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import FACILITIES, FIELDS, GENERATIONS, MODES, Qci, hwinfo_of, mode_of
 from apfs.host import Host
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 

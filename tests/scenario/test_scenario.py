@@ -7,7 +7,7 @@ import pytest
 
 from apfs.ap.hardware import MasterKeys
 from apfs.ap.mask import ALL, NONE, Mask
-from apfs.ap.qinfo import Apqn
+from apfs.ap.names import Apqn
 from apfs.host import Host
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 from apfs.scenario.reader import load, loads

@@ -1,0 +1,162 @@
+"""The attributes that the zcrypt drivers add to cards and queues bound to them (zcrypt_cex4.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apfs.ap.card_attributes import parse_switch
+from apfs.ap.hardware import OP_MODES
+from apfs.ap.qinfo import card_type
+from apfs.ap.zcrypt import card_hardware, card_online, queue_hardware, queue_online, switch_card, switch_queue
+from apfs.sysfs.entries import Attribute
+
+if TYPE_CHECKING:
+    from apfs.ap.card import ApCard
+    from apfs.ap.hardware import CardHardware
+    from apfs.ap.queue import ApQueue
+
+_CCA_PATTERNS = (("AES", "aes", 16), ("APKA", "apka", 16), ("ASYM", "asym", 32))
+
+
+# -- cards -----------------------------------------------------------------------------------------
+
+
+def card_bound(card: ApCard) -> bool:
+    """Whether cex4card has the card."""
+    return card.driver is not None
+
+
+def card_cca(card: ApCard) -> bool:
+    """Whether it is a CCA card of cex4card."""
+    return card.driver is not None and card.mode == "cca"
+
+
+def card_ep11(card: ApCard) -> bool:
+    """Whether it is an EP11 card of cex4card."""
+    return card.driver is not None and card.mode == "ep11"
+
+
+def type_show(card: ApCard) -> str:
+    """Generation and mode, such as `CEX8C`."""
+    return f"{card_type(card.hwtype, card.hwinfo)}\n"
+
+
+def card_online_show(card: ApCard) -> str:
+    """1 if the card is online by software, configured and not check-stopped."""
+    return f"{int(card_online(card))}\n"
+
+
+def card_online_store(card: ApCard, text: str) -> None:
+    """Switch the card and all its queues of zcrypt. EINVAL, ENODEV to bring up what is deconfigured or check-stopped.
+
+    The card's event is sent always, a queue's only if its own state changes.
+    """
+    switch_card(card, online=parse_switch(text))
+
+
+def load_show(_device: object) -> str:
+    """Weight of the requests under way: none, since nothing sends messages to an emulated card."""
+    return "0\n"
+
+
+def serialnr_show(card: ApCard) -> str:
+    """Serial number, 8 characters (CCA) or 16 columns (EP11); empty if no queue can be used to ask for it."""
+    hardware = card_hardware(card)
+    if hardware is None:
+        return "\n"
+    return f"{hardware.serial[:8]}\n" if card.mode == "cca" else f"{hardware.serial[:16]:>16}\n"
+
+
+def api_ordinalnr_show(card: ApCard) -> str:
+    """EP11 API ordinal number; empty if it cannot be asked for."""
+    hardware = card_hardware(card)
+    return f"{hardware.api_ordinal}\n" if hardware else "\n"
+
+
+def fw_version_show(card: ApCard) -> str:
+    """EP11 firmware version; empty if it cannot be asked for."""
+    hardware = card_hardware(card)
+    return f"{hardware.firmware[0]}.{hardware.firmware[1]}\n" if hardware else "\n"
+
+
+def _op_modes(hardware: CardHardware | None) -> str:
+    names = [name for name in OP_MODES if hardware and name in hardware.op_modes]
+    return " ".join(names) + "\n"
+
+
+def card_op_modes_show(card: ApCard) -> str:
+    """EP11 operational modes, in bit order."""
+    return _op_modes(card_hardware(card))
+
+
+CARD_ATTRIBUTES = (
+    Attribute("type", 0o444, type_show, None, card_bound),
+    Attribute("online", 0o644, card_online_show, card_online_store, card_bound),
+    Attribute("load", 0o444, load_show, None, card_bound),
+    Attribute("serialnr", 0o444, serialnr_show, None, lambda card: card_cca(card) or card_ep11(card)),
+    Attribute("API_ordinalnr", 0o444, api_ordinalnr_show, None, card_ep11),
+    Attribute("FW_version", 0o444, fw_version_show, None, card_ep11),
+    Attribute("op_modes", 0o444, card_op_modes_show, None, card_ep11),
+)
+
+# -- queues ----------------------------------------------------------------------------------------
+
+
+def queue_bound(queue: ApQueue) -> bool:
+    """Whether cex4queue has the queue."""
+    return queue.apqi in queue.card.zcrypt_bound()
+
+
+def queue_has_keys(queue: ApQueue) -> bool:
+    """Whether it is a queue of cex4queue on a card with master keys."""
+    return queue.card.mode in ("cca", "ep11") and queue_bound(queue)
+
+
+def queue_ep11(queue: ApQueue) -> bool:
+    """Whether it is an EP11 queue of cex4queue."""
+    return queue.card.mode == "ep11" and queue_bound(queue)
+
+
+def queue_online_show(queue: ApQueue) -> str:
+    """1 if the queue itself is online by software, configured and not check-stopped."""
+    return f"{int(queue_online(queue))}\n"
+
+
+def queue_online_store(queue: ApQueue, text: str) -> None:
+    """Switch the queue. EINVAL, ENODEV for a queue or card that is not usable, EINVAL if its card is offline."""
+    switch_queue(queue, online=parse_switch(text))
+
+
+def mkvps_show(queue: ApQueue) -> str:
+    """Verification patterns of the master keys: nine lines for CCA, two for EP11; dashes if it cannot be asked for."""
+    hardware = queue_hardware(queue)
+    if queue.card.mode == "ep11":
+        if hardware is None:
+            return "WK CUR: - -\nWK NEW: - -\n"
+        pattern = hardware.keys(queue.apqi).wk
+        return f"WK CUR: {f'valid 0x{pattern}' if pattern else 'invalid -'}\nWK NEW: empty -\n"
+    lines = []
+    for name, register, digits in _CCA_PATTERNS:
+        if hardware is None:
+            lines += [f"{name} {state}: - -\n" for state in ("NEW", "CUR", "OLD")]
+        else:
+            pattern, zero = getattr(hardware.keys(queue.apqi), register), "0" * digits
+            lines += [
+                f"{name} NEW: empty 0x{zero}\n",
+                f"{name} CUR: valid 0x{pattern}\n" if pattern else f"{name} CUR: invalid 0x{zero}\n",
+                f"{name} OLD: invalid 0x{zero}\n",
+            ]
+    return "".join(lines)
+
+
+def queue_op_modes_show(queue: ApQueue) -> str:
+    """EP11 operational modes of the queue's domain; empty while offline."""
+    return _op_modes(queue_hardware(queue))
+
+
+QUEUE_ATTRIBUTES = (
+    Attribute("online", 0o644, queue_online_show, queue_online_store, queue_bound),
+    Attribute("load", 0o444, load_show, None, queue_bound),
+    Attribute("mkvps", 0o444, mkvps_show, None, queue_has_keys),
+    Attribute("op_modes", 0o444, queue_op_modes_show, None, queue_ep11),
+)

@@ -1,0 +1,411 @@
+"""The rules of the vfio_ap driver: who may be assigned what, and what of it a guest gets (vfio_ap_ops.c).
+
+Of every mediated device there are two matrices. `matrix` is what was assigned; `shadow` is what the guest has or would
+have: what the host has of it, less the adapters with a queue that is not bound to the driver. Which queues are linked
+to a device is not stored: they are those that are bound to the driver and assigned.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from apfs.ap.driver import ApDriver
+from apfs.ap.mask import NONE, Mask
+from apfs.ap.names import Apqn
+from apfs.ap.qinfo import FIELDS, OLDEST, Response
+from apfs.errors import KernelError
+from apfs.journal.records import GuestUpdate, Migration, QueuesReset
+from apfs.vfio.device import IRQ_CONFIG_CHANGED
+from apfs.vfio.fsm import State, next_state
+from apfs.vfio_ap.matrix import EMPTY, Axis, Matrix
+from apfs.vfio_ap.migration import MigrationFile, ResumingFile, Row, SavingFile, Target, make_stream, stream_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from apfs.ap.bus import ApBus
+    from apfs.ap.qinfo import Qci
+    from apfs.mdev.core import Mdev
+    from apfs.vfio.device import VfioDevice
+
+MODULE = "vfio_ap"
+_PASSING = (Response.NORMAL, Response.DECONFIGURED, Response.CHECKSTOPPED)
+
+
+class VfioApDriver(ApDriver):
+    """The AP driver: gets the queues that are not reserved for the host, and gives them to guests.
+
+    It has what all mediated devices share (struct ap_matrix_dev).
+    """
+
+    def __init__(self, bus: ApBus) -> None:
+        super().__init__(bus, MODULE, MODULE, "queue", default=False)
+        self.ap_bus = bus
+        self.info: Qci = bus.machine.qci()
+        """The host configuration as the driver knows it: read at load, replaced when a scan reports a change."""
+        self.mdevs: list[MatrixMdev] = []
+        """Oldest first."""
+        self.bad_resets: dict[Apqn, int] = {}
+        """Queues whose last reset ended with a response that keeps them from guests."""
+
+    def bound(self, apid: int) -> Mask:
+        """Return the domains whose queues on an adapter are bound to the driver."""
+        card = self.ap_bus.cards.get(apid)
+        return card.bound.get(self, NONE) if card else NONE
+
+    def passable(self, apid: int) -> Mask:
+        """Return the domains whose queues on an adapter can be passed to a guest."""
+        bound = self.bound(apid)
+        for apqn in self.bad_resets:
+            if apqn.apid == apid:
+                bound = bound.without(apqn.apqi)
+        return bound
+
+    def owner(self, apqn: Apqn) -> MatrixMdev | None:
+        """Return the device that an APQN is assigned to."""
+        return next((mdev for mdev in self.mdevs if mdev.matrix.has(apqn)), None)
+
+    def reset(self, rows: Iterable[tuple[int, Mask]]) -> dict[Apqn, int]:
+        """Zeroize queues and wait (vfio_ap_mdev_reset_queue); return those that ended with another response than 0."""
+        failed: dict[Apqn, int] = {}
+        count = 0
+        for apid, domains in rows:
+            count += len(domains)
+            for apqi, response in self.ap_bus.machine.zapq_row(apid, domains).items():
+                failed[Apqn(apid, apqi)] = response
+            if self.bad_resets:
+                self.bad_resets = {
+                    apqn: response
+                    for apqn, response in self.bad_resets.items()
+                    if apqn.apid != apid or apqn.apqi not in domains
+                }
+        for apqn, response in failed.items():
+            if response not in _PASSING:
+                self.bad_resets[apqn] = response
+                self.journal.log("warn", f"vfio_ap: reset of queue {apqn} failed, response code {response}")
+        if count:
+            self.journal.add(QueuesReset(count, {str(apqn): response for apqn, response in failed.items()}))
+        return failed
+
+    # -- what the AP bus tells ---------------------------------------------------------------------
+
+    def probe(self, apid: int, domains: Mask) -> None:
+        """Get queues: devices that they are assigned to may now pass them (vfio_ap_mdev_probe_queue).
+
+        Not while additions to the host configuration wait for the end of the scan.
+        """
+        for mdev in self._assignees(apid, domains):
+            if not mdev.pending.adapters and not mdev.pending.domains:
+                mdev.refilter()
+
+    def remove(self, apid: int, domains: Mask) -> None:
+        """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter, at once."""
+        rest = domains
+        for mdev in self._assignees(apid, domains):
+            shadow = mdev.shadow
+            if apid in shadow.adapters and not domains.isdisjoint(shadow.domains):
+                mdev.shadow = shadow.with_mask("adapters", shadow.adapters.without(apid))
+                mdev.push()
+                zeroized = mdev.linked(apid) & shadow.domains
+                self.reset([(apid, zeroized)])
+                rest -= zeroized
+        if apid in self.info.adapters:
+            self.reset([(apid, rest & self.info.domains)])
+        for apqi in domains:
+            self.bad_resets.pop(Apqn(apid, apqi), None)
+
+    def _assignees(self, apid: int, domains: Mask) -> list[MatrixMdev]:
+        return [
+            mdev for mdev in self.mdevs if apid in mdev.matrix.adapters and not domains.isdisjoint(mdev.matrix.domains)
+        ]
+
+    def in_use(self, adapters: Mask, domains: Mask) -> bool:
+        """Whether a device has an APQN of adapters x domains assigned; the newest such one is named in the log."""
+        for mdev in reversed(self.mdevs):
+            shared = mdev.matrix.shared(Matrix(adapters, domains))
+            if shared.size:
+                for apqn in shared.apqns():
+                    mdev.log("warn", f"queue {apqn} is assigned to this device and cannot be reserved for the host")
+                return True
+        return False
+
+    def on_config_changed(self, new: Qci, old: Qci) -> None:
+        """Take what the host lost from guests, and remember what it gained until the scan is complete."""
+        adapters, domains = new.adapters - old.adapters, new.domains - old.domains
+        adapters -= self._too_old(adapters, domains)
+        control_domains = new.control_domains - old.control_domains
+        for mdev in self.mdevs:
+            shadow, assigned = mdev.shadow, mdev.matrix
+            mdev.shadow = Matrix(
+                shadow.adapters - (old.adapters - new.adapters),
+                shadow.domains - (old.domains - new.domains),
+                shadow.control_domains,
+            )
+            if mdev.shadow != shadow:
+                mdev.push()
+            mdev.pending = Matrix(
+                adapters & assigned.adapters, domains & assigned.domains, control_domains & assigned.control_domains
+            )
+        self.info = new
+
+    def _too_old(self, adapters: Mask, domains: Mask) -> Mask:
+        """Return the new adapters of a type that the driver does not serve (vfio_ap_filter_apid_by_qtype).
+
+        The first of the new domains is asked for the type; without a new domain nothing is.
+        """
+        if not domains:
+            return NONE
+        types = {apid: FIELDS["at"].get(self.ap_bus.machine.tapq(apid, domains.lowest())[1]) for apid in adapters}
+        return Mask.from_numbers(apid for apid, card_type in types.items() if card_type < OLDEST)
+
+    def on_scan_complete(self, _new: Qci, _old: Qci) -> None:
+        """Give guests what the host gained."""
+        for mdev in self.mdevs:
+            pending, mdev.pending = mdev.pending, EMPTY
+            if pending != EMPTY:
+                mdev.refilter(
+                    matrix=bool(pending.adapters or pending.domains), control_domains=bool(pending.control_domains)
+                )
+
+
+class MatrixMdev:
+    """A mediated matrix device (struct ap_matrix_mdev)."""
+
+    def __init__(self, driver: VfioApDriver, mdev: Mdev) -> None:
+        self.driver = driver
+        self.mdev = mdev
+        self.journal = driver.journal
+        # The highest numbers that can be assigned are fixed when the device is created.
+        self._last_adapter, self._last_domain = driver.info.limits()
+        self.matrix = EMPTY
+        self.shadow = EMPTY
+        self.pending = EMPTY
+        """Assigned numbers that the host gained and that the guest gets when the scan is complete."""
+        self.vm: object | None = None
+        """The VM that has the device, None without a guest."""
+        self.vdev: VfioDevice
+        self.state = State.RUNNING
+        self.transfer: MigrationFile | None = None
+
+    def log(self, level: str, text: str) -> None:
+        """Write a line to the kernel log with the device's name in front."""
+        self.journal.log(level, f"vfio_ap_mdev {self.mdev.uuid}: {text}")
+
+    # -- assignment --------------------------------------------------------------------------------
+
+    def assign(self, axis: Axis, number: int) -> None:
+        """Assign an adapter, a domain or a control domain.
+
+        ENODEV above the limit; for adapters and domains EADDRNOTAVAIL if an APQN of the new product is reserved for
+        the host and EADDRINUSE if another device has one. Assigning again succeeds without any check.
+        """
+        self._check_range(axis, number)
+        assigned = self.matrix.mask(axis)
+        if number in assigned:
+            return
+        prospective = self.matrix.with_mask(axis, assigned.with_(number))
+        if axis != "control_domains":
+            self._validate(prospective)
+        self.matrix = prospective
+        self.refilter(matrix=axis != "control_domains", control_domains=axis == "control_domains")
+
+    def unassign(self, axis: Axis, number: int) -> None:
+        """Take a number back, from the guest at once; nothing else is filtered. ENODEV above the limit."""
+        self._check_range(axis, number)
+        assigned = self.matrix.mask(axis)
+        if number not in assigned:
+            return
+        linked = self._linked_rows()
+        self.matrix = self.matrix.with_mask(axis, assigned.without(number))
+        if number in self.shadow.mask(axis):
+            self._unplug(axis, NONE.with_(number), linked)
+
+    def replace(self, matrix: Matrix) -> None:
+        """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
+        self._validate(matrix)
+        axes: tuple[Axis, ...] = ("adapters", "domains", "control_domains")
+        for axis in axes:
+            for number in matrix.mask(axis):
+                self._check_range(axis, number)
+        for axis in axes[:2]:
+            linked = self._linked_rows()
+            kept = self.matrix.mask(axis) & matrix.mask(axis)
+            gone = self.shadow.mask(axis) - kept
+            self.matrix = self.matrix.with_mask(axis, kept)
+            if gone:
+                self._unplug(axis, gone, linked)
+        self.matrix = matrix
+        self.refilter(control_domains=True)
+
+    def _check_range(self, axis: Axis, number: int) -> None:
+        limit = self._last_adapter if axis == "adapters" else self._last_domain
+        if number > limit:
+            what = axis.replace("_", " ").removesuffix("s")
+            raise KernelError(errno.ENODEV, f"{what} {number} is above the limit of {limit}")
+
+    def _validate(self, prospective: Matrix) -> None:
+        """Check a whole product for APQNs of the host and of other devices (vfio_ap_mdev_validate_masks)."""
+        bus = self.driver.ap_bus
+        for apid in prospective.adapters:
+            owned = bus.owned_by_host(apid)
+            if not owned.isdisjoint(prospective.domains):
+                apqn = Apqn(apid, (owned & prospective.domains).lowest())
+                advice = bus.reservation.how_to_free(apqn)
+                reason = f"queue {apqn} is reserved for the host's zcrypt drivers: {advice} first"
+                raise KernelError(errno.EADDRNOTAVAIL, reason)
+        for other in reversed(self.driver.mdevs):
+            shared = EMPTY if other is self else prospective.shared(other.matrix)
+            if shared.size:
+                for apqn in shared.apqns():
+                    self.log("warn", f"queue {apqn} is already assigned to {other.mdev.uuid}")
+                first = next(shared.apqns())
+                raise KernelError(errno.EADDRINUSE, f"queue {first} is assigned to {other.mdev.uuid}")
+
+    # -- the guest's matrix ------------------------------------------------------------------------
+
+    def linked(self, apid: int) -> Mask:
+        """Return the domains of an adapter whose queues are linked to the device."""
+        return self.driver.bound(apid) & self.matrix.domains if apid in self.matrix.adapters else NONE
+
+    def _linked_rows(self) -> list[tuple[int, Mask]]:
+        assigned = self.matrix.domains
+        return [(apid, self.driver.bound(apid) & assigned) for apid in self.matrix.adapters]
+
+    def refilter(self, *, matrix: bool = True, control_domains: bool = False) -> None:
+        """Work out what the guest gets, give it to the guest if it changed, and reset what was taken out."""
+        before = self.shadow
+        if matrix:
+            self._filter_matrix()
+        if control_domains:
+            control = self.matrix.control_domains & self.driver.info.control_domains
+            self.shadow = self.shadow.with_mask("control_domains", control)
+        if self.shadow != before:
+            self.push()
+            out = before.adapters - self.shadow.adapters
+            if out:
+                self.driver.reset(
+                    (apid, self.linked(apid) & self.shadow.domains) for apid in out & self.matrix.adapters
+                )
+
+    def _filter_matrix(self) -> None:
+        """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix)."""
+        info = self.driver.info
+        aqm = self.matrix.domains & info.domains
+        candidates = self.matrix.adapters & info.adapters
+        if aqm:
+            for apid in candidates:
+                if not self.driver.passable(apid).issuperset(aqm):
+                    candidates = candidates.without(apid)
+        self.shadow = Matrix(candidates, aqm, self.shadow.control_domains)
+
+    def _unplug(self, axis: Axis, numbers: Mask, linked: list[tuple[int, Mask]]) -> None:
+        """Take numbers out of the guest's matrix, then reset the linked queues that the guest had of them."""
+        before = self.shadow
+        had = before.mask(axis)
+        self.shadow = before.with_mask(axis, had - numbers)
+        self.push()
+        if axis != "control_domains":
+            lost = before.with_mask(axis, had & numbers)
+            self.driver.reset([(apid, domains & lost.domains) for apid, domains in linked if apid in lost.adapters])
+
+    def push(self) -> None:
+        """Program a running guest with its matrix and tell its VMM (vfio_ap_mdev_update_guest_apcb)."""
+        if self.vm is not None:
+            self._program(self.shadow)
+            self.vdev.signal(IRQ_CONFIG_CHANGED)
+
+    def _program(self, matrix: Matrix) -> None:
+        self.journal.add(GuestUpdate(self.mdev.uuid, *(mask.hex256() for mask in matrix)))
+
+    def in_guest(self, apqn: Apqn) -> bool:
+        """Whether a running guest has this queue."""
+        return self.vm is not None and self.shadow.has(apqn)
+
+    # -- the VFIO device ---------------------------------------------------------------------------
+
+    def open_device(self, vm: object | None) -> None:
+        """Attach to a VM (vfio_ap_mdev_set_kvm). EINVAL without one, EPERM if the VM has another such device."""
+        if vm is None:
+            raise KernelError(errno.EINVAL, "no VM is associated with the device")
+        if any(other.vm is vm for other in self.driver.mdevs):
+            raise KernelError(errno.EPERM, "the VM has a vfio_ap device already")
+        self.vm = vm
+        self.state = State.RUNNING
+        self.push()
+
+    def close_device(self) -> None:
+        """Detach from the VM: the guest loses everything, all linked queues are reset, a migration session ends."""
+        self._end_session()
+        self.state = State.RUNNING
+        self._program(EMPTY)
+        self.vm = None
+        self.driver.reset(self._linked_rows())
+
+    def release_queues(self) -> None:
+        """Reset all linked queues because the device goes away."""
+        self.driver.reset(self._linked_rows())
+
+    def reset(self) -> None:
+        """Reset all linked queues (VFIO_DEVICE_RESET). EIO if any ends with a response other than 0.
+
+        Revision 2 leaves the migration state alone.
+        """
+        failed = self.driver.reset(self._linked_rows())
+        if failed:
+            apqn, response = next(iter(failed.items()))
+            raise KernelError(errno.EIO, f"reset of queue {apqn} ended with response code {response}")
+
+    # -- migration ---------------------------------------------------------------------------------
+
+    def data_size(self) -> int:
+        """Return the bytes of a stream of the guest matrix as it is now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)."""
+        return stream_size(self.shadow.size)
+
+    def set_state(self, target: int) -> MigrationFile | None:
+        """Walk to a migration state; return the new transfer file if the last step makes one.
+
+        EPERM on a secure execution host, EINVAL for a state that cannot be reached; then nothing has moved.
+        """
+        if self.driver.ap_bus.machine.secure_execution:
+            why = "live migration from or to a secure execution host is not allowed"
+            self.log("err", why)
+            raise KernelError(errno.EPERM, why)
+        made = None
+        next_state(self.state, target)
+        while self.state != target:
+            step = next_state(self.state, target)
+            made = self._arc(step)
+            self.journal.add(Migration(self.mdev.uuid, self.state.name, step.name))
+            self.state = step
+        return made
+
+    def _arc(self, step: State) -> MigrationFile | None:
+        if step == State.STOP:
+            self._end_session()
+        elif step == State.STOP_COPY:
+            self.transfer = SavingFile(make_stream(self.shadow.size, self._guest_rows()))
+            return self.transfer
+        elif step == State.RESUMING:
+            size = self.data_size()
+            self.transfer = ResumingFile(lambda: Target(size, self.shadow.size, self._guest_rows), self._log_error)
+            return self.transfer
+        return None
+
+    def _end_session(self) -> None:
+        if self.transfer:
+            self.transfer.disable()
+            self.transfer = None
+
+    def _guest_rows(self) -> Iterator[Row]:
+        cards = self.driver.ap_bus.cards
+        for apid in self.shadow.adapters:
+            domains = self.shadow.domains & self.driver.bound(apid)
+            if domains:
+                yield Row(apid, domains, cards[apid].hwinfo)
+
+    def _log_error(self, line: str, *, prefix: bool = True) -> None:
+        if prefix:
+            self.log("err", line)
+        else:
+            self.journal.log("err", line)
