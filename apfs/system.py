@@ -14,7 +14,7 @@ from apfs.ap.qinfo import hwinfo_of, with_fields
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import Journal
-from apfs.kernel.device import MiscDevice
+from apfs.kernel.device import MiscDevice, SysClass
 from apfs.kernel.module import Module
 from apfs.mdev.core import MdevBus
 from apfs.sysfs.members import Registry
@@ -64,10 +64,12 @@ class System:
         """Return the modules that can be loaded, with what keeps each of them loaded."""
         journal = self.journal
         zcrypt, zcrypt_cex4 = Module(journal, "zcrypt", 118784), Module(journal, "zcrypt_cex4", 20480)
-        mdev, vfio = Module(journal, "mdev", 28672, version="0.1"), Module(journal, "vfio", 69632)
+        mdev, vfio = Module(journal, "mdev", 28672, version="0.1"), Module(journal, "vfio", 69632, version="0.3")
         vfio_ap = Module(journal, "vfio_ap", 57344, lambda: self.vfio_ap.refcount if self.vfio_ap else 0)
         zcrypt.holders = [zcrypt_cex4]
         mdev.holders, vfio.holders = [vfio_ap], [vfio_ap]
+        mdev.parts = [self.mdev_bus]
+        vfio.parts = [self.vfio_misc, SysClass(journal, "vfio"), SysClass(journal, "vfio-dev")]
         return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, vfio_ap)}
 
     # -- time --------------------------------------------------------------------------------------
@@ -164,9 +166,11 @@ class System:
         if module.name == "vfio_ap" and not module.loaded:
             for needed in ("mdev", "vfio"):
                 self.modules[needed].load()
-            module.load()
-            self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
+            module.load(self._init_vfio_ap)
         module.load()
+
+    def _init_vfio_ap(self) -> None:
+        self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
 
     def rmmod(self, name: str) -> None:
         """Unload a module. ENOENT if it is not loaded, EAGAIN while it is in use.

@@ -388,13 +388,18 @@ class ApBus(Bus):
         if self.autoprobe:
             for card, domains in self.rows():
                 self._tell(card, ("bind", self._offer(card, domains - card.all_bound(), driver)))
+        driver.announce()
         self.check_bindings_complete()
 
     def unregister(self, driver: ApDriver) -> None:
-        """Take a driver away; its queues stay unbound."""
-        for card, domains in self.rows():
-            self._tell(card, ("unbind", self._detach(card, domains & card.bound.get(driver, NONE))))
+        """Take a driver away; its queues stay unbound. The one that was bound last goes first (driver_detach)."""
+        for apid, domains in driver.last_bound_first():
+            card = self.cards[apid]
+            self._detach(card, domains)
+            for apqi in reversed(list(domains)):
+                self._tell(card, ("unbind", Mask.of(apqi)))
         for card in self.cards.values():
             card.bound.pop(driver, None)
         self.drivers.remove(driver)
+        driver.retire()
         self.tree.deactivate()

@@ -174,6 +174,7 @@ class ApCard:
     def bind(self, driver: ApDriver, domains: Mask) -> None:
         """Give queues to a driver. zcrypt initialises them: reset, interrupts on, software-online."""
         self.bound[driver] = self.bound.get(driver, NONE) | domains
+        driver.gained(self.apid, domains)
         if driver is self.zcrypt:
             self.operating |= domains
             self.queue_online |= domains
@@ -182,6 +183,7 @@ class ApCard:
     def unbind(self, driver: ApDriver, domains: Mask) -> None:
         """Take queues from a driver; each ends with a zeroizing reset, which turns its interrupt off."""
         self.bound[driver] -= domains
+        driver.lost(self.apid, domains)
         self.operating -= domains
         self.interrupts -= domains
 

@@ -24,6 +24,28 @@ class ApDriver(Driver):
         super().__init__(bus, name, module)
         self.device_kind = device_kind
         self.default = default
+        self._serial = 0
+        self._bound: dict[int, dict[int, Mask]] = {}
+        """Rows of queues that it has, by adapter and by a number that says in which order they were bound."""
+
+    def gained(self, apid: int, domains: Mask) -> None:
+        """Remember that queues were bound, in ascending order."""
+        self._serial += 1
+        self._bound.setdefault(apid, {})[self._serial] = domains
+
+    def lost(self, apid: int, domains: Mask) -> None:
+        """Remember that queues are bound no longer."""
+        rows = ((serial, row - domains) for serial, row in self._bound.get(apid, {}).items())
+        self._bound[apid] = {serial: row for serial, row in rows if row}
+
+    def in_order_of_binding(self, apid: int) -> list[Mask]:
+        """Return the queues that it has on an adapter, in rows, those that were bound first in front."""
+        return list(self._bound.get(apid, {}).values())
+
+    def last_bound_first(self) -> list[tuple[int, Mask]]:
+        """Return all queues that it has, in rows of an adapter; also within a row the highest was bound last."""
+        rows = [(serial, apid, row) for apid, found in self._bound.items() for serial, row in found.items()]
+        return [(apid, row) for _, apid, row in sorted(rows, key=lambda found: found[0], reverse=True)]
 
     def probe(self, apid: int, domains: Mask) -> None:
         """Get queues, which are bound to this driver already."""

@@ -27,6 +27,7 @@ class Response(IntEnum):
     CHECKSTOPPED = 0x04
     BUSY = 0x05
     OTHERWISE_CHANGED = 0x07
+    STATE_CHANGE_IN_PROGRESS = 0x0A
 
 
 TAPQ_VALID = frozenset(
@@ -161,7 +162,11 @@ class Qci:
         return "APXA" in self.facilities
 
     def limits(self) -> tuple[int, int]:
-        """Return the highest adapter and domain numbers in force (ap_init_qci_info)."""
+        """Return the highest adapter and domain numbers that the bus scans (ap_init_qci_info)."""
         adapter = self.max_adapter if self.apxa and self.max_adapter else 63
         domain = self.max_domain if self.apxa and self.max_domain else 15
         return adapter, domain
+
+    def limits_of_matrix(self) -> tuple[int, int]:
+        """Return the highest numbers that can be assigned, of which 0 is one, too (vfio_ap_matrix_init)."""
+        return (self.max_adapter, self.max_domain) if self.apxa else (63, 15)

@@ -41,7 +41,7 @@ class ZcdnNode:
 
     def uevent_keys(self) -> Keys:
         """Return device number and name."""
-        return (("MAJOR", str(MAJOR)), ("MINOR", str(self.minor)), ("DEVNAME", self.name))
+        return (("MAJOR", str(MAJOR)), ("MINOR", str(self.minor)), ("DEVNAME", self.name.replace("!", "/")))
 
 
 class ZcdnClass:

@@ -46,7 +46,7 @@ def queue_hardware(queue: ApQueue) -> CardHardware | None:
 def switch_card(card: ApCard, *, online: bool) -> None:
     """Switch a card and all its queues of zcrypt. ENODEV to bring up what is deconfigured or check-stopped.
 
-    The card's event is sent always, a queue's only if its own state changes.
+    The card's event is sent always, a queue's only if its own state changes, in order of binding (zcrypt_card's list).
     """
     if online and not card.usable:
         raise KernelError(errno.ENODEV, f"{card.name} is deconfigured or check-stopped")
@@ -54,8 +54,9 @@ def switch_card(card: ApCard, *, online: bool) -> None:
     emit(card, "change", ("ONLINE", str(int(online))))
     switched = card.zcrypt_bound() & (~card.queue_online if online else card.queue_online)
     card.queue_online = card.queue_online | switched if online else card.queue_online - switched
-    for apqi in switched:
-        emit(ApQueue(card, apqi), "change", ("ONLINE", str(int(online))))
+    for row in card.zcrypt.in_order_of_binding(card.apid):
+        for apqi in row & switched:
+            emit(ApQueue(card, apqi), "change", ("ONLINE", str(int(online))))
 
 
 def switch_queue(queue: ApQueue, *, online: bool) -> None:

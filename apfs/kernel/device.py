@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from abc import ABC, abstractmethod
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from apfs.errors import KernelError
@@ -12,6 +13,8 @@ from apfs.journal.records import Uevent
 from apfs.sysfs.entries import Attribute, Link
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
 
@@ -52,36 +55,56 @@ class Device(EventSource, Protocol):
         """The driver it is bound to."""
 
 
-class Driver:
+class Kobject:
+    """What is in sysfs without being a device: a bus, a driver, a class, a module. It has no keys of its own."""
+
+    def __init__(self, journal: Journal, path: str, subsystem: str) -> None:
+        self.journal = journal
+        self.path = path
+        self.subsystem = subsystem
+        self.removal_told = False
+        """Whether a `remove` was sent, perhaps a synthetic one: then there is no second one."""
+
+    def uevent_keys(self) -> Keys:
+        """Return nothing."""
+        return ()
+
+    def announce(self) -> None:
+        """Say that it is there (kobject_uevent with KOBJ_ADD)."""
+        self.removal_told = False
+        emit(self, "add")
+
+    def retire(self) -> None:
+        """Say that it goes away, unless somebody has said so (__kobject_del)."""
+        if not self.removal_told:
+            emit(self, "remove")
+
+
+class SysClass(Kobject):
+    """A class of devices (struct class)."""
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        super().__init__(journal, f"{SYS}/class/{name}", "class")
+
+
+class Driver(Kobject):
     """A driver registered on a bus (struct device_driver)."""
 
     def __init__(self, bus: Bus, name: str, module: str | None) -> None:
+        super().__init__(bus.journal, f"{bus.path}/drivers/{name}", "drivers")
         self.bus = bus
         self.name = name
         self.module = module
-        self.journal = bus.journal
-        self.path = f"{bus.path}/drivers/{name}"
-        self.subsystem = "drivers"
-
-    def uevent_keys(self) -> Keys:
-        """Return nothing: driver objects have no keys of their own."""
-        return ()
 
 
-class Bus(ABC):
+class Bus(Kobject, ABC):
     """A bus type: its drivers in registration order, and the rules by which they get devices."""
 
     def __init__(self, name: str, journal: Journal) -> None:
+        super().__init__(journal, f"{SYS}/bus/{name}", "bus")
         self.name = name
-        self.journal = journal
-        self.path = f"{SYS}/bus/{name}"
-        self.subsystem = "bus"
         self.autoprobe = True
         self.drivers: list[Driver] = []
-
-    def uevent_keys(self) -> Keys:
-        """Return nothing: bus objects have no keys of their own."""
-        return ()
 
     @abstractmethod
     def device(self, name: str) -> Device | None:
@@ -111,10 +134,16 @@ class Bus(ABC):
 
 
 def emit(source: EventSource, action: str, *extra: tuple[str, str]) -> None:
-    """Send a uevent: the specific keys first, then those of the device (kobject_uevent_env)."""
+    """Send a uevent: the specific keys first, then those of the device (kobject_uevent_env).
+
+    No `unbind` has a MODALIAS: it would make udev load the module again (zap_modalias_env).
+    """
     if source.subsystem is not None and not source.journal.muted:
         devpath = source.path.removeprefix(SYS)
-        source.journal.add(Uevent(action, devpath, source.subsystem, extra + source.uevent_keys()))
+        keys = source.uevent_keys()
+        if action == "unbind":
+            keys = tuple(key for key in keys if key[0] != "MODALIAS")
+        source.journal.add(Uevent(action, devpath, source.subsystem, extra + keys))
 
 
 class MiscDevice:
@@ -135,6 +164,14 @@ class MiscDevice:
         """Return device number, name and mode."""
         return tuple(self._keys)
 
+    def announce(self) -> None:
+        """Say that it is there (device_add)."""
+        emit(self, "add")
+
+    def retire(self) -> None:
+        """Say that it goes away (device_del)."""
+        emit(self, "remove")
+
 
 # -- uevent files ----------------------------------------------------------------------------------
 
@@ -145,20 +182,76 @@ def uevent_show(source: EventSource) -> str:
 
 
 def uevent_store(source: EventSource, text: str) -> None:
-    """Send a synthetic event: `ACTION [UUID [KEY=value]...]` (kobject_synth_uevent). EINVAL for anything else."""
-    found = _SYNTHETIC.fullmatch(text.removesuffix("\n"))
+    """Send a synthetic event: `ACTION [UUID [KEY=value]...]` (kobject_synth_uevent).
+
+    EINVAL for anything else and for too many arguments, ENOMEM for what does not fit into the event.
+    """
+    found = _SYNTHETIC.fullmatch(text[:-1] if text.endswith(("\n", "\0")) else text)
     if not found or found["action"] not in _ACTIONS:
         raise KernelError(
             errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then perhaps UUID and KEY=value"
         )
+    action = found["action"]
     arguments = [item.split("=") for item in (found["arguments"] or "").split()]
     extra = [("SYNTH_UUID", found["uuid"] or "0"), *((f"SYNTH_ARG_{key}", value) for key, value in arguments)]
-    emit(source, found["action"], *extra)
+    if _Environment().add_all(extra) < len(extra):
+        raise KernelError(errno.EINVAL, f"more than {_ENTRIES} arguments, or more than {_BYTES} bytes of them")
+    if action == "remove" and isinstance(source, Kobject):
+        source.removal_told = True
+    if source.subsystem is not None:
+        _emit_if_it_fits(source, source.subsystem, action, tuple(extra))
 
 
-UEVENT = Attribute("uevent", 0o644, uevent_show, uevent_store)
+def _emit_if_it_fits(source: EventSource, subsystem: str, action: str, extra: Keys) -> None:
+    """Send an event with keys of a user's. ENOMEM if they, and what the event needs, have no room."""
+    devpath = source.path.removeprefix(SYS)
+    head = (("ACTION", action), ("DEVPATH", devpath), ("SUBSYSTEM", subsystem))
+    environment = _Environment()
+    fitting = environment.add_all((*head, *extra)) == len(head) + len(extra)
+    keys = []
+    for key in source.uevent_keys():
+        if environment.add(key):
+            keys.append(key)
+        elif key[0] not in _CORE_KEYS:
+            fitting = False
+    if not fitting or not environment.add(("SEQNUM", str(source.journal.uevents_sent + 1))):
+        raise KernelError(errno.ENOMEM, f"the event has more than {_ENTRIES} entries, or more than {_BYTES} bytes")
+    if action == "unbind":
+        keys = [key for key in keys if key[0] != "MODALIAS"]
+    if not source.journal.muted:
+        source.journal.add(Uevent(action, devpath, subsystem, (*extra, *keys)))
+
+
+_ENTRIES, _BYTES = 64, 2048
+"""What an event has room for (UEVENT_NUM_ENVP, UEVENT_BUFFER_SIZE)."""
+# Keys of the driver core are left out if there is no room; for others the event fails (dev_uevent).
+_CORE_KEYS = frozenset(("MAJOR", "MINOR", "DEVNAME", "DEVMODE", "DEVTYPE", "DRIVER"))
+
+
+class _Environment:
+    """The room for the entries of one event (struct kobj_uevent_env)."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+        self._used = 0
+
+    def add(self, key: tuple[str, str]) -> bool:
+        """Add an entry if there is room for it and its NUL (add_uevent_var)."""
+        length = len(key[0]) + 1 + len(key[1])
+        if self._entries >= _ENTRIES or length >= _BYTES - self._used:
+            return False
+        self._entries += 1
+        self._used += length + 1
+        return True
+
+    def add_all(self, keys: Iterable[tuple[str, str]]) -> int:
+        """Add entries until one does not fit; return how many did."""
+        return sum(1 for _ in takewhile(self.add, keys))
+
+
+UEVENT = Attribute("uevent", 0o644, uevent_show, uevent_store, raw=True)
 # Buses, drivers and modules take synthetic events but have nothing to show.
-UEVENT_WRITE_ONLY = Attribute("uevent", 0o200, None, uevent_store)
+UEVENT_WRITE_ONLY = Attribute("uevent", 0o200, None, uevent_store, raw=True)
 MISC_ATTRIBUTES = (
     UEVENT,
     Attribute("dev", 0o444, lambda device: f"{device.major}:{device.minor}\n"),

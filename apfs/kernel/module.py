@@ -4,52 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apfs.kernel.device import SYS, UEVENT_WRITE_ONLY, emit
+from apfs.kernel.device import SYS, UEVENT_WRITE_ONLY, Kobject
 from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apfs.journal.log import Journal
-    from apfs.journal.records import Keys
+    from apfs.kernel.device import MiscDevice
 
 
-class Module:
+class Module(Kobject):
     """A loadable module. `users()` says how often something besides other modules keeps it loaded."""
-
-    subsystem = "module"
 
     def __init__(
         self, journal: Journal, name: str, size: int, users: Callable[[], int] = lambda: 0, version: str | None = None
     ) -> None:
-        self.journal = journal
+        super().__init__(journal, f"{SYS}/module/{name}", "module")
         self.name = name
         self.size = size
         self.version = version
-        self.path = f"{SYS}/module/{name}"
         self.loaded = False
+        self.parts: list[Kobject | MiscDevice] = []
+        """What it registers when it is loaded, in this order, and takes away in the opposite one."""
         self.holders: list[Module] = []
         self._users = users
-
-    def uevent_keys(self) -> Keys:
-        """Return nothing: modules have no keys of their own."""
-        return ()
 
     @property
     def refcount(self) -> int:
         """How many things keep it loaded: modules that use it, and its users."""
         return sum(holder.loaded for holder in self.holders) + self._users()
 
-    def load(self) -> None:
-        """Show it in sysfs."""
+    def load(self, init: Callable[[], None] | None = None) -> None:
+        """Show it and its parts in sysfs, and say so when its init function is through (do_init_module)."""
         if not self.loaded:
             self.loaded = True
-            emit(self, "add")
+            for part in self.parts:
+                part.announce()
+            if init is not None:
+                init()
+            self.announce()
 
     def unload(self) -> None:
-        """Take it out of sysfs."""
+        """Take it and its parts out of sysfs."""
         self.loaded = False
-        emit(self, "remove")
+        for part in reversed(self.parts):
+            part.retire()
+        self.retire()
 
 
 MODULE_ATTRIBUTES = (

@@ -90,6 +90,7 @@ class MatrixParent:
     def __init__(self, bus: MatrixBus) -> None:
         self.journal = bus.journal
         self._bus = bus
+        self.bound = False
         self.mdev_driver: MdevDriver
 
     @property
@@ -98,8 +99,8 @@ class MatrixParent:
         return self._bus.drivers[0]
 
     def uevent_keys(self) -> Keys:
-        """Return DRIVER."""
-        return (("DRIVER", self.driver.name),)
+        """Return DRIVER while it is bound."""
+        return (("DRIVER", self.driver.name),) if self.bound else ()
 
 
 class RootDevice:
@@ -120,19 +121,24 @@ class VfioAp:
     """The loaded module."""
 
     def __init__(self, tree: Tree, ap_bus: ApBus, mdev_bus: MdevBus, vfio: VfioCore) -> None:
-        """Load it: registers on the AP bus first, so that waiting queues are bound, then as a parent."""
+        """Load it: the matrix device, the AP driver, so that waiting queues are bound, then the parent of mdevs."""
         self._tree = tree
         self._ap_bus = ap_bus
         self.mdev_bus = mdev_bus
         self.root = RootDevice(tree.journal)
         self.matrix_bus = MatrixBus(tree.journal)
         self.parent = self.matrix_bus.matrix
+        # The device is registered before its driver, which therefore is not named in the first event.
+        self.matrix_bus.announce()
         emit(self.parent, "add")
+        self.parent.bound = True
         emit(self.parent, "bind")
+        self.parent.driver.announce()
         self.driver = VfioApDriver(ap_bus)
         ap_bus.register(self.driver)
         self.mdev_driver = VfioApMdevDriver(mdev_bus, self.driver, vfio)
         mdev_bus.drivers.append(self.mdev_driver)
+        self.mdev_driver.announce()
         self.parent.mdev_driver = self.mdev_driver
         self.type = MdevType(mdev_bus, self.parent, "VFIO AP Passthrough Device", "vfio-ap")
         tree.journal.log("info", "vfio_ap matrix: MDEV: Registered")
@@ -150,9 +156,15 @@ class VfioAp:
         self._tree.journal.log("info", "vfio_ap matrix: MDEV: Unregistering")
         for mdev in self.mdev_bus.mdevs:
             self.mdev_bus.remove(mdev)
-        self.mdev_bus.drivers.remove(self.mdev_driver)
         emit(self.parent, "change", ("MDEV_STATE", "unregistered"))
+        self.mdev_bus.drivers.remove(self.mdev_driver)
+        self.mdev_driver.retire()
         self._ap_bus.unregister(self.driver)
+        self.parent.bound = False
+        emit(self.parent, "unbind")
+        self.parent.driver.retire()
+        emit(self.parent, "remove")
+        self.matrix_bus.retire()
 
 
 def status_show(queue: ApQueue) -> str:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from apfs.vfio.device import VfioDevice
 
 MODULE = "vfio_ap"
+# After one of these the driver resets once more (apq_reset_check), and an injected response is given once.
+_RETRIED = (Response.RESET_IN_PROGRESS, Response.BUSY, Response.STATE_CHANGE_IN_PROGRESS)
 _PASSING = (Response.NORMAL, Response.DECONFIGURED, Response.CHECKSTOPPED)
 
 
@@ -73,7 +75,8 @@ class VfioApDriver(ApDriver):
         for apid, domains in rows:
             count += len(domains)
             for apqi, response in self.ap_bus.machine.zapq_row(apid, domains).items():
-                failed[Apqn(apid, apqi)] = response
+                if response not in _RETRIED:
+                    failed[Apqn(apid, apqi)] = response
             if self.bad_resets:
                 self.bad_resets = {
                     apqn: response
@@ -83,7 +86,8 @@ class VfioApDriver(ApDriver):
         for apqn, response in failed.items():
             if response not in _PASSING:
                 self.bad_resets[apqn] = response
-                self.journal.log("warn", f"vfio_ap: reset of queue {apqn} failed, response code {response}")
+                if response != Response.Q_NOT_AVAIL:
+                    self.journal.log("warn", f"vfio_ap: reset of queue {apqn} failed, response code {response}")
         if count:
             self.journal.add(QueuesReset(count, {str(apqn): response for apqn, response in failed.items()}))
         return failed
@@ -135,12 +139,12 @@ class VfioApDriver(ApDriver):
         adapters, domains = new.adapters - old.adapters, new.domains - old.domains
         adapters -= self._too_old(adapters, domains)
         control_domains = new.control_domains - old.control_domains
-        for mdev in self.mdevs:
+        for mdev in reversed(self.mdevs):
             shadow, assigned = mdev.shadow, mdev.matrix
             mdev.shadow = Matrix(
                 shadow.adapters - (old.adapters - new.adapters),
                 shadow.domains - (old.domains - new.domains),
-                shadow.control_domains,
+                shadow.control_domains - (old.control_domains - new.control_domains),
             )
             if mdev.shadow != shadow:
                 mdev.push()
@@ -152,16 +156,16 @@ class VfioApDriver(ApDriver):
     def _too_old(self, adapters: Mask, domains: Mask) -> Mask:
         """Return the new adapters of a type that the driver does not serve (vfio_ap_filter_apid_by_qtype).
 
-        The first of the new domains is asked for the type; without a new domain nothing is.
+        Each is asked for its type on all new domains; without a new domain it is not.
         """
-        if not domains:
-            return NONE
-        types = {apid: FIELDS["at"].get(self.ap_bus.machine.tapq(apid, domains.lowest())[1]) for apid in adapters}
-        return Mask.from_numbers(apid for apid, card_type in types.items() if card_type < OLDEST)
+        machine, types = self.ap_bus.machine, FIELDS["at"]
+        return Mask.from_numbers(
+            apid for apid in adapters if any(types.get(machine.tapq(apid, apqi)[1]) < OLDEST for apqi in domains)
+        )
 
     def on_scan_complete(self, _new: Qci, _old: Qci) -> None:
         """Give guests what the host gained."""
-        for mdev in self.mdevs:
+        for mdev in reversed(self.mdevs):
             pending, mdev.pending = mdev.pending, EMPTY
             if pending != EMPTY:
                 mdev.refilter(
@@ -177,7 +181,7 @@ class MatrixMdev:
         self.mdev = mdev
         self.journal = driver.journal
         # The highest numbers that can be assigned are fixed when the device is created.
-        self._last_adapter, self._last_domain = driver.info.limits()
+        self._last_adapter, self._last_domain = driver.info.limits_of_matrix()
         self.matrix = EMPTY
         self.shadow = EMPTY
         self.pending = EMPTY

@@ -24,6 +24,10 @@ def without_driver(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(key for key in keys if not key.startswith("DRIVER="))
 
 
+def unbinding(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(key for key in without_driver(keys) if not key.startswith("MODALIAS="))
+
+
 def wire(box: Box) -> list[str]:
     """Return the events as they go over the wire, without SEQNUM."""
     return [" ".join(f"{key}={value}" for key, value in event.environment()) for event in box.heard()]
@@ -118,6 +122,7 @@ def synthetic(box: Box) -> None:
         assert box.write(f"{path}/uevent", "add") == ""
 
 
+UUID = "fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed"
 C, Q, QA = "/devices/ap/card00", "/devices/ap/card00/00.0029", "/devices/ap/card00/00.002a"
 ROOT = "/devices/ap"
 EP11_QUEUE = "/devices/ap/card04/04.0029"
@@ -157,7 +162,7 @@ EP11_KEYS = ("DEVTYPE=ap_queue", "MODE=ep11")
                 line("change", ROOT, "BINDINGS=complete", "COMPLETECOUNT=2"),
             ],
         ),
-        (rebind_card, [line("unbind", C, *without_driver(CARD_KEYS)), line("bind", C, *CARD_KEYS)]),
+        (rebind_card, [line("unbind", C, *unbinding(CARD_KEYS)), line("bind", C, *CARD_KEYS)]),
         (
             give_away,
             [
@@ -174,7 +179,7 @@ EP11_KEYS = ("DEVTYPE=ap_queue", "MODE=ep11")
                 line("unbind", Q, *without_driver(QUEUE_KEYS)),
                 line("remove", Q, *without_driver(QUEUE_KEYS)),
                 line("remove", QA, *without_driver(QUEUE_KEYS)),
-                line("unbind", C, *without_driver(CARD_KEYS)),
+                line("unbind", C, *unbinding(CARD_KEYS)),
                 line("remove", C, *without_driver(CARD_KEYS)),
             ],
         ),
@@ -216,6 +221,37 @@ def test_a_new_card_with_all_its_keys(box: Box) -> None:
         line("bind", queue, "DEVTYPE=ap_queue", "DRIVER=cex4queue", "MODE=ep11"),
         line("change", ROOT, "BINDINGS=complete", "COMPLETECOUNT=2"),
     ]
+
+
+def test_queues_go_on_and_offline_in_order_of_binding(box: Box) -> None:
+    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.write(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
+    for text in ("0", "1"):
+        box.heard()
+        assert box.write(f"{CARD0}/online", text) == ""
+        assert [event.devpath for event in box.heard()] == [C, QA, Q]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("add", ""),
+        ("add\n", ""),
+        ("add\0", ""),
+        ("add\n\0", "EINVAL"),
+        ("online\0\n", "EINVAL"),
+        (f"add {UUID}" + " A=b" * 63, "ENOMEM"),  # 63 and SYNTH_UUID are 64, but the event needs more
+        (f"add {UUID}" + " A=b" * 64, "EINVAL"),
+        (f"add {UUID}" + " A=b" * 58, "ENOMEM"),  # and ACTION, DEVPATH, SUBSYSTEM, DEV_TYPE, MODALIAS, MODE ...
+        (f"add {UUID}" + " A=b" * 53, ""),
+        (f"add {UUID} A=" + "b" * 1987, "ENOMEM"),
+        (f"add {UUID} A=" + "b" * 1988, "EINVAL"),
+        (f"add {UUID} A=" + "b" * 1700, ""),
+    ],
+)
+def test_synthetic_events_have_limits(box: Box, text: str, expected: str) -> None:
+    assert box.write(f"{CARD0}/uevent", text) == expected
+    assert len(box.heard()) == (not expected)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_bind_and_unbind_of_a_card(box: Box) -> None:
     assert with_driver <= box.names(CARD4)
     keys = "DEV_TYPE=000E MODALIAS=ap:t0E MODE=ep11"
     assert box.events() == [
-        f"unbind card04 DEVTYPE=ap_card {keys}",
+        "unbind card04 DEVTYPE=ap_card DEV_TYPE=000E MODE=ep11",
         f"bind card04 DEVTYPE=ap_card DRIVER=cex4card {keys}",
     ]
 

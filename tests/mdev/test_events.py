@@ -2,8 +2,9 @@
 
 import pytest
 
+from apfs.errors import KernelError
 from apfs.journal.records import LogLine, Uevent
-from tests.vfio_ap.hosts import BARE, M1, M2, MATRIX, MDEV_DRIVER, TYPE, Bench, refused
+from tests.vfio_ap.hosts import AP_DRIVER, BARE, M1, M2, MATRIX, MDEV_DRIVER, TYPE, WORKED, Bench, product, refused
 
 PARENT = "/devices/vfio_ap/matrix"
 MDEV = f"{PARENT}/{M1}"
@@ -92,31 +93,95 @@ def test_refusals_and_assignments_send_nothing() -> None:
 # -- the module -------------------------------------------------------------------------------------------------------
 
 
+def told(bench: Bench) -> list[str]:
+    """Return the events since the mark, each as action, DEVPATH and keys on a line."""
+    return [
+        " ".join([event.action, event.devpath, *(f"{key}={value}" for key, value in event.keys)])
+        for event in bench.uevents()
+    ]
+
+
 def test_unloading_and_loading() -> None:
-    bench = Bench(BARE)
+    """The order is that of vfio_ap_exit and vfio_ap_init, and of the driver core (driver_detach, driver_register)."""
+    bench = Bench(WORKED)
+    queues = [f"/devices/ap/card{queue[:2]}/{queue}" for queue in product((5, 6), (4, 0x47, 0xAB, 0xFF))]
     bench.create(M1, M2)
+    bench.unbind("05.0047")
+    bench.bind("05.0047")  # now it was bound last
     bench.mark()
     bench.console("rmmod vfio_ap")
-    parent = [event for event in bench.uevents() if event.devpath.startswith(PARENT)]
-    gone = (("MDEV_STATE", "unregistered"), ("DRIVER", "vfio_ap"))
-    change = Uevent("change", PARENT, "matrix", gone)
-    assert change in parent
-    # It comes last, when all the devices have gone.
+    last_bound_first = [queues[1], *(queue for queue in reversed(queues) if queue != queues[1])]
     second = f"{PARENT}/{M2}"
-    of_devices = [event for event in bench.uevents() if event.subsystem in ("mdev", "vfio", "vfio-dev")]
-    assert of_devices == [
-        *unbound(0),
-        Uevent("remove", MDEV, "mdev", ()),
-        *unbound(1, second),
-        Uevent("remove", second, "mdev", ()),
+    unbinding = [f"{event.action} {event.devpath}" for event in (*unbound(0), Uevent("remove", MDEV, "mdev", ()))]
+    unbinding += [f"{event.action} {event.devpath}" for event in unbound(1, second)] + [f"remove {second}"]
+    events = told(bench)
+    assert [" ".join(event.split()[:2]) for event in events[: len(unbinding)]] == unbinding
+    assert events[len(unbinding) :] == [
+        f"change {PARENT} MDEV_STATE=unregistered DRIVER=vfio_ap",
+        "remove /bus/mdev/drivers/vfio_ap_mdev",
+        *(f"unbind {queue} DEVTYPE=ap_queue MODE=cca" for queue in last_bound_first),
+        "remove /bus/ap/drivers/vfio_ap",
+        f"unbind {PARENT}",
+        "remove /bus/matrix/drivers/vfio_ap",
+        f"remove {PARENT}",
+        "remove /bus/matrix",
+        "remove /module/vfio_ap",
     ]
-    assert parent.index(change) > parent.index(of_devices[-1])
     bench.mark()
     bench.console("modprobe vfio_ap")
-    there = (("MDEV_STATE", "registered"), ("DRIVER", "vfio_ap"))
-    assert [event for event in bench.uevents() if event.devpath == PARENT][-1] == Uevent(
-        "change", PARENT, "matrix", there
-    )
+    events = told(bench)
+    count = events[-4].rpartition("=")[2]
+    assert events == [
+        "add /bus/matrix",
+        f"add {PARENT}",
+        f"bind {PARENT} DRIVER=vfio_ap",
+        "add /bus/matrix/drivers/vfio_ap",
+        *(f"bind {queue} DEVTYPE=ap_queue DRIVER=vfio_ap MODE=cca" for queue in queues),
+        "add /bus/ap/drivers/vfio_ap",
+        f"change /devices/ap BINDINGS=complete COMPLETECOUNT={count}",
+        "add /bus/mdev/drivers/vfio_ap_mdev",
+        f"change {PARENT} MDEV_STATE=registered DRIVER=vfio_ap",
+        "add /module/vfio_ap",
+    ]
+
+
+def test_modules_that_it_needs() -> None:
+    bench = Bench(BARE)
+    bench.console("rmmod vfio_ap")
+    bench.mark()
+    bench.console("rmmod mdev", "rmmod vfio")
+    assert told(bench) == [
+        "remove /bus/mdev",
+        "remove /module/mdev",
+        "remove /class/vfio-dev",
+        "remove /class/vfio",
+        "remove /devices/virtual/misc/vfio MAJOR=10 MINOR=196 DEVNAME=vfio/vfio DEVMODE=0666",
+        "remove /module/vfio",
+    ]
+    bench.mark()
+    bench.console("modprobe mdev", "modprobe vfio")
+    assert told(bench) == [
+        "add /bus/mdev",
+        "add /module/mdev",
+        "add /devices/virtual/misc/vfio MAJOR=10 MINOR=196 DEVNAME=vfio/vfio DEVMODE=0666",
+        "add /class/vfio",
+        "add /class/vfio-dev",
+        "add /module/vfio",
+    ]
+    assert {event.subsystem for event in bench.uevents()} == {"bus", "class", "misc", "module"}
+
+
+def test_a_removal_is_told_once() -> None:
+    """A synthetic `remove` counts for what is no device (state_remove_uevent_sent in __kobject_del)."""
+    bench = Bench(BARE)
+    bench.write(f"{AP_DRIVER}/uevent", "remove")
+    bench.mark()
+    bench.console("rmmod vfio_ap")
+    assert "remove /bus/ap/drivers/vfio_ap" not in told(bench)
+    bench.console("modprobe vfio_ap")
+    bench.mark()
+    bench.console("rmmod vfio_ap")
+    assert "remove /bus/ap/drivers/vfio_ap" in told(bench)
 
 
 def test_the_parent_s_log() -> None:
@@ -126,6 +191,27 @@ def test_the_parent_s_log() -> None:
     lines = [record.text for record in bench.records(LogLine) if record.level == "info"]
     assert len(lines) == 2
     assert all(line.startswith("vfio_ap matrix: ") and "MDEV:" in line for line in lines)
+
+
+def test_a_key_of_the_driver_core_is_left_out_if_it_does_not_fit() -> None:
+    """With a longer value DRIVER has no room any more, but SEQNUM has it again (dev_uevent, add_uevent_var)."""
+    bench = Bench(BARE)
+    bench.create(M1)
+    outcomes: list[str] = []
+    for length in range(1850, 1900):
+        bench.mark()
+        try:
+            bench.put(M1, "uevent", f"add {M2} A={'b' * length}")
+        except KernelError as error:
+            found = error.name
+        else:
+            found = dict(bench.uevents()[0].keys).get("DRIVER", "none")
+        if outcomes[-1:] != [found]:
+            outcomes.append(found)
+    assert outcomes == ["vfio_ap_mdev", "ENOMEM", "none", "ENOMEM"]
+    bench.put(M1, "uevent", f"add {M2}" + " A=b" * 58)
+    with refused("ENOMEM"):
+        bench.put(M1, "uevent", f"add {M2}" + " A=b" * 59)  # with DRIVER they are 64, and SEQNUM is not one of them
 
 
 # -- synthetic events -------------------------------------------------------------------------------------------------
