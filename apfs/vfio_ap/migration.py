@@ -214,8 +214,8 @@ def _apqn(number: int) -> Apqn:
 def _fits(stream: bytes | bytearray, rows: Iterable[Row]) -> bool:
     """Whether a stream is what this host would send, had its adapters the (compatible) words that are in the stream.
 
-    Then it is accepted, as a good one nearly always is: row by row 65,536 queues take a few ms instead of 140. If not,
-    it may still be a good one, and must be looked at entry by entry.
+    Then it is accepted: each of its entries is at its place, and compatible. A good stream nearly always is like that,
+    and row by row 65,536 queues take some ms instead of 140. If not, it has to be looked at entry by entry.
     """
     position = HEADER.size
     for apid, domains, hwinfo in rows:
