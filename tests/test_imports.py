@@ -29,11 +29,11 @@ ALLOWED: dict[str, set[str]] = {
     "vfio_ap": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio"},
     # the host
     "system": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "ctl"},
-    "scenario": {"errors", "ap"},
+    "scenario": {"errors", "kernel", "ap"},
     "ctl": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system"},
     "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl"},
     "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout"},
-    "recording": {"errors", "ap", "scenario", "host"},
+    "recording": {"errors", "kernel", "ap", "scenario", "host"},
     # the shells
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "mounts": {"errors", "journal", "ap", "vfio_ap"},

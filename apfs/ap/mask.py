@@ -152,15 +152,21 @@ class Mask:
         """Return `0x` and 64 lower-case hex digits, the form of every mask attribute."""
         return f"0x{self.bits:064x}"
 
-    def ranges(self, digits: int) -> str:
-        """Return the members for people: runs of hex numbers of that many digits, `0000-001f 0040`; empty for none."""
-        rest, runs = self.bits, []
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last number of each run of members, ascending."""
+        rest = self.bits
         while rest:
             first = BITS - rest.bit_length()
             last = BITS - (~rest & (_FULL >> first)).bit_length() - 1
-            runs.append(f"{first:0{digits}x}" if first == last else f"{first:0{digits}x}-{last:0{digits}x}")
+            yield first, last
             rest &= _FULL >> (last + 1)
-        return " ".join(runs)
+
+    def ranges(self, digits: int) -> str:
+        """Return the members for people: runs of hex numbers of that many digits, `0000-001f 0040`; empty for none."""
+        return " ".join(
+            f"{first:0{digits}x}" if first == last else f"{first:0{digits}x}-{last:0{digits}x}"
+            for first, last in self.runs()
+        )
 
     def __repr__(self) -> str:
         return f"Mask.of({', '.join(map(str, self))})"

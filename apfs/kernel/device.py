@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from apfs.errors import KernelError
 from apfs.journal.records import Uevent
+from apfs.kernel.uuid import UUID
 from apfs.sysfs.entries import Attribute, Link
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ SYS = "/sys"
 _ACTIONS = frozenset(("add", "remove", "change", "move", "online", "offline", "bind", "unbind"))
 _SYNTHETIC = re.compile(
     r"(?P<action>[a-z]+)"
-    r"(?: (?P<uuid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"
+    rf"(?: (?P<uuid>{UUID})"
     r"(?P<arguments>(?: [0-9a-zA-Z]+=[0-9a-zA-Z]+)*))?"
 )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import re
 from typing import TYPE_CHECKING, Protocol
 
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, Bus, Device, Driver, driver_link, emit
 from apfs.kernel.kstrtox import kstrtoul
+from apfs.kernel.uuid import UUID_LENGTH, is_uuid
 from apfs.sysfs.entries import Attribute, Link
 from apfs.sysfs.members import Registry
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
     from apfs.sysfs.tree import Tree
-
-UUID_LENGTH = 36
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 
 class MdevDriver(Driver):
@@ -133,7 +130,7 @@ def create_store(kind: MdevType, text: str) -> None:
     """Create a device: a UUID of 36 characters, in either case, perhaps one more byte of any sort. EINVAL otherwise."""
     if len(text) not in (UUID_LENGTH, UUID_LENGTH + 1):
         raise KernelError(errno.EINVAL, f"a UUID has {UUID_LENGTH} characters, not {len(text)}")
-    if not _UUID.fullmatch(text[:UUID_LENGTH]):
+    if not is_uuid(text[:UUID_LENGTH]):
         raise KernelError(errno.EINVAL, f"not a UUID: {text[:UUID_LENGTH]!r}")
     kind.bus.create(kind.parent, text[:UUID_LENGTH])
 

@@ -16,6 +16,7 @@ from apfs.ap.names import Apqn, card_name, parse_card_name
 from apfs.ap.qinfo import FACILITIES, Qci, nearest_type
 from apfs.errors import KernelError
 from apfs.host import Host
+from apfs.kernel.uuid import is_uuid
 from apfs.recording.cards import CardReader
 from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader, some
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 MATRIX = "/sys/devices/vfio_ap/matrix"
 HEAD = "Recorded by apfs record."
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ASSIGNED = re.compile(r"^([0-9a-f]{2})?\.(00[0-9a-f]{2})?$", re.MULTILINE)
 
 
@@ -187,7 +187,7 @@ class _Recorder:
         """Read the devices in the order of their VFIO numbers, in which they are made again."""
         found: list[tuple[tuple[int, str], MdevSpec, bool | None]] = []
         for uuid in self._files.names(MATRIX):
-            if _UUID.fullmatch(uuid):
+            if is_uuid(uuid):
                 numbers = (name.removeprefix("vfio") for name in self._files.names(f"{MATRIX}/{uuid}/vfio-dev"))
                 number = min((int(number) for number in numbers if number.isdecimal()), default=len(found))
                 spec = self._mdev(uuid)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import Qci
+from apfs.scenario.lines import line_of
 
 if TYPE_CHECKING:
     from apfs.ap.hardware import CardHardware, Environment
     from apfs.ap.names import Apqn
+    from apfs.scenario.lines import Where
 
 REVISIONS = ("v2",)
 DEFAULT = "default"
-
-Where = tuple[str | int, ...]
 
 
 class ScenarioError(Exception):
@@ -87,29 +87,3 @@ class Scenario:
     aqmask: Mask = ALL
     mdevs: tuple[MdevSpec, ...] = ()
     source: Source = field(default_factory=Source, compare=False, repr=False)
-
-
-def line_of(text: str, where: Where) -> int:
-    """Return the line of the value at a path, or of the nearest thing around it that has one.
-
-    tomlkit keeps the text as it was, so a comment put behind an item shows the line on which the item ends.
-    """
-    import tomlkit  # noqa: PLC0415 -- only needed when there is a mistake to report
-    from tomlkit.items import AoT, Array, Table  # noqa: PLC0415
-
-    mark = "\N{PILCROW SIGN} here"
-    for length in range(len(where), 0, -1):
-        document = tomlkit.parse(text)
-        item: Any = document
-        for step in where[:length]:
-            container = item.value if isinstance(item, Table) else item
-            # item() has what indexing turns into plain values, such as true and false.
-            item = container.item(step) if isinstance(step, str) else item[step]
-        while isinstance(item, AoT) or (isinstance(item, Table) and item.is_super_table()):
-            item = item[0] if isinstance(item, AoT) else next(iter(item.value.values()))
-        lines_before_end = item.as_string().count("\n") if isinstance(item, Array) else 0
-        item.comment(mark)
-        marked = [number for number, line in enumerate(document.as_string().split("\n"), 1) if mark in line]
-        if marked:
-            return marked[0] - lines_before_end
-    return 1

@@ -7,36 +7,19 @@ import tomllib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from apfs.ap.bus_attributes import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
-from apfs.ap.hardware import OP_MODES, CardHardware, Environment, MasterKeys, default_serial
+from apfs.ap.hardware import CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn
-from apfs.ap.qinfo import FACILITIES, FIELDS, Qci, hwinfo_of, with_fields
-from apfs.scenario.keys import (
-    LAST,
-    SECRETS,
-    MistakeError,
-    Table,
-    parse_apqn,
-    parse_bool,
-    parse_digits,
-    parse_driver,
-    parse_firmware,
-    parse_mask,
-    parse_names,
-    parse_number,
-    parse_number_in,
-    parse_numbers,
-    parse_one_of,
-    parse_text,
-    parse_uuid,
-)
-from apfs.scenario.model import REVISIONS, BusSettings, MdevSpec, Scenario, ScenarioError, Source
+from apfs.ap.qinfo import Qci, with_fields
+from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP, Key
+from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError, Source
+from apfs.scenario.values import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from apfs.scenario.keys import Keys
+    from apfs.scenario.lines import Where
 
 _SYNTAX = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column \d+|end of document)\)")
 
@@ -82,202 +65,215 @@ def loads(text: str, source: str = "scenario") -> Scenario:
         raise origin.error(mistake.reason, mistake.where) from None
 
 
-# -- tables ----------------------------------------------------------------------------------------
+# -- TOML's tables ----------------------------------------------------------------------------------
+
+
+class MistakeError(Exception):
+    """Something wrong, by the path of keys that leads to it."""
+
+    def __init__(self, reason: str, where: Where) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+
+
+class Table:
+    """A table of the document. What is not read of it is unknown, which `done` tells."""
+
+    def __init__(self, values: object, where: Where) -> None:
+        if not isinstance(values, dict):
+            raise MistakeError(f"{'.'.join(map(str, where))} must be a table", where)
+        self._values: dict[str, Any] = dict(values)
+        self._known: set[str] = set()
+        self._where = where
+
+    def has(self, name: str) -> bool:
+        """Whether the table has a key."""
+        return name in self._values
+
+    def read(self, keys: Keys) -> dict[str, Any]:
+        """Return the values of all these keys, with the defaults of those that are missing."""
+        return {key.name: self._value(key) for key in keys}
+
+    def _value(self, key: Key) -> Any:  # noqa: ANN401 -- whatever a scenario has
+        if not isinstance(key.kind, Kind):
+            table = self.table(key.name)
+            values = table.read(key.kind)
+            table.done()
+            return {name: value for name, value in values.items() if value is not None}
+        self._known.add(key.name)
+        if key.name not in self._values:
+            return key.default
+        try:
+            return key.kind.parse(self._values[key.name])
+        except ValueError as error:
+            raise self.mistake(key.name, str(error)) from None
+
+    def tables(self, name: str) -> list[Table]:
+        """Return the tables of an array of tables."""
+        self._known.add(name)
+        items = self._values.get(name, [])
+        if not isinstance(items, list):
+            raise MistakeError(f"{name} must be an array of tables: write [[{name}]]", (*self._where, name))
+        return [Table(item, (*self._where, name, index)) for index, item in enumerate(items)]
+
+    def table(self, name: str) -> Table:
+        """Return the table of that name; an empty one if there is none."""
+        self._known.add(name)
+        return Table(self._values.get(name, {}), (*self._where, name))
+
+    def done(self) -> None:
+        """Refuse what was not read."""
+        for name in self._values:
+            if name not in self._known:
+                known = ", ".join(sorted(self._known))
+                raise MistakeError(f"unknown key {name!r}: known here are {known}", (*self._where, name))
+
+    def need(self, *names: str) -> None:
+        """Refuse a table without these keys."""
+        for name in names:
+            if name not in self._values:
+                raise MistakeError(f"{name} is missing", self._where)
+
+    def mistake(self, name: str, reason: str) -> MistakeError:
+        """Return the error to raise for the value of a key."""
+        return MistakeError(f"{name}: {reason}", (*self._where, name))
+
+
+# -- tables of a scenario --------------------------------------------------------------------------
 
 
 def _scenario(document: dict[str, Any], source: Source) -> Scenario:
     top = Table(document, ())
-    name = top.take("name", parse_text, "unnamed")
-    description = top.take("description", parse_text, "")
-    revision = top.take("driver", parse_one_of(*REVISIONS), REVISIONS[0])
-    environment = top.take("environment", parse_one_of(*get_args(Environment)), "lpar")
-    secure_execution = top.take("secure_execution", parse_bool, default=False)
-    vfio_ap = top.take("vfio_ap", parse_bool, default=True)
+    values = top.read(TOP)
     qci_table, card_tables, queue_tables = top.table("qci"), top.tables("card"), top.tables("queue")
-    bus_table, masks, mdev_tables = top.table("bus"), top.table("masks"), top.tables("mdev")
+    bus_table, masks_table, mdev_tables = top.table("bus"), top.table("masks"), top.tables("mdev")
     top.done()
     qci = _qci(qci_table)
     cards: dict[int, CardHardware] = {}
     offline_cards = NONE
     for table in card_tables:
-        apids = _cards(table, qci, cards)
-        if not table.take("online", parse_bool, default=True):
-            offline_cards |= apids
-        table.done()
-    apmask, aqmask = masks.take("apmask", parse_mask, ALL), masks.take("aqmask", parse_mask, ALL)
-    masks.done()
+        offline_cards |= _cards(table, qci, cards)
+    masks = _all(masks_table, MASKS)
     offline_queues: set[Apqn] = set()
     overrides: dict[Apqn, str] = {}
     for table in queue_tables:
-        apqns = _queues(table, qci, cards)
-        if not table.take("online", parse_bool, default=True):
+        queue, apqns = _queues(table, qci, cards)
+        if not queue["online"]:
             offline_queues.update(apqns)
-        override = table.take("driver_override", parse_driver)
-        if override and (apmask != ALL or aqmask != ALL):
-            reason = "driver_override: queues are given away by mask or by override, not both"
-            raise MistakeError(reason, (*table.where, "driver_override"))
-        if override:
-            overrides |= dict.fromkeys(apqns, override)
-        table.done()
+        if queue["driver_override"]:
+            if masks != {"apmask": ALL, "aqmask": ALL}:
+                raise table.mistake("driver_override", "queues are given away by mask or by override, not both")
+            overrides |= dict.fromkeys(apqns, queue["driver_override"])
     return Scenario(
-        name=name,
-        description=description,
-        driver=revision,
-        environment=environment,
-        secure_execution=secure_execution,
-        vfio_ap=vfio_ap,
-        qci=Qci(
-            adapters=Mask.from_numbers(cards) | qci.adapters,
-            domains=qci.domains,
-            control_domains=qci.control_domains,
-            max_adapter=qci.max_adapter,
-            max_domain=qci.max_domain,
-            facilities=qci.facilities,
-            supported=qci.supported,
-        ),
+        **values,
+        **masks,
+        qci=replace(qci, adapters=Mask.from_numbers(cards) | qci.adapters),
         cards=cards,
         offline_cards=offline_cards,
         offline_queues=frozenset(offline_queues),
         overrides=overrides,
         bus=_bus(bus_table, qci),
-        apmask=apmask,
-        aqmask=aqmask,
-        mdevs=_mdevs(mdev_tables),
+        mdevs=tuple(map(_mdev, mdev_tables)),
         source=source,
     )
 
 
-def _qci(table: Table) -> Qci:
-    supported = table.take("supported", parse_bool, default=True)
-    facilities = table.take(
-        "facilities", parse_names(*FACILITIES), ("APSC", "APXA", "QACT", "RC8A") if supported else ()
-    )
-    qci = Qci(
-        adapters=table.take("adapters", parse_numbers, NONE),
-        domains=table.take("domains", parse_numbers, Mask()),
-        control_domains=table.take("control_domains", parse_numbers, table.take("domains", parse_numbers, Mask())),
-        max_adapter=table.take("max_adapter", parse_number, LAST),
-        max_domain=table.take("max_domain", parse_number, LAST),
-        facilities=frozenset(facilities),
-        supported=supported,
-    )
+def _all(table: Table, keys: Keys) -> dict[str, Any]:
+    """Return the values of a table that has these keys only."""
+    values = table.read(keys)
     table.done()
-    if facilities and not supported:
-        raise MistakeError("facilities: there are none where QCI is not supported", (*table.where, "facilities"))
+    return values
+
+
+def _qci(table: Table) -> Qci:
+    values = _all(table, QCI)
+    supported = values["supported"]
+    if values["control_domains"] is None:
+        values["control_domains"] = values["domains"]
+    if values["facilities"] is None:
+        values["facilities"] = Qci().facilities if supported else frozenset()
+    qci = Qci(**values)
+    if qci.facilities and not supported:
+        raise table.mistake("facilities", "there are none where QCI is not supported")
     last_adapter, last_domain = qci.limits()
+    control = "control_domains" if table.has("control_domains") else "domains"
     for key, mask, what, last in (
         ("adapters", qci.adapters, "adapter", last_adapter),
         ("domains", qci.domains, "domain", last_domain),
-        ("control_domains", qci.control_domains, "domain", last_domain),
+        (control, qci.control_domains, "domain", last_domain),
     ):
         beyond = mask.after(last)
         if beyond:
-            reason = f"{key}: {beyond.lowest()} is above the machine's highest {what}, {last}"
-            raise MistakeError(reason, (*table.where, key if table.has(key) else "domains"))
+            raise table.mistake(key, f"{beyond.lowest()} is above the machine's highest {what}, {last}")
     return qci
 
 
 def _bus(table: Table, qci: Qci) -> BusSettings:
-    settings = BusSettings(
-        ap_domain=table.take("ap_domain", parse_number_in(0, qci.limits()[1])),
-        config_time=table.take("config_time", parse_number_in(CONFIG_TIME_MIN, CONFIG_TIME_MAX), 30),
-        poll_thread=table.take("poll_thread", parse_bool, default=False),
-        poll_timeout=table.take("poll_timeout", parse_number_in(0, POLL_TIMEOUT_MAX_NS)),
-    )
-    table.done()
+    settings, last = BusSettings(**_all(table, BUS)), qci.limits()[1]
+    if settings.ap_domain is not None and settings.ap_domain > last:
+        raise table.mistake("ap_domain", f"{settings.ap_domain} is above the machine's highest domain, {last}")
     return settings
 
 
-def _tapq(table: Table) -> dict[str, int]:
-    def field_value(name: str) -> Callable[[object], int]:
-        def parse(value: object) -> int:
-            return FIELDS[name].set(0, parse_number(value)) >> FIELDS[name].shift
-
-        return parse
-
-    fields = table.table("tapq")
-    values = {name: fields.take(name, field_value(name)) for name in FIELDS}
-    fields.done()
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _master_keys(table: Table) -> Callable[[MasterKeys], MasterKeys]:
-    """Return what puts the keys that are given in place of others."""
-    keys = table.table("master_keys")
-    digits = {"aes": 16, "apka": 16, "asym": 32, "wk": 64}
-    given = {name: keys.take(name, parse_digits(count)) for name, count in digits.items() if keys.has(name)}
-    for name in digits:
-        keys.take(name, parse_text)
-    keys.done()
-    return lambda others: replace(others, **given)
+def _one_or_many(table: Table, one: str, *many: str) -> str:
+    """Make sure that a table has either one key or the others, and return the name of what it has."""
+    if not any(map(table.has, many)):
+        table.need(one)
+        return one
+    if table.has(one):
+        raise table.mistake(one, f"not together with {' and '.join(many)}")
+    table.need(*many)
+    return many[0]
 
 
 def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> Mask:
-    key = "adapters" if table.has("adapters") else "adapter"
-    apids: Mask = table.need(key, parse_numbers if key == "adapters" else lambda value: Mask.of(parse_number(value)))
-    word = with_fields(table.need("type", lambda value: hwinfo_of(parse_text(value))), _tapq(table))
-    serial = table.take("serial", parse_text)
-    master_keys = _master_keys(table)(MasterKeys())
-    configured, checkstopped = (
-        table.take("configured", parse_bool, default=True),
-        table.take("checkstopped", parse_bool, default=False),
-    )
-    firmware, api_ordinal = table.take("firmware", parse_firmware, (5, 8)), table.take("api_ordinal", parse_number, 6)
-    op_modes = table.take("op_modes", parse_names(*OP_MODES), ("FIPS2009", "FIPS2011"))
+    """Add the cards that a table describes; return those that are offline."""
+    key = _one_or_many(table, "adapter", "adapters")
+    table.need("type")
+    values = _all(table, CARD)
     last = qci.limits()[0]
-    for apid in apids:
+    for apid in values[key]:
         if apid > last:
-            raise MistakeError(f"{key}: {apid} is above the machine's highest adapter, {last}", (*table.where, key))
+            raise table.mistake(key, f"{apid} is above the machine's highest adapter, {last}")
         if apid in cards:
-            raise MistakeError(f"{key}: adapter {apid} is described twice", (*table.where, key))
+            raise table.mistake(key, f"adapter {apid} is described twice")
         cards[apid] = CardHardware(
-            word, serial or default_serial(apid), configured, checkstopped, firmware, api_ordinal, op_modes, master_keys
+            hwinfo=with_fields(values["type"], values["tapq"]),
+            serial=values["serial"] or default_serial(apid),
+            configured=values["configured"],
+            checkstopped=values["checkstopped"],
+            firmware=values["firmware"],
+            api_ordinal=values["api_ordinal"],
+            op_modes=values["op_modes"],
+            master_keys=MasterKeys(**values["master_keys"]),
         )
-    return apids
+    return NONE if values["online"] else values[key]
 
 
-def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> list[Apqn]:
-    """Apply a table to the hardware of its queues, which are returned."""
-    if table.has("adapters") or table.has("domains"):
-        key = "adapters"
-        adapters, domains = table.need("adapters", parse_numbers), table.need("domains", parse_numbers)
-        apqns = [Apqn(apid, apqi) for apid in adapters for apqi in domains]
-    else:
-        key = "apqn"
-        apqns = [table.need("apqn", parse_apqn)]
-    fields, keys = _tapq(table), _master_keys(table)
-    present, secret = (
-        table.take("present", parse_bool, default=True),
-        table.take("secret", parse_number_in(0, SECRETS - 1)),
-    )
+def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> tuple[dict[str, Any], list[Apqn]]:
+    """Apply a table to the hardware of its queues; return its values and the queues."""
+    key = _one_or_many(table, "apqn", "adapters", "domains")
+    values = _all(table, QUEUE)
+    many = (Apqn(apid, apqi) for apid in values["adapters"] or () for apqi in values["domains"] or ())
+    apqns = [values["apqn"]] if key == "apqn" else list(many)
     for apqn in apqns:
         apid, apqi = apqn
         if apid not in cards or apqi not in qci.domains:
-            raise MistakeError(f"{key}: there is no queue {apqn}: no such card or domain", (*table.where, key))
+            raise table.mistake(key, f"there is no queue {apqn}: no such card or domain")
         card = cards[apid]
         # An all-zero word is how the hardware says that there is no such queue.
-        word = with_fields(card.word(apqi), fields) if present else 0
-        domain_keys = keys(card.keys(apqi))
+        word = with_fields(card.word(apqi), values["tapq"]) if values["present"] else 0
+        domain_keys = replace(card.keys(apqi), **values["master_keys"])
         if word != card.word(apqi):
             card.queues[apqi] = word
         if domain_keys != card.keys(apqi):
             card.domain_keys[apqi] = domain_keys
-        if secret is not None:
-            card.associations[apqi] = secret
-    return apqns
+        if values["secret"] is not None:
+            card.associations[apqi] = values["secret"]
+    return values, apqns
 
 
-def _mdevs(tables: list[Table]) -> tuple[MdevSpec, ...]:
-    mdevs = []
-    for table in tables:
-        mdevs.append(
-            MdevSpec(
-                table.need("uuid", parse_uuid),
-                table.take("adapters", parse_numbers, Mask()),
-                table.take("domains", parse_numbers, Mask()),
-                table.take("control_domains", parse_numbers, Mask()),
-                table.take("guest", parse_bool, default=False),
-            )
-        )
-        table.done()
-    return tuple(mdevs)
+def _mdev(table: Table) -> MdevSpec:
+    table.need("uuid")
+    return MdevSpec(**_all(table, MDEV))

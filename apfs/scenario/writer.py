@@ -1,4 +1,4 @@
-"""Scenarios as text: the other way round than `apfs.scenario`, written as one would write them by hand."""
+"""Writing scenarios: a `Scenario` to TOML text, as one would write it by hand."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import tomlkit
 from tomlkit.items import AoT, Integer, Trivia
 
 from apfs.ap.hardware import MasterKeys, default_serial
-from apfs.ap.mask import ALL, NONE, Mask
+from apfs.ap.mask import Mask
 from apfs.ap.names import Apqn
-from apfs.ap.qinfo import FACILITIES, FIELDS, Qci, hwinfo_of, nearest_type
-from apfs.scenario.model import BusSettings, Scenario
+from apfs.ap.qinfo import FIELDS, Qci, hwinfo_of, nearest_type
+from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP, spell
+from apfs.scenario.values import Hex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from apfs.ap.hardware import CardHardware
-    from apfs.scenario.model import MdevSpec
+    from apfs.scenario.keys import Keys
+    from apfs.scenario.model import Scenario
 
 _Values = dict[str, Any]
-"""Keys of a table in the order in which they are written, with items of tomlkit or what it makes items of."""
-_RANGE_FROM = 3  # two neighbours are shorter as two numbers
+"""Values by the name of their key; None for those that are left out."""
 
 
 def dumps(scenario: Scenario, comments: Iterable[str] = ()) -> str:
@@ -35,116 +36,63 @@ def dumps(scenario: Scenario, comments: Iterable[str] = ()) -> str:
     for line in comments:
         # They may quote what a file contained.
         document.add(tomlkit.comment("".join(letter if letter.isprintable() else "?" for letter in line)))
-    for key, value in _top(scenario).items():
-        document.add(key, value)
-    bus = _changed(BusSettings(), scenario.bus)
-    if "ap_domain" in bus:
-        bus["ap_domain"] = _hex(bus["ap_domain"])
-    masks = {
-        name: _mask_text(mask)
-        for name, mask in (("apmask", scenario.apmask), ("aqmask", scenario.aqmask))
-        if mask != ALL
-    }
-    for name, values in (("qci", _qci(scenario)), ("bus", bus), ("masks", masks)):
-        if values:
-            document.add(name, _table(values))
-        if name == "qci":
-            _add_tables(document, "card", _cards(scenario))
-            _add_tables(document, "queue", _queues(scenario))
-    _add_tables(document, "mdev", map(_mdev, scenario.mdevs))
+    for name, value in spell(TOP, _fields(scenario)).items():
+        document.add(name, _item(value))
+    _add_table(document, "qci", QCI, _qci(scenario))
+    _add_tables(document, "card", CARD, _cards(scenario))
+    _add_tables(document, "queue", QUEUE, _queues(scenario))
+    _add_table(document, "bus", BUS, _fields(scenario.bus))
+    _add_table(document, "masks", MASKS, _fields(scenario))
+    _add_tables(document, "mdev", MDEV, map(_fields, scenario.mdevs))
     # Every table has an empty line before it; one at the very beginning separates nothing.
     return document.as_string().strip("\n") + "\n"
 
 
-# -- tables ----------------------------------------------------------------------------------------
-
-
-def _table(values: _Values) -> tomlkit.items.Table:
-    table = tomlkit.table()
-    table.trivia.indent = "\n"
-    for key, value in values.items():
-        table.add(key, value)
-    return table
-
-
-def _add_tables(document: tomlkit.TOMLDocument, name: str, tables: Iterable[_Values]) -> None:
-    found = [_table(values) for values in tables]
-    if found:
-        document.add(name, AoT(found))
-
-
-def _changed(default: object, value: Any) -> _Values:  # noqa: ANN401 -- instances of one dataclass
-    """Return the fields of a dataclass that are not those of another instance."""
-    names = (field.name for field in fields(value))
-    return {name: getattr(value, name) for name in names if getattr(value, name) != getattr(default, name)}
-
-
-def _top(scenario: Scenario) -> _Values:
-    values = _changed(Scenario(), scenario)
-    plain = ("name", "description", "driver", "environment", "secure_execution", "vfio_ap")
-    return {key: values[key] for key in plain if key in values}
+# -- tables of a scenario --------------------------------------------------------------------------
 
 
 def _qci(scenario: Scenario) -> _Values:
     qci = scenario.qci
-    values = _changed(Qci(), qci)
-    values.pop("facilities", None)
-    adapters = values.pop("adapters", NONE) - Mask.from_numbers(scenario.cards)
-    if adapters:
-        values = {"adapters": adapters} | values
-    if qci.control_domains == qci.domains:
-        values.pop("control_domains", None)
-    else:
-        values["control_domains"] = qci.control_domains
-    if qci.supported and qci.facilities != Qci().facilities:
-        values["facilities"] = [name for name in FACILITIES if name in qci.facilities]
-    return {key: _numbers(value) if isinstance(value, Mask) else value for key, value in values.items()}
+    usual = Qci().facilities if qci.supported else frozenset[str]()
+    return {
+        **_fields(qci),
+        "adapters": qci.adapters - Mask.from_numbers(scenario.cards),
+        "control_domains": None if qci.control_domains == qci.domains else qci.control_domains,
+        "facilities": None if qci.facilities == usual else qci.facilities,
+    }
 
 
 def _cards(scenario: Scenario) -> Iterator[_Values]:
+    """Yield the values of a table for the cards that are alike."""
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for apid, card in sorted(scenario.cards.items()):
-        serial = None if card.serial == default_serial(apid) else card.serial
         own = (card.hwinfo, card.configured, card.checkstopped, card.firmware, card.api_ordinal, card.op_modes)
-        alike[serial, own, card.master_keys, apid in scenario.offline_cards].append(apid)
+        alike[own, _serial(apid, card), card.master_keys, apid in scenario.offline_cards].append(apid)
     for apids in alike.values():
-        yield _card(scenario, apids)
+        apid, adapters = apids[0], Mask.from_numbers(apids)
+        card = scenario.cards[apid]
+        yield {
+            **_fields(card),
+            "adapter" if len(apids) == 1 else "adapters": adapters,
+            "type": card.hwinfo,
+            "tapq": _tapq(hwinfo_of(nearest_type(card.hwinfo)), card.hwinfo),
+            "serial": _serial(apid, card),
+            "online": apid not in scenario.offline_cards,
+            "master_keys": _changed(MasterKeys(), card.master_keys),
+        }
 
 
-def _card(scenario: Scenario, apids: list[int]) -> _Values:
-    card = scenario.cards[apids[0]]
-    one = len(apids) == 1
-    values: _Values = {
-        "adapter" if one else "adapters": _numbers(Mask.from_numbers(apids)),
-        "type": nearest_type(card.hwinfo),
-    }
-    tapq = _tapq(hwinfo_of(values["type"]), card.hwinfo)
-    if tapq:
-        values["tapq"] = _inline(tapq)
-    default = type(card)(card.hwinfo, default_serial(apids[0]))
-    changed = _changed(default, card)
-    if "firmware" in changed:
-        changed["firmware"] = ".".join(map(str, card.firmware))
-    if "op_modes" in changed:
-        changed["op_modes"] = list(card.op_modes)
-    keys = _changed(MasterKeys(), card.master_keys)
-    for name in ("configured", "checkstopped", "serial", "firmware", "api_ordinal", "op_modes"):
-        if name in changed:
-            values[name] = changed[name]
-    if apids[0] in scenario.offline_cards:
-        values["online"] = False
-    if keys:
-        values["master_keys"] = _inline(keys)
-    return values
+def _serial(apid: int, card: CardHardware) -> str | None:
+    return None if card.serial == default_serial(apid) else card.serial
 
 
 def _queues(scenario: Scenario) -> Iterator[_Values]:
-    """Return a table for each rectangle of queues that differ from their cards in the same way."""
+    """Yield the values of a table for each rectangle of queues that differ from their cards in the same way."""
     alike: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     tables: dict[str, _Values] = {}
     for apqn in sorted(_special(scenario)):
         values = _queue(scenario, apqn)
-        if values:
+        if spell(QUEUE, values):
             key = str(values)
             alike[key][apqn.apid].append(apqn.apqi)
             tables[key] = values
@@ -154,9 +102,9 @@ def _queues(scenario: Scenario) -> Iterator[_Values]:
             rectangles[Mask.from_numbers(apqis)].append(apid)
         for domains, apids in rectangles.items():
             if len(apids) == len(domains) == 1:
-                yield {"apqn": str(Apqn(apids[0], domains.lowest())), **tables[key]}
+                yield {"apqn": Apqn(apids[0], domains.lowest()), **tables[key]}
             else:
-                yield {"adapters": _numbers(Mask.from_numbers(apids)), "domains": _numbers(domains), **tables[key]}
+                yield {"adapters": Mask.from_numbers(apids), "domains": domains, **tables[key]}
 
 
 def _special(scenario: Scenario) -> set[Apqn]:
@@ -170,77 +118,63 @@ def _special(scenario: Scenario) -> set[Apqn]:
 def _queue(scenario: Scenario, apqn: Apqn) -> _Values:
     card: CardHardware = scenario.cards[apqn.apid]
     word = card.word(apqn.apqi)
-    values: _Values = {}
-    if word == 0 != card.hwinfo:
-        values["present"] = False
-    elif word != card.hwinfo:
-        values["tapq"] = _inline(_tapq(card.hwinfo, word))
-    if apqn in scenario.offline_queues:
-        values["online"] = False
-    if apqn in scenario.overrides:
-        values["driver_override"] = scenario.overrides[apqn]
-    keys = _changed(card.master_keys, card.keys(apqn.apqi))
-    if keys:
-        values["master_keys"] = _inline(keys)
-    if apqn.apqi in card.associations:
-        values["secret"] = card.associations[apqn.apqi]
-    return values
-
-
-def _mdev(spec: MdevSpec) -> _Values:
-    values: _Values = {"uuid": spec.uuid}
-    for name in ("adapters", "domains", "control_domains"):
-        if getattr(spec, name):
-            values[name] = _numbers(getattr(spec, name))
-    return {**values, "guest": True} if spec.guest else values
-
-
-# -- values ----------------------------------------------------------------------------------------
+    absent = word == 0 != card.hwinfo
+    return {
+        "present": not absent,
+        "tapq": {} if absent else _tapq(card.hwinfo, word),
+        "online": apqn not in scenario.offline_queues,
+        "driver_override": scenario.overrides.get(apqn),
+        "master_keys": _changed(card.master_keys, card.keys(apqn.apqi)),
+        "secret": card.associations.get(apqn.apqi),
+    }
 
 
 def _tapq(usual: int, word: int) -> _Values:
     """Return the fields in which a word differs from another one."""
-    values = {name: field.get(word) for name, field in FIELDS.items() if field.get(word) != field.get(usual)}
-    return {name: _hex(value) if name == "class" else value for name, value in values.items()}
+    return {name: field.get(word) for name, field in FIELDS.items() if field.get(word) != field.get(usual)}
 
 
-def _inline(values: _Values) -> tomlkit.items.InlineTable:
-    table = tomlkit.inline_table()
-    table.update(values)
+def _fields(value: Any) -> _Values:  # noqa: ANN401 -- any dataclass
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _changed(usual: MasterKeys, keys: MasterKeys) -> _Values:
+    """Return the keys that are not those of another instance."""
+    others = _fields(usual)
+    return {name: value for name, value in _fields(keys).items() if value != others[name]}
+
+
+# -- TOML's tables ---------------------------------------------------------------------------------
+
+
+def _add_table(document: tomlkit.TOMLDocument, name: str, keys: Keys, values: _Values) -> None:
+    table = _table(keys, values)
+    if table:
+        document.add(name, table)
+
+
+def _add_tables(document: tomlkit.TOMLDocument, name: str, keys: Keys, tables: Iterable[_Values]) -> None:
+    found = [_table(keys, values) for values in tables]
+    if found:
+        document.add(name, AoT(found))
+
+
+def _table(keys: Keys, values: _Values) -> tomlkit.items.Table:
+    table = tomlkit.table()
+    table.trivia.indent = "\n"
+    for name, value in spell(keys, values).items():
+        table.add(name, _item(value))
     return table
 
 
-def _hex(number: int) -> Integer:
-    return Integer(number, Trivia(), f"{number:#04x}")
-
-
-def _runs(mask: Mask) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last number of each run."""
-    while mask:
-        first = mask.lowest()
-        gaps = (~mask).after(first)
-        last = gaps.lowest() - 1 if gaps else 255
-        yield first, last
-        mask = mask.after(last)
-
-
-def _ranges(mask: Mask) -> Iterator[tuple[int, int]]:
-    """Yield runs, with short ones taken apart."""
-    for first, last in _runs(mask):
-        if last - first + 1 < _RANGE_FROM:
-            yield from ((number, number) for number in range(first, last + 1))
-        else:
-            yield first, last
-
-
-def _numbers(mask: Mask) -> object:
-    """Return a number, a range, or an array of both."""
-    items = [_hex(first) if first == last else f"{first:#04x}-{last:#04x}" for first, last in _ranges(mask)]
-    return items[0] if len(items) == 1 else items
-
-
-def _mask_text(mask: Mask) -> str:
-    """Return what to write to a mask that is all ones: what to take out, or the whole mask if that is shorter."""
-    terms = [f"-{first:#04x}" if first == last else f"-{first:#04x}-{last:#04x}" for first, last in _ranges(~mask)]
-    relative, absolute = ",".join(terms), mask.hex256()
-    return relative if len(relative) <= len(absolute) else absolute
+def _item(value: object) -> Any:  # noqa: ANN401 -- what tomlkit makes items of
+    """Return an item of tomlkit, or what it makes one of."""
+    if isinstance(value, Hex):
+        return Integer(value, Trivia(), f"{value:#04x}")
+    if isinstance(value, list):
+        return [_item(item) for item in value]
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        table.update({name: _item(item) for name, item in value.items()})
+        return table
+    return value

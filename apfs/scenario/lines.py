@@ -1,0 +1,56 @@
+"""The line of a TOML text on which a value is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+Where = tuple[str | int, ...]
+"""A path of keys, and of indices into arrays."""
+
+_MARK = "\N{PILCROW SIGN} here"
+
+
+def line_of(text: str, where: Where) -> int:
+    """Return the line of the value at a path, or of the nearest thing around it that has one.
+
+    tomlkit does not tell where something is, but it keeps the text as it was. So the value gets a comment, and the line
+    on which that appears is the one. Some values cannot have one, such as those inside of an array.
+    """
+    import tomlkit  # noqa: PLC0415 -- only needed when there is a mistake to report
+
+    for length in range(len(where), 0, -1):
+        document = tomlkit.parse(text)
+        item = _item(document, where[:length])
+        item.comment(_MARK)
+        for number, line in enumerate(document.as_string().split("\n"), 1):
+            if _MARK in line:
+                return number - _lines_before_end(item)
+    return 1
+
+
+def _item(document: TOMLDocument, where: Where) -> Any:  # noqa: ANN401 -- any item of tomlkit
+    """Return the item at a path. What has no line of its own is represented by the first thing inside it."""
+    from tomlkit.items import AoT, Table  # noqa: PLC0415
+
+    item: Any = document
+    for step in where:
+        container = item.value if isinstance(item, Table) else item
+        # item() has what indexing turns into plain values, such as true and false.
+        item = container.item(step) if isinstance(step, str) else item[step]
+    while True:
+        if isinstance(item, AoT):
+            item = item[0]
+        elif isinstance(item, Table) and item.is_super_table():  # [a.b] without [a]
+            item = next(iter(item.value.values()))
+        else:
+            return item
+
+
+def _lines_before_end(item: Any) -> int:  # noqa: ANN401 -- any item of tomlkit
+    """Return how many lines an item has before the one with its end, where its comment goes."""
+    from tomlkit.items import Array  # noqa: PLC0415
+
+    return item.as_string().count("\n") if isinstance(item, Array) else 0
