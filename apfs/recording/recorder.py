@@ -185,23 +185,25 @@ class _Recorder:
 
     def _mdevs(self) -> tuple[MdevSpec, ...]:
         """Read the devices in the order of their VFIO numbers, in which they are made again."""
-        found: list[tuple[tuple[int, str], MdevSpec, bool | None]] = []
-        for uuid in self._files.names(MATRIX):
-            if is_uuid(uuid):
-                numbers = (name.removeprefix("vfio") for name in self._files.names(f"{MATRIX}/{uuid}/vfio-dev"))
-                number = min((int(number) for number in numbers if number.isdecimal()), default=len(found))
-                spec = self._mdev(uuid)
-                if spec:
-                    found.append(((number, uuid), spec, self._has_guest(spec)))
-        found.sort(key=lambda device: device[0])
-        # The module counts open devices, also those none of whose queues can tell.
-        opened = self._files.number("/sys/module/vfio_ap/refcnt") or 0
-        rest = opened - sum(1 for _, _, guest in found if guest)
-        silent = [spec.uuid for _, spec, guest in found if guest is None]
+        uuids = sorted(filter(is_uuid, self._files.names(MATRIX)), key=self._vfio_number)
+        specs = [spec for spec in map(self._mdev, uuids) if spec]
+        guests = self._guests(specs)
+        return tuple(replace(spec, guest=spec.uuid in guests) for spec in specs)
+
+    def _vfio_number(self, uuid: str) -> int:
+        """Return N of a device's `vfio-dev/vfioN`; 0 on kernels that have no such directory."""
+        numbers = (name.removeprefix("vfio") for name in self._files.names(f"{MATRIX}/{uuid}/vfio-dev"))
+        return min((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    def _guests(self, specs: Sequence[MdevSpec]) -> set[str]:
+        """Return the devices that guests have: those whose queues tell it, and as many others as the module counts."""
+        told = {spec.uuid: self._has_guest(spec) for spec in specs}
+        guests = {uuid for uuid, guest in told.items() if guest}
+        silent = [uuid for uuid, guest in told.items() if guest is None]
+        rest = max((self._files.number("/sys/module/vfio_ap/refcnt") or 0) - len(guests), 0)
         if 0 < rest < len(silent):
             self._many[f"{rest} of these mediated devices are in use, sysfs does not tell which"] += silent
-        guests = {spec.uuid for _, spec, guest in found if guest} | set(silent[: max(rest, 0)])
-        return tuple(replace(spec, guest=spec.uuid in guests) for _, spec, _ in found)
+        return guests.union(silent[:rest])
 
     def _mdev(self, uuid: str) -> MdevSpec | None:
         """Read what is assigned to a device; None if it is gone, or nobody's device at the moment."""
