@@ -6,12 +6,11 @@ more than one subsystem.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from apfs.ap import bus_attributes, card_attributes, queue_attributes, zcdn, zcrypt_attributes
 from apfs.ap.mask import NONE
-from apfs.ap.names import Apqn, card_name, parse_card_name, queue_name
-from apfs.ap.queue import ApQueue
+from apfs.ap.members import BoundCards, Cards, QueueLinks, Queues
 from apfs.ctl import files
 from apfs.kernel.device import (
     BUS_ATTRIBUTES,
@@ -24,6 +23,7 @@ from apfs.kernel.device import (
 )
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev_core
+from apfs.mdev.members import Parts
 from apfs.sysfs.entries import Link, Special
 from apfs.vfio import device as vfio
 from apfs.vfio.container import Container, GroupFile
@@ -33,158 +33,18 @@ from apfs.vfio_ap import attributes, client, driver
 from apfs.vfio_ap.attributes import matrix_mdev
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
     from apfs.ap.mask import Mask
-    from apfs.kernel.device import Bus, Driver
+    from apfs.kernel.device import Bus, Driver, MiscDevice
     from apfs.kernel.module import Module
     from apfs.mdev.core import Mdev
     from apfs.sysfs.directory import Directory
     from apfs.sysfs.entries import Entry
-    from apfs.sysfs.members import Registry
     from apfs.system import System
 
 _T = TypeVar("_T")
-
-
-class _Cards:
-    """Card devices, keyed by `apid << 16`."""
-
-    def __init__(self, bus: ApBus) -> None:
-        self._bus = bus
-
-    def name(self, key: int) -> str:
-        return card_name(key >> 16)
-
-    def find(self, name: str) -> int | None:
-        apid = parse_card_name(name)
-        return None if apid is None else apid << 16
-
-    def subject(self, key: int) -> ApCard | None:
-        return self._bus.cards.get(key >> 16)
-
-    def parent(self, _key: int) -> int:
-        return 0
-
-    def keys(self, _parent: int, after: int) -> Iterator[int]:
-        return (apid << 16 for apid in sorted(self._bus.cards) if apid << 16 > after)
-
-    def count(self, _parent: int) -> int:
-        return len(self._bus.cards)
-
-    def has(self, key: int) -> bool:
-        return key >> 16 in self._bus.cards
-
-
-class _BoundCards(_Cards):
-    """Cards that a driver has."""
-
-    def keys(self, parent: int, after: int) -> Iterator[int]:
-        return (key for key in super().keys(parent, after) if self.has(key))
-
-    def has(self, key: int) -> bool:
-        device = self.subject(key)
-        return device is not None and device.driver is not None
-
-
-class _Queues:
-    """Queue devices, keyed by `apid << 16 | apqi`, in the directories of their cards."""
-
-    def __init__(self, bus: ApBus) -> None:
-        self._bus = bus
-
-    def name(self, key: int) -> str:
-        return queue_name(key >> 16, key & 0xFFFF)
-
-    def find(self, name: str) -> int | None:
-        apqn = Apqn.parse(name)
-        return None if apqn is None else apqn.apid << 16 | apqn.apqi
-
-    def subject(self, key: int) -> ApQueue | None:
-        device = self._bus.cards.get(key >> 16)
-        return ApQueue(device, key & 0xFFFF) if device is not None and key & 0xFFFF in device.queues else None
-
-    def parent(self, key: int) -> int:
-        return key & ~0xFFFF
-
-    def keys(self, parent: int, after: int) -> Iterator[int]:
-        device = self._bus.cards.get(parent >> 16)
-        domains = device.queues.after(max(after - parent, -1)) if device else ()
-        return (parent | apqi for apqi in domains)
-
-    def count(self, parent: int) -> int:
-        device = self._bus.cards.get(parent >> 16)
-        return len(device.queues) if device else 0
-
-
-class _QueueLinks:
-    """All queues, or those whose domain `of(card)` contains, in one row."""
-
-    def __init__(self, bus: ApBus, of: Callable[[ApCard], Mask]) -> None:
-        self._bus = bus
-        self._of = of
-
-    def keys(self, _parent: int, after: int) -> Iterator[int]:
-        for apid in sorted(self._bus.cards):
-            base = apid << 16
-            if base | 0xFFFF > after:
-                yield from map(base.__or__, self._of(self._bus.cards[apid]).after(max(after - base, -1)))
-
-    def has(self, key: int) -> bool:
-        device = self._bus.cards.get(key >> 16)
-        return device is not None and (key & 0xFFFF) in device.queues and (key & 0xFFFF) in self._of(device)
-
-
-class _Parts(Generic[_T]):
-    """Parts of mediated devices, such as their VFIO devices, keyed as the mediated devices are.
-
-    They stand together in one directory, or (`keyed`) each in the directory of its device. Without `name` they are
-    called by the UUID.
-    """
-
-    def __init__(
-        self,
-        mdevs: Registry[Mdev],
-        part: Callable[[Mdev], _T | None],
-        name: Callable[[_T], str] | None = None,
-        *,
-        keyed: bool = False,
-    ) -> None:
-        self._mdevs = mdevs
-        self._part = part
-        self._name = name
-        self._keyed = keyed
-
-    def name(self, key: int) -> str:
-        if self._name is None:
-            return self._mdevs.name(key)
-        part = self.subject(key)
-        return "(removed)" if part is None else self._name(part)
-
-    def find(self, name: str) -> int | None:
-        if self._name is None:
-            return self._mdevs.find(name)
-        return next((key for key in self._mdevs.keys(0) if self.has(key) and self.name(key) == name), None)
-
-    def subject(self, key: int) -> _T | None:
-        mdev = self._mdevs.subject(key)
-        return None if mdev is None else self._part(mdev)
-
-    def parent(self, key: int) -> int:
-        return key if self._keyed else 0
-
-    def keys(self, parent: int, after: int) -> Iterator[int]:
-        if self._keyed and parent:
-            return iter((parent,) if parent > after and self.has(parent) else ())
-        return (key for key in self._mdevs.keys(0, after) if self.has(key))
-
-    def count(self, parent: int) -> int:
-        return sum(1 for _ in self.keys(parent, -1))
-
-    def has(self, key: int) -> bool:
-        return self.subject(key) is not None
 
 
 def _group(mdev: Mdev) -> vfio.VfioGroup | None:
@@ -197,21 +57,42 @@ def _vdev(mdev: Mdev) -> vfio.VfioDevice | None:
     return data.vdev if data else None
 
 
+class _Tops(NamedTuple):
+    """The directories in which several subsystems have something."""
+
+    buses: Directory
+    devices: Directory
+    virtual: Directory
+    classes: Directory
+    numbers: Directory
+    """`/sys/dev/char`."""
+    kernel: Directory
+    dev: Directory
+
+
 def build(system: System) -> None:
     """Declare the whole tree of a system."""
-    sys = system.tree.root.fixed("sys")
+    root = system.tree.root
+    sys = root.fixed("sys")
     buses, devices, classes, modules = (sys.fixed(name) for name in ("bus", "devices", "class", "module"))
-    virtual = devices.fixed("virtual")
     iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(system.journal))
-    dev = system.tree.root.fixed("dev", (iommu,))
-    _ap(system, buses, devices)
-    _zcrypt(system, virtual, classes)
-    mdevs = _matrix(system, buses, devices, classes)
-    _misc(system, virtual, classes)
-    _vfio(system, sys, mdevs, virtual, classes, dev)
+    tops = _Tops(
+        buses=buses,
+        devices=devices,
+        virtual=devices.fixed("virtual"),
+        classes=classes,
+        numbers=sys.fixed("dev").fixed("char", _misc_numbers(system)),
+        kernel=sys.fixed("kernel"),
+        dev=root.fixed("dev", (iommu,)),
+    )
+    _ap(system, tops)
+    _zcrypt(system, tops)
+    mdevs = _matrix(system, tops)
+    _misc(system, tops)
+    _vfio(system, tops, mdevs)
     _modules(system, modules)
-    dev.fixed("vfio-ap").dirs("0", _Parts(system.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
-    ctl = system.tree.root.fixed("ctl", files.CTL_ENTRIES, always=system)
+    tops.dev.fixed("vfio-ap").dirs("0", Parts(system.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
+    ctl = root.fixed("ctl", files.CTL_ENTRIES, always=system)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", system.handed, handed)
 
@@ -231,37 +112,37 @@ def _bound_to(name: str) -> Callable[[ApCard], Mask]:
 _DRIVER_ENTRIES = (*DRIVER_ATTRIBUTES, MODULE_LINK)
 
 
-def _ap(system: System, buses: Directory, devices: Directory) -> None:
+def _ap(system: System, tops: _Tops) -> None:
     """Declare the AP bus with its cards, queues and drivers."""
     bus = system.ap_bus
-    root = devices.fixed("ap", (UEVENT,), always=bus.root)
-    cards = root.dirs("card", _Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt_attributes.CARD_ATTRIBUTES))
+    root = tops.devices.fixed("ap", (UEVENT,), always=bus.root)
+    cards = root.dirs("card", Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt_attributes.CARD_ATTRIBUTES))
     queue_entries: tuple[Entry, ...] = (
         *queue_attributes.QUEUE_ATTRIBUTES,
         *zcrypt_attributes.QUEUE_ATTRIBUTES,
         *driver.QUEUE_ATTRIBUTES,
     )
-    queues = cards.dirs("00", _Queues(bus), queue_entries)
+    queues = cards.dirs("00", Queues(bus), queue_entries)
 
-    directory = buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, always=bus)
+    directory = tops.buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, always=bus)
     links = directory.fixed("devices")
-    links.links("00", queues, _QueueLinks(bus, lambda device: device.queues))
-    links.links("card", cards, _Cards(bus))
+    links.links("00", queues, QueueLinks(bus, lambda device: device.queues))
+    links.links("card", cards, Cards(bus))
 
     drivers = directory.fixed("drivers")
-    drivers.fixed("cex4card", _DRIVER_ENTRIES, _registered(bus, "cex4card")).links("card", cards, _BoundCards(bus))
+    drivers.fixed("cex4card", _DRIVER_ENTRIES, _registered(bus, "cex4card")).links("card", cards, BoundCards(bus))
     for name in ("cex4queue", "vfio_ap"):
         child = drivers.fixed(name, _DRIVER_ENTRIES, _registered(bus, name))
-        child.links("00", queues, _QueueLinks(bus, _bound_to(name)))
+        child.links("00", queues, QueueLinks(bus, _bound_to(name)))
 
 
-def _zcrypt(system: System, virtual: Directory, classes: Directory) -> None:
+def _zcrypt(system: System, tops: _Tops) -> None:
     """Declare the class of additional zcrypt nodes."""
-    nodes = virtual.fixed("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
-    classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
+    nodes = tops.virtual.fixed("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
+    tops.classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
 
 
-def _matrix(system: System, buses: Directory, devices: Directory, classes: Directory) -> Directory:
+def _matrix(system: System, tops: _Tops) -> Directory:
     """Declare the matrix device, the buses matrix and mdev, and the mediated devices, which are returned."""
     path = driver.MatrixParent.path
     mdevs = system.mdev_bus.mdevs
@@ -273,7 +154,7 @@ def _matrix(system: System, buses: Directory, devices: Directory, classes: Direc
         group = _group(mdev)
         return f"{SYS}/kernel/iommu_groups/{group.number}" if group else None
 
-    root = devices.fixed("vfio_ap", driver.ROOT_ATTRIBUTES, loaded(lambda module: module.root))
+    root = tops.devices.fixed("vfio_ap", driver.ROOT_ATTRIBUTES, loaded(lambda module: module.root))
     matrix = root.fixed("matrix", driver.PARENT_ATTRIBUTES, loaded(lambda module: module.parent))
     mdev_entries: tuple[Entry, ...] = (
         *mdev_core.MDEV_ATTRIBUTES,
@@ -285,77 +166,85 @@ def _matrix(system: System, buses: Directory, devices: Directory, classes: Direc
     kind = types.fixed("vfio_ap-passthrough", mdev_core.TYPE_ATTRIBUTES, loaded(lambda module: module.type))
     kind.fixed("devices").links("0", mdev_dirs, mdevs)
 
-    matrix_bus = buses.fixed("matrix", BUS_ATTRIBUTES, loaded(lambda module: module.matrix_bus))
+    matrix_bus = tops.buses.fixed("matrix", BUS_ATTRIBUTES, loaded(lambda module: module.matrix_bus))
     matrix_bus.fixed("devices", (_link("matrix", path),))
     entries = (UEVENT_WRITE_ONLY, _link("matrix", path))
     matrix_bus.fixed("drivers").fixed("vfio_ap", entries, loaded(lambda module: module.parent.driver))
 
-    mdev_bus = buses.fixed(
-        "mdev", BUS_ATTRIBUTES, lambda _key: system.mdev_bus if system.modules["mdev"].loaded else None
-    )
+    mdev_bus = tops.buses.fixed("mdev", BUS_ATTRIBUTES, _while_loaded(system.modules["mdev"], system.mdev_bus))
     mdev_bus.fixed("devices").links("0", mdev_dirs, mdevs)
     mdev_driver = mdev_bus.fixed("drivers").fixed(
         "vfio_ap_mdev", _DRIVER_ENTRIES, _registered(system.mdev_bus, "vfio_ap_mdev")
     )
-    mdev_driver.links("0", mdev_dirs, _Parts(mdevs, matrix_mdev))
+    mdev_driver.links("0", mdev_dirs, Parts(mdevs, matrix_mdev))
     parent = _link("matrix", path, lambda: system.vfio_ap)
-    classes.fixed("mdev_bus", (parent,), lambda _key: system if system.modules["mdev"].loaded else None)
+    tops.classes.fixed("mdev_bus", (parent,), _while_loaded(system.modules["mdev"], system))
     return mdev_dirs
 
 
-def _misc(system: System, virtual: Directory, classes: Directory) -> None:
+def _misc(system: System, tops: _Tops) -> None:
     """Declare the misc devices of zcrypt and VFIO."""
-    misc = virtual.fixed("misc")
-    z90crypt = f"{SYS}/devices/virtual/misc/z90crypt"
+    vfio_module = system.modules["vfio"]
+    misc = tops.virtual.fixed("misc")
     misc.fixed("z90crypt", MISC_ATTRIBUTES, always=system.z90crypt)
-    misc.fixed("vfio", MISC_ATTRIBUTES, lambda _key: system.vfio_misc if system.modules["vfio"].loaded else None)
+    misc.fixed("vfio", MISC_ATTRIBUTES, _while_loaded(vfio_module, system.vfio_misc))
     misc.fixed("iommu", MISC_ATTRIBUTES, always=system.iommu_misc)
-    container = _link("vfio", f"{SYS}/devices/virtual/misc/vfio", lambda: system.modules["vfio"].loaded)
-    iommu = _link("iommu", f"{SYS}/devices/virtual/misc/iommu")
-    classes.fixed("misc", (iommu, _link("z90crypt", z90crypt), container))
+    links = (
+        _link("iommu", system.iommu_misc.path),
+        _link("z90crypt", system.z90crypt.path),
+        _link("vfio", system.vfio_misc.path, _loaded(vfio_module)),
+    )
+    tops.classes.fixed("misc", links)
 
 
-def _vfio(
-    system: System, sys: Directory, mdevs: Directory, virtual: Directory, classes: Directory, dev: Directory
-) -> None:
-    """Declare VFIO groups and devices with their nodes, device numbers and IOMMU groups."""
-    registry = system.mdev_bus.mdevs
-    groups = _Parts(registry, _group, lambda group: str(group.number))
-    devices = _Parts(registry, _vdev, lambda device: f"vfio{device.index}")
-    keyed_devices = _Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
+def _misc_numbers(system: System) -> tuple[Link, ...]:
+    """Return the links to the misc devices by number."""
 
-    def loaded(_key: int) -> object | None:
-        return system if system.modules["vfio"].loaded else None
+    def link(device: MiscDevice, exists: Callable[[], object] = lambda: True) -> Link:
+        return _link(f"{device.major}:{device.minor}", device.path, exists)
 
-    group_dirs = virtual.fixed("vfio", (), loaded).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
+    vfio_module = system.modules["vfio"]
+    return link(system.z90crypt), link(system.iommu_misc), link(system.vfio_misc, _loaded(vfio_module))
+
+
+def _vfio(system: System, tops: _Tops, mdevs: Directory) -> None:
+    """Declare VFIO: the node of the container, and for each mediated device a group and a device."""
+    journal, module = system.journal, system.modules["vfio"]
+    container = Special("vfio", 0o666, lambda _subject, _read, _write: Container(journal))
+    nodes = tops.dev.fixed("vfio", (container,), _while_loaded(module, module))
+    _vfio_groups(system, tops, mdevs, nodes)
+    _vfio_devices(system, tops, mdevs, nodes)
+
+
+def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: Directory) -> None:
+    """Declare groups, with their class, numbers and nodes, and the IOMMU groups that they stand for."""
+    registry, loaded = system.mdev_bus.mdevs, _while_loaded(system.modules["vfio"], system)
+    groups = Parts(registry, _group, lambda group: str(group.number))
+    numbers = Parts(registry, _group, lambda group: f"{vfio.GROUP_MAJOR}:{group.minor}")
+    node = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
+
+    group_dirs = tops.virtual.fixed("vfio", (), loaded).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
+    tops.classes.fixed("vfio", (), loaded).links("0", group_dirs, groups)
+    tops.numbers.links(str(vfio.GROUP_MAJOR), group_dirs, groups, numbers)
+    nodes.files("0", groups, node)
+
+    iommu_groups = tops.kernel.fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
+    iommu_groups.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
+
+
+def _vfio_devices(system: System, tops: _Tops, mdevs: Directory, nodes: Directory) -> None:
+    """Declare devices, each in the directory of its mediated device, with their class, numbers and nodes."""
+    registry, loaded = system.mdev_bus.mdevs, _while_loaded(system.modules["vfio"], system)
+    devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}")
+    keyed_devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
+    numbers = Parts(registry, _vdev, lambda device: f"{vfio.DEVICE_MAJOR}:{device.index}")
+    node = Special("device", 0o600, lambda device, _read, _write: CdevFile(system.journal, device))
+
     holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
     device_dirs = holder.dirs("vfio", keyed_devices, vfio.DEVICE_ATTRIBUTES)
-    classes.fixed("vfio", (), loaded).links("0", group_dirs, groups)
-    classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
-
-    misc = (
-        *(_link(f"{device.major}:{device.minor}", device.path) for device in (system.z90crypt, system.iommu_misc)),
-        _link(
-            f"{system.vfio_misc.major}:{system.vfio_misc.minor}",
-            system.vfio_misc.path,
-            lambda: system.modules["vfio"].loaded,
-        ),
-    )
-    numbers = sys.fixed("dev").fixed("char", misc)
-    device_numbers = _Parts(registry, _vdev, lambda device: f"{vfio.DEVICE_MAJOR}:{device.index}")
-    numbers.links(f"{vfio.DEVICE_MAJOR}", device_dirs, devices, device_numbers)
-    group_numbers = _Parts(registry, _group, lambda group: f"{vfio.GROUP_MAJOR}:{group.minor}")
-    numbers.links(f"{vfio.GROUP_MAJOR}", group_dirs, groups, group_numbers)
-
-    iommu = sys.fixed("kernel").fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
-    iommu.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
-
-    container_node = Special("vfio", 0o666, lambda _subject, _read, _write: Container(system.journal))
-    group_node = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
-    device_node = Special("device", 0o600, lambda device, _read, _write: CdevFile(system.journal, device))
-    nodes = dev.fixed("vfio", (container_node,), loaded)
-    nodes.files("0", groups, group_node)
-    nodes.fixed("devices").files("vfio", devices, device_node)
+    tops.classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
+    tops.numbers.links(str(vfio.DEVICE_MAJOR), device_dirs, devices, numbers)
+    nodes.fixed("devices").files("vfio", devices, node)
 
 
 def _modules(system: System, directory: Directory) -> None:
@@ -367,7 +256,7 @@ def _modules(system: System, directory: Directory) -> None:
         "vfio_ap": [("ap:vfio_ap", "ap/drivers/vfio_ap"), ("mdev:vfio_ap_mdev", "mdev/drivers/vfio_ap_mdev")],
     }
     for module in system.modules.values():
-        child = directory.fixed(module.name, MODULE_ATTRIBUTES, _if_loaded(module))
+        child = directory.fixed(module.name, MODULE_ATTRIBUTES, _while_loaded(module, module))
         child.fixed("holders", [_link(holder.name, holder.path, _loaded(holder)) for holder in module.holders])
         if module.name in drivers:
             child.fixed("drivers", [_link(name, f"{SYS}/bus/{path}") for name, path in drivers[module.name]])
@@ -377,5 +266,6 @@ def _loaded(module: Module) -> Callable[[], bool]:
     return lambda: module.loaded
 
 
-def _if_loaded(module: Module) -> Callable[[int], Module | None]:
-    return lambda _key: module if module.loaded else None
+def _while_loaded(module: Module, subject: _T) -> Callable[[int], _T | None]:
+    """Return the subject of a directory that exists only while a module is loaded."""
+    return lambda _key: subject if module.loaded else None
