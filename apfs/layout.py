@@ -217,7 +217,7 @@ def _vfio(system: System, tops: _Tops, mdevs: Directory) -> None:
 
 
 def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: Directory) -> None:
-    """Declare groups, with their class, numbers and nodes, and the IOMMU groups that they stand for."""
+    """Declare groups, with their class, numbers and nodes, and the IOMMU groups that they represent."""
     registry, loaded = system.mdev_bus.mdevs, _while_loaded(system.modules["vfio"], system)
     groups = Parts(registry, _group, lambda group: str(group.number))
     numbers = Parts(registry, _group, lambda group: f"{vfio.GROUP_MAJOR}:{group.minor}")

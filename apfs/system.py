@@ -37,7 +37,7 @@ class System:
     def __init__(self, machine: Machine, name: str, revision: str) -> None:
         """Wire the parts: nothing is loaded, scanned or shown yet.
 
-        `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` tells
+        `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` shows
         them.
         """
         self.name = name
@@ -45,7 +45,7 @@ class System:
         self.machine = machine
         self.journal = journal = Journal()
         self.clock: Literal["real", "manual"] = "manual"
-        """Who lets time pass: a shell by `real` time, or only whoever calls `tick`."""
+        """Who lets time pass: a shell by `real` time, or only callers of `tick`."""
         self.tree = Tree(journal)
         self.ap_bus = ApBus(self.tree, machine)
         self.mdev_bus = MdevBus(self.tree)

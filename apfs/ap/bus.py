@@ -315,7 +315,7 @@ class ApBus(Bus):
         self._scan_queues(card, domains, config=config, chkstop=chkstop)
 
     def _hwtype(self, raw: int) -> int | None:
-        """Return the type that Linux treats a card as: unknown newer ones as CEX8, if the hardware plays along."""
+        """Return the type that Linux treats a card as: unknown newer ones as CEX8, if QACT is installed."""
         if raw < OLDEST:
             return None
         if raw <= NEWEST:
@@ -373,7 +373,7 @@ class ApBus(Bus):
         return bound, total, bound == total and self.scans > 0
 
     def check_bindings_complete(self) -> None:
-        """Tell once that every queue has a driver, until something re-arms the event (ap_check_bindings_complete)."""
+        """Announce that every queue has a driver, once until the event is re-armed (ap_check_bindings_complete)."""
         if self._bindings_armed and self.bindings()[2]:
             self._bindings_armed = False
             self.bindings_complete_count += 1

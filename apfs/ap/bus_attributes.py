@@ -25,7 +25,7 @@ def ap_domain_show(bus: ApBus) -> str:
 
 
 def ap_domain_store(bus: ApBus, text: str) -> None:
-    """Choose the default domain. EINVAL outside 0..ap_max_domain_id and for what `aqmask` has given away."""
+    """Choose the default domain. EINVAL outside 0..ap_max_domain_id, and if `aqmask` does not have it."""
     domain = scan_i(text)
     if not 0 <= domain <= bus.max_domain:
         raise KernelError(errno.EINVAL, f"domain {domain} is not in 0..{bus.max_domain}")

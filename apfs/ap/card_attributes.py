@@ -56,7 +56,7 @@ def request_count_store(card: ApCard, _text: str) -> None:
 
 
 def no_requests_show(_device: object) -> str:
-    """Requests that wait or run: none ever, since nothing sends messages to an emulated card."""
+    """Requests that wait or run: always none, since nothing sends messages to an emulated card."""
     return "0\n"
 
 

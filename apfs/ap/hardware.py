@@ -160,7 +160,7 @@ class Machine:
         missing = domains - self.domains_of(apid)
         card = self.cards.get(apid)
         if card and card.configured and not card.checkstopped and not missing and not self.failing_resets:
-            return {}  # as nearly always
+            return {}  # the usual case
         bad = {apqi: int(Response.Q_NOT_AVAIL) for apqi in missing}
         if card and not (card.configured and not card.checkstopped):
             response = Response.CHECKSTOPPED if card.configured else Response.DECONFIGURED

@@ -90,7 +90,7 @@ def with_fields(word: int, values: Mapping[str, int]) -> int:
 
 
 CARD_HWINFO_MASK = 0xFFFF0000FFFF0F0F
-"""What the bus keeps of a queue's word as the record of the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
+"""What the bus keeps of a queue's word for the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
 
 MODES = {"A": "accel", "C": "cca", "P": "ep11"}
 """Modes of operation by the letter that card types have for them."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ApQueue:
-    """A queue device, `/sys/devices/ap/cardXX/XX.YYYY` (struct ap_queue); made when somebody looks, kept by nobody."""
+    """A queue device, `/sys/devices/ap/cardXX/XX.YYYY` (struct ap_queue); made on demand, and not kept."""
 
     __slots__ = ("apqi", "card")
 

@@ -78,7 +78,7 @@ class Reservation:
     def override(self, apqn: Apqn, name: str) -> None:
         """Set or, with an empty name, clear the override of a queue. EINVAL while the masks are not all ones."""
         if not self.apmask == self.aqmask == ALL:
-            reason = "apmask and aqmask are not both all ones: queues are given away by mask or by override, not both"
+            reason = "apmask and aqmask are not both all ones: use either the masks or overrides"
             raise KernelError(errno.EINVAL, reason)
         names = self.overrides.setdefault(apqn.apid, {})
         self._override_count += bool(name) - (apqn.apqi in names)

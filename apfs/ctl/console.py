@@ -161,7 +161,7 @@ VERBS: dict[str, ConsoleVerb] = {
     ),
     "kvm": ConsoleVerb(
         "auto|none",
-        "whether programs that open devices through VFIO stand for a VM each, or have none",
+        "whether a program that opens devices through VFIO counts as a VM, or has none",
         lambda system, words: _kvm(system, words[0]),
         1,
         1,

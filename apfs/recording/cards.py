@@ -52,7 +52,7 @@ class CardReader:
         self._notes = notes
 
     def read(self, qci: Qci, found: Found) -> None:
-        """Put the card and its queues to what was found."""
+        """Add the card and its queues to what was found."""
         files, path = self._files, self._path
         word = self._word()
         if word is None:

@@ -1,4 +1,4 @@
-"""Recording a machine: its sysfs read into a scenario, with notes about what a scenario cannot say or sysfs not tell.
+"""Recording a machine: its sysfs as a scenario, with notes on what scenarios cannot say or sysfs does not show.
 
 Only standard attributes are read, and nothing is written. `docs/scenarios.md` has the list of what stays unknown.
 """
@@ -206,7 +206,7 @@ class _Recorder:
         return guests.union(silent[:rest])
 
     def _mdev(self, uuid: str) -> MdevSpec | None:
-        """Read what is assigned to a device; None if it is gone, or nobody's device at the moment."""
+        """Read what is assigned to a device; None if it is gone, or has no driver at the moment."""
         texts = {name: self._files.text(f"{MATRIX}/{uuid}/{name}") for name in ("ap_config", "matrix")}
         if texts["ap_config"] is None and texts["matrix"] is None:
             self._many["left out: what is assigned was not readable"].append(uuid)
@@ -249,12 +249,12 @@ class _Recorder:
             notes.append("Its vfio_ap has no live migration; that of an emulated host has.")
 
     def _bootable(self, scenario: Scenario) -> tuple[Scenario, Host]:
-        """Boot the record; mediated devices that an emulated host refuses are left out."""
+        """Boot the recording; mediated devices that an emulated host refuses are left out."""
         try:
             return scenario, Host(loads(dumps(scenario)))
         except ScenarioError:
             specs, scenario = scenario.mdevs, replace(scenario, mdevs=())
-            host = Host(loads(dumps(scenario)))  # what is wrong with the rest is no matter of single devices
+            host = Host(loads(dumps(scenario)))  # a mistake in the rest has nothing to do with single devices
         for spec in specs:
             attempt = replace(scenario, mdevs=(*scenario.mdevs, spec))
             try:
@@ -266,7 +266,7 @@ class _Recorder:
         return scenario, host
 
     def _compare(self, scenario: Scenario, host: Host) -> Scenario:
-        """Add what the host does not do by itself, and note what it does otherwise."""
+        """Add what the host does not do by itself, and note where it differs."""
         bus = host.ap_bus
         for apid, apqis in self._queues.items():
             for apqi in apqis:

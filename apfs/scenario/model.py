@@ -19,7 +19,7 @@ DEFAULT = "default"
 
 
 class ScenarioError(Exception):
-    """A mistake in a scenario: the source and the line (0 if there is none) where it stands, and what is wrong."""
+    """A mistake in a scenario: its source and line (0 if there is none), and what is wrong."""
 
     def __init__(self, reason: str, source: str = "scenario", line: int = 0) -> None:
         super().__init__(reason)

@@ -163,7 +163,7 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
             offline_queues.update(apqns)
         if queue["driver_override"]:
             if masks != {"apmask": ALL, "aqmask": ALL}:
-                raise table.mistake("driver_override", "queues are given away by mask or by override, not both")
+                raise table.mistake("driver_override", "use either the masks or overrides")
             overrides |= dict.fromkeys(apqns, queue["driver_override"])
     return Scenario(
         **values,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Vm:
-    """A virtual machine whose VMM is whoever writes these files. It has the group open, as any VMM would."""
+    """A virtual machine whose VMM is the program that writes these files. It has the group open, as any VMM would."""
 
     def signal(self) -> None:
         """Do nothing when an interrupt is signalled: the journal has it already."""
@@ -112,7 +112,7 @@ def reset_store(mdev: MatrixMdev, _text: str) -> None:
 
 
 def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFile:  # noqa: FBT001
-    """Open the file of the session under way; it has one position, whoever opens it. ENODEV outside a session."""
+    """Open the file of the session under way; all that open it share its position. ENODEV outside a session."""
     if mdev.transfer is None:
         why = f"no migration session in state {mdev.state.name}: set STOP_COPY to read, RESUMING to write"
         raise KernelError(errno.ENODEV, why)

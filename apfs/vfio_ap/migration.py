@@ -88,7 +88,7 @@ def compatible(source: int, target: int) -> bool:
 
 
 def differences(source: int, target: int) -> list[Difference]:
-    """Return what v2 logs of an incompatible pair, in its order; the AP types always, equal or not."""
+    """Return what v2 logs about an incompatible pair, in the order of the log; the AP types always, equal or not."""
     found = []
     for key, field, text, present, absent in FACILITIES:
         values = FIELDS[field].get(source), FIELDS[field].get(target)
