@@ -91,7 +91,10 @@ def test_udevd_group_without_udevd() -> None:
 
 
 def test_network_of_the_machine_gets_nothing() -> None:
-    assert listen(1, "/sys/devices/ap/card00/uevent=change", timeout=1, options=("--net", "host")) == ["nothing"]
+    # Events of the machine itself may arrive: whenever anything is mounted, for example.
+    lines = listen(1000, "/sys/devices/ap/card00/uevent=change", timeout=1, options=("--net", "host"))
+    assert [line for line in lines if "/devices/ap" in line] == []
+    assert lines[-1] == "nothing"
 
 
 def test_ordinary_user_gets_events_too(tmp_path: Path) -> None:
