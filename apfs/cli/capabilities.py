@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apfs.mounts import environment, server, table
-from apfs.sandbox import compose, run
+from apfs.sandbox import compose, linux
 from apfs.sandbox.uevents import NETLINK_KOBJECT_UEVENT
 from apfs.testing.mounted import MountedHost
 from apfs.vfio import uapi
@@ -199,7 +199,7 @@ def _refusal_of_bwrap() -> str:
             capture_output=True,
             text=True,
             timeout=_PATIENCE_SECONDS,
-            preexec_fn=run.drop_ambient,
+            preexec_fn=linux.drop_ambient_capabilities,
         )
     except FileNotFoundError:
         return "bwrap cannot be run"

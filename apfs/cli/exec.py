@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ from apfs.cli.streams import fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PR_SET_PDEATHSIG = 1
 
 
 class _Exec(click.Command):
@@ -112,7 +109,7 @@ def command(
         125  apfs itself failed        126  COMMAND cannot be run        127  COMMAND was not found
     """
     from apfs.mounts import table
-    from apfs.sandbox import compose, run
+    from apfs.sandbox import compose, linux, run
 
     if scenario and mounted:
         raise click.UsageError("--scenario and --mount exclude each other")
@@ -123,9 +120,7 @@ def command(
         raise click.UsageError("--tmpfs takes an absolute DEST")
     if die_with_parent:
         # All that belongs to the sandbox ends with this process, however that ends.
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.die_with_parent()
     options = compose.Options(net == "private", keep_id, list(pairs), list(tmpfs))
     try:
         status = run.run(list(words), mounted, ["--scenario", scenario or "default"], options)

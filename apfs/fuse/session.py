@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ import trio
 
 from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.operations import Operations
-from apfs.mounts import environment
+from apfs.mounts import environment, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -76,12 +77,11 @@ def _hold_no_releases_back(mountpoint: str) -> None:
     """Raise the limit of requests that nobody waits for, where the file system fusectl is mounted."""
     # Not from stat(2), which the server itself would have to answer.
     place = str(Path(mountpoint).parent.resolve() / Path(mountpoint).name)
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-        fields = line.split()
-        if fields[4] == place:
-            connection = fields[2].partition(":")[2]
+    for mount in table.mounted():
+        if mount.mountpoint == place:
             with contextlib.suppress(OSError):
-                Path(f"/sys/fs/fuse/connections/{connection}/max_background").write_text(_MAX_BACKGROUND)
+                limit = Path(f"/sys/fs/fuse/connections/{os.minor(mount.device)}/max_background")
+                limit.write_text(_MAX_BACKGROUND)
 
 
 def serve(

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from apfs.mounts import table
+
 Place = Literal["machine", "container", "pod"]
 
 SYS_ADMIN, NET_ADMIN = 1 << 21, 1 << 12
 """Bits of CAP_SYS_ADMIN and CAP_NET_ADMIN in a capability set."""
 
-INSTALL_HINT = (
+_INSTALL_HINT = (
     "install them with `pip install 'apfs[mount]'` "
     "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
 )
@@ -119,7 +121,7 @@ def look() -> Facts:
         no_new_privileges=status.get("NoNewPrivs") == "1",
         filtered=status.get("Seccomp") == "2",
         profile=_profile(),
-        masked=any(line.split()[4].startswith("/proc/") for line in _text("/proc/self/mountinfo").splitlines()),
+        masked=any(mount.mountpoint.startswith("/proc/") for mount in table.mounted()),
         kernel=_kernel(os.uname().release),
         fuse=open_fuse(),
         fusermount=_fusermount(),
@@ -281,16 +283,16 @@ def _kernel_problems(facts: Facts, needed: tuple[int, int], what: str) -> list[P
     return [Problem("kernel", f"Linux {running} is too old for {what}", f"Linux {version} or newer is needed")]
 
 
-def module_problems(facts: Facts) -> list[Problem]:
-    """Return the Python packages that are missing."""
-    if not facts.missing_modules:
+def module_problems(missing: tuple[str, ...]) -> list[Problem]:
+    """Return what is wrong if these Python packages are missing, which the extra `mount` installs."""
+    if not missing:
         return []
-    return [Problem("python-modules", f"mounting needs {' and '.join(facts.missing_modules)}", INSTALL_HINT)]
+    return [Problem("python-modules", f"mounting needs {' and '.join(missing)}", _INSTALL_HINT)]
 
 
 def mount_problems(facts: Facts) -> list[Problem]:
     """Return all that can be the reason why a host cannot be mounted."""
-    problems = module_problems(facts) + device_problems(facts) + helper_problems(facts)
+    problems = module_problems(facts.missing_modules) + device_problems(facts) + helper_problems(facts)
     problems += _sys_admin(facts) + _apparmor(facts)
     if facts.own_users:
         problems += _kernel_problems(facts, (4, 18), "FUSE in a user namespace")

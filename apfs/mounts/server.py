@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import os
 import subprocess
 import sys
@@ -25,11 +24,6 @@ which a checkout named `apfs` may hide the package."""
 READY = b"ready"
 """What a server writes to its --ready-fd when its mount can be used."""
 
-INSTALL_HINT = (
-    "install them with `pip install 'apfs[mount]'` "
-    "(Debian: after `apt install fuse3 libfuse3-dev pkg-config gcc python3-dev`)"
-)
-
 
 def check_mountpoint(mountpoint: str) -> None:
     """Make sure that a file system can be mounted there; clear a dead apfs away. `MountsError` if not."""
@@ -45,15 +39,14 @@ def check_mountpoint(mountpoint: str) -> None:
 
 def check_packages() -> None:
     """Make sure that what the extra `mount` installs is there. `MountsError` if not."""
-    missing = [name for name in ("pyfuse3", "trio") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MountsError(f"mounting needs {' and '.join(missing)}: {INSTALL_HINT}")
+    for problem in environment.module_problems(environment.missing_modules()):
+        raise MountsError(str(problem))
 
 
 def check_fuse() -> None:
     """Make sure that this process may use FUSE. `MountsError`, with all that is missing, if not."""
     facts = environment.look()
-    if environment.module_problems(facts) + environment.device_problems(facts) + environment.helper_problems(facts):
+    if facts.missing_modules or environment.device_problems(facts) or environment.helper_problems(facts):
         raise MountsError("; ".join(map(str, environment.mount_problems(facts))))
 
 

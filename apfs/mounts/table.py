@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FSTYPE = "fuse.apfs"
+MOUNTINFO = Path("/proc/self/mountinfo")
 _LINKS = 40
 """How many links Linux follows in a row."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -29,8 +30,10 @@ class MountsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of /proc/self/mountinfo, as far as it matters."""
+    """A line of /proc/self/mountinfo, as far as it matters (proc_pid_mountinfo(5))."""
 
+    device: int
+    """The `st_dev` of its files."""
     mountpoint: str
     fstype: str
 
@@ -42,9 +45,11 @@ def _unescape(field: str) -> str:
 def mounted() -> list[Mount]:
     """Return all mounts that this process sees, in the order in which they were made."""
     mounts = []
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+    for line in MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines():
         head, _, tail = line.partition(" - ")
-        mounts.append(Mount(_unescape(head.split()[4]), tail.split()[0]))
+        _, _, device, _, mountpoint, *_ = head.split()
+        major, _, minor = device.partition(":")
+        mounts.append(Mount(os.makedev(int(major), int(minor)), _unescape(mountpoint), tail.split()[0]))
     return mounts
 
 
@@ -89,9 +94,7 @@ def is_dead(mountpoint: str) -> bool:
 
 def is_mounted(device: int) -> bool:
     """Whether a file system, by the `st_dev` of its files, is mounted anywhere."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
-    return any(line.split()[2] == number for line in lines)
+    return any(mount.device == device for mount in mounted())
 
 
 def check_answers(mountpoint: str) -> None:

@@ -12,13 +12,13 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from apfs.sandbox import linux
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 PIDFD_THREAD = os.O_EXCL
-PIDFD_GETFD = 438  # the same on all architectures
 
 
 class _Vector(ctypes.Structure):
@@ -39,14 +39,14 @@ def _transfer(function: str, pid: int, address: int, buffer: ctypes.Array[ctypes
     ends = [*starts[1:], address + size]
     remote = (_Vector * len(starts))(*(_Vector(start, end - start) for start, end in zip(starts, ends, strict=True)))
     local = _Vector(ctypes.addressof(buffer), size)
-    moved: int = getattr(_LIBC, function)(
-        pid, ctypes.byref(local), ctypes.c_ulong(1), remote, ctypes.c_ulong(len(starts)), ctypes.c_ulong(0)
-    )
-    if moved >= 0:
-        return moved
-    if ctypes.get_errno() in (errno.EFAULT, errno.EINVAL):
-        return 0
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    local_and_count = ctypes.byref(local), ctypes.c_ulong(1)
+    remote_and_count = remote, ctypes.c_ulong(len(starts))
+    try:
+        return linux.call(function, pid, *local_and_count, *remote_and_count, ctypes.c_ulong(0))
+    except OSError as error:
+        if error.errno in (errno.EFAULT, errno.EINVAL):
+            return 0
+        raise
 
 
 def read_memory(pid: int, address: int, size: int) -> bytes:
@@ -91,13 +91,9 @@ def _duplicate(pid: int, fd: int) -> int:
             raise
         pidfd = os.pidfd_open(_process_of(pid))
     try:
-        copy: int = _LIBC.syscall(PIDFD_GETFD, pidfd, fd, 0)
+        return linux.get_descriptor(pidfd, fd)
     finally:
-        saved = ctypes.get_errno()
         os.close(pidfd)
-    if copy < 0:
-        raise OSError(saved, os.strerror(saved))
-    return copy
 
 
 def is_full(pid: int) -> bool:

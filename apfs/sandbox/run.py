@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from apfs.mounts import environment, server, table
-from apfs.sandbox import seccomp, uevents
+from apfs.sandbox import linux, seccomp, uevents
 from apfs.sandbox.compose import arguments
 from apfs.sandbox.supervisor import Supervisor
 from apfs.vfio import uapi
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses for failures that are not the command's, as env(1) and docker have them."""
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 
 class SandboxError(Exception):
@@ -129,17 +127,9 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     return status
 
 
-def drop_ambient() -> None:
-    """Give up capabilities that programs of a user other than root would inherit: bwrap refuses to run with them.
-
-    podman gives them to such a user if it was told to add capabilities.
-    """
-    ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-
-
 def _prepare(channel: socket.socket) -> None:
     """Do, between fork and exec of bwrap, what only the process itself can do."""
-    drop_ambient()
+    linux.drop_ambient_capabilities()
     _stop_at_ioctls(channel)
 
 

@@ -16,9 +16,8 @@ import struct
 import sys
 from typing import NamedTuple
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+from apfs.sandbox import linux
 
-PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
@@ -137,21 +136,22 @@ def install(filter_program: bytes) -> int:
     `OSError`: EBUSY if a filter with a listener is in force already, ENOSYS or EINVAL where the kernel cannot.
     """
     number = seccomp_number()
-    if _LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    linux.forbid_new_privileges()
     fprog = _Program(len(filter_program) // _INSTRUCTION.size, filter_program)
     # With the second flag (Linux 5.19) only deadly signals interrupt a process whose ioctl is being served. Without,
     # an ioctl may be made twice when a signal arrives.
-    for flags in (
-        SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
-        SECCOMP_FILTER_FLAG_NEW_LISTENER,
-    ):
-        listener: int = _LIBC.syscall(number, SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
-        if listener >= 0:
-            return listener
-        if ctypes.get_errno() != errno.EINVAL:
-            break
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER
+    try:
+        return _seccomp(number, flags | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, fprog)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return _seccomp(number, flags, fprog)
+
+
+def _seccomp(number: int, flags: int, fprog: _Program) -> int:
+    operation = ctypes.c_ulong(SECCOMP_SET_MODE_FILTER)
+    return linux.system_call("seccomp", number, operation, ctypes.c_ulong(flags), ctypes.byref(fprog))
 
 
 class Notification(NamedTuple):

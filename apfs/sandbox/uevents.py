@@ -7,7 +7,6 @@ runs, its work is done as well: libudev's monitors listen to udevd only.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import socket
@@ -17,13 +16,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from apfs.sandbox import linux
+
 NETLINK_KOBJECT_UEVENT = 15
 _MESSAGE, _REQUEST, _ACK, _ERROR = 16, 1, 4, 2
 _HEADER = struct.Struct("=IHHII")
 _UDEV_GROUP = 2
 _UDEV_MAGIC = 0xFEEDCAFE
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
 class Event(NamedTuple):
@@ -108,20 +107,17 @@ class Sender:
 
 def join(pid: int) -> None:
     """Move this process into the network namespace, and before into the user namespace, of another."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-    namespaces = [("net", _CLONE_NEWNET)]
+    linux.die_with_parent()
+    namespaces = [("net", linux.CLONE_NEWNET)]
     own_user = Path("/proc/self/ns/user").readlink() == Path(f"/proc/{pid}/ns/user").readlink()
     if not own_user:
-        namespaces.insert(0, ("user", _CLONE_NEWUSER))
+        namespaces.insert(0, ("user", linux.CLONE_NEWUSER))
         while not is_mapped(pid):
             time.sleep(0.001)
     # Open all before entering the first: afterwards the others may be out of reach.
     descriptors = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind) for name, kind in namespaces]
     for descriptor, kind in descriptors:
-        if libc.setns(descriptor, kind):
-            number = ctypes.get_errno()
-            raise OSError(number, f"setns: {os.strerror(number)}")
+        linux.enter(descriptor, kind)
         os.close(descriptor)
     if not own_user:
         # libudev believes only messages whose sender is root in the listener's eyes.

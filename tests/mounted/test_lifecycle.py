@@ -387,6 +387,26 @@ def test_foreground_ends_with_interrupt(tmp_path: Path) -> None:
     assert not is_mounted(mountpoint)
 
 
+@pytest.mark.parametrize("name", ["host", "a host"])
+def test_many_files_can_be_closed_at_once(tmp_path: Path, name: str) -> None:
+    """The kernel does not hold releases back while others wait, as far as it lets itself be told."""
+    if os.geteuid():
+        pytest.skip("fusectl is mounted by root")
+    mountpoint = tmp_path / name
+    mountpoint.mkdir()
+    script = """
+        set -e
+        mount -t fusectl none /sys/fs/fuse/connections
+        "$1" -m apfs mount "$2"
+        device=$(mountpoint --fs-devno "$2")
+        cat "/sys/fs/fuse/connections/${device#*:}/max_background"
+        "$1" -m apfs umount "$2"
+    """
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, str(mountpoint)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (result.returncode, result.stdout) == (0, "1000\n"), result
+
+
 def test_ordinary_user(tmp_path: Path) -> None:
     """An ordinary user mounts, owns the files, uses them and unmounts, in a mount namespace of the test's own."""
     if os.geteuid():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.sandbox import process, seccomp
+from apfs.sandbox import linux, seccomp
 from apfs.vfio import uapi
 from apfs.vfio.device import IRQ_CONFIG_CHANGED, IRQ_REQUEST
 from apfs.vfio.fsm import State
@@ -21,7 +21,7 @@ from apfs.vfio.fsm import State
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = ("version.h", "vfio.h", "iommufd.h", "seccomp.h", "audit.h", "filter.h")
+NAMES = ("version.h", "vfio.h", "iommufd.h", "seccomp.h", "audit.h", "filter.h", "prctl.h", "sched.h")
 INCLUDES = "".join(f"#if __has_include(<linux/{name}>)\n#include <linux/{name}>\n#endif\n" for name in NAMES)
 # What a layout of apfs calls differently, or takes apart.
 PARTS = {
@@ -165,7 +165,19 @@ def test_numbers_of_seccomp(tmp_path: Path) -> None:
         "SECCOMP_IOCTL_NOTIF_ID_VALID": seccomp.NOTIF_ID_VALID,
         "SECCOMP_IOCTL_NOTIF_ADDFD": seccomp.NOTIF_ADDFD_REQUEST,
         "SYS_seccomp": seccomp.seccomp_number(),
-        "SYS_pidfd_getfd": process.PIDFD_GETFD,
+    }
+    assert evaluate(tmp_path, {name: name for name in names}) == names
+
+
+def test_numbers_of_system_calls(tmp_path: Path) -> None:
+    names = {
+        "CLONE_NEWUSER": linux.CLONE_NEWUSER,
+        "CLONE_NEWNET": linux.CLONE_NEWNET,
+        "PR_SET_PDEATHSIG": linux.PR_SET_PDEATHSIG,
+        "PR_SET_NO_NEW_PRIVS": linux.PR_SET_NO_NEW_PRIVS,
+        "PR_CAP_AMBIENT": linux.PR_CAP_AMBIENT,
+        "PR_CAP_AMBIENT_CLEAR_ALL": linux.PR_CAP_AMBIENT_CLEAR_ALL,
+        "SYS_pidfd_getfd": linux.PIDFD_GETFD,
     }
     assert evaluate(tmp_path, {name: name for name in names}) == names
 

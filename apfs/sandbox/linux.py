@@ -1,0 +1,83 @@
+"""System calls that Python has no functions for, by way of the C library.
+
+Each ends with `OSError` if the kernel refuses; its message has the name of the call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+"""Kinds of namespaces, for `enter` (linux/sched.h)."""
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+PIDFD_GETFD = 438  # the same on all architectures
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def call(function: str, *arguments: object) -> int:
+    """Call a function of the C library and return its result. `OSError` if that is -1, with the errno it left.
+
+    Numbers are passed as `int`: give a `ctypes.c_ulong` where the function takes a long.
+    """
+    result: int = getattr(_LIBC, function)(*arguments)
+    return _checked(function, result)
+
+
+def system_call(name: str, number: int, *arguments: object) -> int:
+    """Make a system call that the C library has no function for. `OSError` as with `call`."""
+    result: int = _LIBC.syscall(ctypes.c_long(number), *arguments)
+    return _checked(name, result)
+
+
+def _checked(name: str, result: int) -> int:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    call("prctl", option, *map(ctypes.c_ulong, padded))
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent has ended (prctl(2), PR_SET_PDEATHSIG).
+
+    The parent is the thread that forked it. No effect if that has ended before.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that is executed from now on gain privileges; cannot be taken back (PR_SET_NO_NEW_PRIVS)."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_ambient_capabilities() -> None:
+    """Give up capabilities that programs of a user other than root would inherit: bwrap refuses to run with them.
+
+    podman gives them to such a user if it was told to add capabilities (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL).
+    """
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def enter(namespace: int, kind: int) -> None:
+    """Move this process into a namespace, given by a descriptor of /proc/PID/ns/... and its kind (setns(2)).
+
+    `OSError`: EPERM without CAP_SYS_ADMIN in it, EINVAL if it is of another kind.
+    """
+    call("setns", namespace, kind)
+
+
+def get_descriptor(pidfd: int, fd: int) -> int:
+    """Return a duplicate of a descriptor of the process that a pidfd names (pidfd_getfd(2)).
+
+    `OSError`: EBADF if it is not open there, EPERM without the rights of ptrace(2), ESRCH if the process is gone.
+    """
+    return system_call("pidfd_getfd", PIDFD_GETFD, pidfd, fd, 0)
