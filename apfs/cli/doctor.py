@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import locale
 import sys
 from typing import TYPE_CHECKING
 
@@ -49,31 +49,20 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
 
 
 def _show(report: Report) -> None:
-    """Print for people: in colour if standard output is a terminal and NO_COLOR is not set."""
-    from rich.console import Console
+    """Print for people. Lines are not folded: commands in them are to be copied."""
     from rich.text import Text
 
-    from apfs.cli import capabilities
+    from apfs.cli import capabilities, terminal
 
-    console = Console(highlight=False, soft_wrap=True)
-    yes, no = ("✓", "✗") if _can_print("✓✗") else ("ok", "no")
-    console.print(Text(capabilities.situation(report.facts)))
+    print_ = functools.partial(terminal.console(sys.stdout).print, soft_wrap=True)
+    yes, no = ("✓", "✗") if terminal.has("✓✗", sys.stdout) else ("ok", "no")
+    print_(Text(capabilities.situation(report.facts)))
     width = max(map(len, capabilities.CAPABILITIES))
     for one in report.trials:
         mark = Text(f"{yes if one.works else no:<2}", style="green" if one.works else "bold red")
-        console.print(mark, Text(f"{one.name:<{width}}  {capabilities.CAPABILITIES[one.name]}"))
+        print_(mark, Text(f"{one.name:<{width}}  {capabilities.CAPABILITIES[one.name]}"))
         lines = [Text(line) for line in (one.said, *map(str, one.problems), one.note) if line]
         for line in lines:
-            console.print(Text("     "), line, sep="")
+            print_(Text("     "), line, sep="")
     if report.flags:
-        console.print(Text(f"All together: {report.facts.engine or 'docker'} run {' '.join(report.flags)} ..."))
-
-
-def _can_print(text: str) -> bool:
-    """Whether both the stream and the locale, which says what the terminal can do, have these characters."""
-    try:
-        for encoding in (sys.stdout.encoding, locale.getencoding()):
-            text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+        print_(Text(f"All together: {report.facts.engine or 'docker'} run {' '.join(report.flags)} ..."))

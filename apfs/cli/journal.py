@@ -62,9 +62,9 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
     if as_json:
         render = "{}\n".format
     else:
-        from apfs.cli import tables  # slow to import
+        from apfs.cli import tables, terminal  # slow to import
 
-        out = tables.console(sys.stdout)
+        out = terminal.console(sys.stdout)
         render = functools.partial(tables.record, out=out)
     if follow and lines is None:
         lines = 10

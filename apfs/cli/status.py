@@ -34,10 +34,10 @@ def command(mountpoint: str | None, *, as_json: bool) -> None:
     except table.MountsError as error:
         fail(str(error), error.status)
     if not as_json:
-        from apfs.cli import tables  # slow to import
+        from apfs.cli import tables, terminal  # slow to import
 
         try:
-            text = tables.status(json.loads(text), tables.console(sys.stdout))
+            text = tables.status(json.loads(text), terminal.console(sys.stdout))
         except KeyError as error:
             fail(f"{place} is served by another version of apfs, its status lacks {error}: --json shows it", 2)
     click.echo(text, nl=False, color=True)

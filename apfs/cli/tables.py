@@ -1,16 +1,10 @@
-"""What `apfs status` and `apfs journal` print: a host as tables, a record of its journal as a line.
-
-The console that `console()` makes knows whether there are colours and how wide a line may be.
-"""
+"""What `apfs status` and `apfs journal` print: a host as tables, a record of its journal as a line."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from itertools import product
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -21,13 +15,14 @@ from apfs.journal.history import parse_record, printable, summary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.console import Console
+
 
 Row = tuple[str, ...]
 
 _ADAPTER, _DOMAIN = 2, 4  # hex digits
 _CARD_COLUMNS = ("card", "type", "mode", "driver", "config", "online", "chkstop", "queues each")
 _MATRIX_COLUMNS = ("uuid", "matrix", "adapters", "domains", "control")
-_NARROWEST, _UNLIMITED = 72, 1_000_000
 
 _BOLD, _GOOD, _ODD, _WRONG = map(Style.parse, ("bold", "green", "yellow", "bold red"))
 _CELLS = {
@@ -37,22 +32,6 @@ _CELLS = {
 }
 _TYPES = {"refusal": _WRONG, "crash": _WRONG, "store": _GOOD, "verb": Style.parse("magenta"), "log": _ODD}
 _TYPE_WIDTH, _SEQUENCE_WIDTH = len("interrupt"), 6
-
-
-def console(file: TextIO) -> Console:
-    """Return a console on a file: on a terminal with colours and folded to its width, else plain and never cut.
-
-    A terminal with less than 72 columns has to fold for itself: narrower tables would lose text. A NO_COLOR that is not
-    empty, or `TERM=dumb`, means no escape sequences at all.
-    """
-    return Console(
-        file=file,
-        width=max(shutil.get_terminal_size().columns, _NARROWEST) if file.isatty() else _UNLIMITED,
-        color_system=None if os.environ.get("NO_COLOR") else "auto",
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
 
 
 def record(line: str, out: Console) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from apfs.vfio.device import VfioDevice, VfioGroup
 
 _ALWAYS = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
+
+
+def _by_backend(act: Callable[[Type1, Request], Reply]) -> Callable[[Container, Request], Reply]:
+    """Return what has the backend of a container carry out a request; EINVAL before SET_IOMMU."""
+
+    @functools.wraps(act)
+    def forward(container: Container, request: Request) -> Reply:
+        return act(container.get_backend(), request)
+
+    return forward
 
 
 class Container(IoctlFile):
@@ -42,8 +53,7 @@ class Container(IoctlFile):
 
     def check_ready(self) -> None:
         """Make sure that devices can be opened; EINVAL before SET_IOMMU."""
-        if self.backend is None:
-            raise KernelError(errno.EINVAL, "the container has no IOMMU type: VFIO_SET_IOMMU first")
+        self.get_backend()
 
     def _get_api_version(self, _request: Request) -> Reply:
         """Return 0, the only version there is."""
@@ -65,40 +75,22 @@ class Container(IoctlFile):
         self.backend = Type1(v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU)
         return DONE
 
-    def _get_info(self, request: Request) -> Reply:
-        """Report page sizes and the capabilities migration and dma_avail."""
-        return self._backend().get_info(request)
-
-    def _map_dma(self, request: Request) -> Reply:
-        """Record a mapping; nothing is pinned."""
-        return self._backend().map_dma(request)
-
-    def _unmap_dma(self, request: Request) -> Reply:
-        """Forget mappings; reports how many bytes."""
-        return self._backend().unmap_dma(request)
-
-    def _dirty_pages(self, request: Request) -> Reply:
-        """Start, stop or report the tracking of dirty pages, of which there never are any."""
-        return self._backend().dirty_pages(request)
-
-    def _backend(self) -> Type1:
+    def get_backend(self) -> Type1:
+        """Return the backend; EINVAL before SET_IOMMU."""
         if self.backend is None:
             raise KernelError(errno.EINVAL, "the container has no IOMMU type: VFIO_SET_IOMMU first")
         return self.backend
 
     def unknown(self, request: Request) -> Reply:
         """Answer EINVAL before SET_IOMMU, ENOTTY afterwards."""
-        self._backend()
+        self.get_backend()
         return super().unknown(request)
 
     ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
         Cmd.VFIO_GET_API_VERSION: _get_api_version,
         Cmd.VFIO_CHECK_EXTENSION: _check_extension,
         Cmd.VFIO_SET_IOMMU: _set_iommu,
-        Cmd.VFIO_IOMMU_GET_INFO: _get_info,
-        Cmd.VFIO_IOMMU_MAP_DMA: _map_dma,
-        Cmd.VFIO_IOMMU_UNMAP_DMA: _unmap_dma,
-        Cmd.VFIO_IOMMU_DIRTY_PAGES: _dirty_pages,
+        **{number: _by_backend(act) for number, act in Type1.ioctls.items()},
     }
 
 

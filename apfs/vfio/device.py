@@ -9,6 +9,7 @@ from apfs.errors import KernelError
 from apfs.journal.records import Interrupt
 from apfs.kernel.device import SYS, UEVENT, emit
 from apfs.sysfs.entries import Attribute, Link
+from apfs.vfio.fsm import MigrationFlags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,6 +125,8 @@ class VfioDevice:
         # Nothing but emulated devices has an IOMMU group on this machine, and each has its own.
         self.group = VfioGroup(core.journal, index, self)
         self.ops = ops
+        self.migration_flags = MigrationFlags.STOP_COPY
+        """What vfio_ap sets, the only driver here."""
         self.open_count = 0
         self.cdev_files = 0
         """Open files of the device node, bound or not."""

@@ -126,7 +126,7 @@ class DeviceFile(IoctlFile):
         return act(self, request)
 
     def _get_migration(self, request: Request) -> Reply:
-        return _data(request, uapi.FEATURE_MIGRATION.pack(uapi.VFIO_MIGRATION_STOP_COPY))
+        return _data(request, uapi.FEATURE_MIGRATION.pack(self.device.migration_flags))
 
     def _get_state(self, request: Request) -> Reply:
         request.take(uapi.FEATURE_MIG_STATE.size, uapi.FEATURE.size)

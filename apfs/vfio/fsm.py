@@ -6,9 +6,10 @@ The table is what the core walks: one driver call per step, from the current sta
 from __future__ import annotations
 
 import errno
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from apfs.errors import KernelError
+from apfs.vfio import uapi
 
 
 class State(IntEnum):
@@ -22,6 +23,12 @@ class State(IntEnum):
     RUNNING_P2P = 5
     PRE_COPY = 6
     PRE_COPY_P2P = 7
+
+
+class MigrationFlags(IntFlag):
+    """What a driver's migration can do (struct vfio_device_feature_migration)."""
+
+    STOP_COPY = uapi.VFIO_MIGRATION_STOP_COPY
 
 
 NEXT: dict[State, dict[State, State]] = {

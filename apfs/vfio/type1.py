@@ -8,14 +8,16 @@ from __future__ import annotations
 import errno
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.request import DONE, Reply, Write
+from apfs.vfio.uapi import Cmd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping as Table
 
     from apfs.vfio.request import Request
 
@@ -95,7 +97,7 @@ class Type1:
         self.tracking = False
 
     def get_info(self, request: Request) -> Reply:
-        """Report page sizes and, if there is room, the chain of capabilities (VFIO_IOMMU_GET_INFO)."""
+        """Report page sizes and, if there is room, the capabilities migration and dma_avail. EFAULT, EINVAL."""
         head = uapi.TYPE1_INFO.offsets["cap_offset"]
         argsz, *_ = uapi.TYPE1_INFO.unpack(request.take(head) + bytes(uapi.TYPE1_INFO.size - head))
         if argsz < head:
@@ -113,7 +115,7 @@ class Type1:
         return Reply(writes=(Write(request.arg, answer[: min(argsz, info)] + (chain if room else b"")),))
 
     def map_dma(self, request: Request) -> Reply:
-        """Record a mapping (vfio_dma_do_map). EINVAL, ENOENT, EEXIST, ENOSPC."""
+        """Record a mapping; nothing is pinned. EFAULT, EINVAL, ENOENT, EEXIST, ENOSPC."""
         _, flags, vaddr, iova, size = request.struct(uapi.DMA_MAP)
         if flags & ~_MAP_FLAGS:
             raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}")
@@ -135,7 +137,7 @@ class Type1:
         return DONE
 
     def unmap_dma(self, request: Request) -> Reply:
-        """Forget mappings and tell how many bytes they had (vfio_dma_do_unmap). EINVAL, EBUSY."""
+        """Forget mappings, and report how many bytes they had. EFAULT, EINVAL, EBUSY."""
         argsz, flags, iova, size = request.struct(uapi.DMA_UNMAP)
         whole = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_ALL)
         dirty = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP)
@@ -174,9 +176,9 @@ class Type1:
         return data
 
     def dirty_pages(self, request: Request) -> Reply:
-        """Switch tracking of dirty pages on or off, or read their bitmap (VFIO_IOMMU_DIRTY_PAGES).
+        """Start, stop or report the tracking of dirty pages, of which there never are any.
 
-        EACCES in a container of version 1.
+        EFAULT, EINVAL; EACCES in a container of version 1.
         """
         if not self.v2:
             raise KernelError(errno.EACCES, "dirty pages are tracked in type 1 v2 containers only")
@@ -207,3 +209,11 @@ class Type1:
         if any(mapping.iova < iova or mapping.end > iova + size for mapping in found):
             raise KernelError(errno.EINVAL, "the range cuts a mapping in two")
         return Reply(writes=_clean_bitmap(iova, data, found))
+
+    ioctls: ClassVar[Table[int, Callable[[Type1, Request], Reply]]] = {
+        Cmd.VFIO_IOMMU_GET_INFO: get_info,
+        Cmd.VFIO_IOMMU_MAP_DMA: map_dma,
+        Cmd.VFIO_IOMMU_UNMAP_DMA: unmap_dma,
+        Cmd.VFIO_IOMMU_DIRTY_PAGES: dirty_pages,
+    }
+    """The requests of a container that its backend answers, by number."""

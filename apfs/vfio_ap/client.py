@@ -96,9 +96,9 @@ def migration_state_store(mdev: MatrixMdev, text: str) -> None:
     _opened(mdev).set_state(state)
 
 
-def migration_flags_show(_mdev: MatrixMdev) -> str:
+def migration_flags_show(mdev: MatrixMdev) -> str:
     """Return what VFIO_DEVICE_FEATURE_MIGRATION reports."""
-    return "STOP_COPY\n"
+    return f"{mdev.vdev.migration_flags.name}\n"
 
 
 def data_size_show(mdev: MatrixMdev) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apfs.cli import tables as printed
+from apfs.cli import terminal
 from apfs.host import Host
 from apfs.journal.history import KINDS
 from apfs.journal.records import Refusal
@@ -33,7 +34,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tables(shell: Shell, file: io.StringIO | None = None) -> str:
-    return printed.status(shell.status(), printed.console(file or io.StringIO()))
+    return printed.status(shell.status(), terminal.console(file or io.StringIO()))
 
 
 def part(text: str, title: str) -> list[list[str]]:
@@ -260,9 +261,9 @@ def test_colours_on_a_terminal(variables: dict[str, str], colours: bool, monkeyp
     assert ("\x1b[" in text) is colours
     plain = "".join(f"{line.rstrip()}\n" for line in ESCAPE.sub("", text).splitlines())
     assert plain == tables(bench)
-    line = printed.record(LINE, printed.console(Terminal()))
+    line = printed.record(LINE, terminal.console(Terminal()))
     assert ("\x1b[1;31mEINVAL: because\x1b[0m" in line) is colours
-    assert ESCAPE.sub("", line) == printed.record(LINE, printed.console(io.StringIO()))
+    assert ESCAPE.sub("", line) == printed.record(LINE, terminal.console(io.StringIO()))
 
 
 def test_nothing_from_the_host_reaches_the_terminal() -> None:
@@ -277,7 +278,7 @@ LINE = json.dumps({"seq": 7} | Refusal("write", "/sys/a", "1\n", "EINVAL", "beca
 
 
 def lines(bench: Shell) -> list[str]:
-    out = printed.console(io.StringIO())
+    out = terminal.console(io.StringIO())
     return [printed.record(line, out) for line in bench.cat("/ctl/journal").splitlines()]
 
 
@@ -303,4 +304,4 @@ def test_every_type_fits_its_column() -> None:
 
 def test_unknown_records_are_told() -> None:
     with pytest.raises(ValueError, match=r"^not a record of a journal of this apfs: "):
-        printed.record('{"seq": 1, "type": "new"}', printed.console(io.StringIO()))
+        printed.record('{"seq": 1, "type": "new"}', terminal.console(io.StringIO()))

@@ -1,0 +1,38 @@
+"""What a command prints on: whether there are colours, how wide a line may be, and which characters there are."""
+
+from __future__ import annotations
+
+import locale
+import os
+import shutil
+from typing import TextIO
+
+from rich.console import Console
+
+_NARROWEST, _UNLIMITED = 72, 1_000_000
+
+
+def console(file: TextIO) -> Console:
+    """Return a console on a file: on a terminal with colours and folded to its width, else plain and never cut.
+
+    A terminal with less than 72 columns has to fold for itself: narrower tables would lose text. A NO_COLOR that is not
+    empty, or `TERM=dumb`, means no escape sequences at all.
+    """
+    return Console(
+        file=file,
+        width=max(shutil.get_terminal_size().columns, _NARROWEST) if file.isatty() else _UNLIMITED,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+
+
+def has(characters: str, file: TextIO) -> bool:
+    """Whether both a file and the locale, which says what the terminal can do, have these characters."""
+    try:
+        for encoding in (file.encoding, locale.getencoding()):
+            characters.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
