@@ -6,11 +6,22 @@ import errno as errno_names
 _NAMES = {**errno_names.errorcode, errno_names.EOPNOTSUPP: "EOPNOTSUPP"}
 
 
+def errno_name(number: int) -> str:
+    """Return the symbolic name of a (positive) error number, such as `EINVAL`."""
+    return _NAMES[number]
+
+
 class KernelError(Exception):
     """A refused request.
 
     `errno` is the positive error number that a system call would set; `why` says in words what was wrong and, where
-    there is something to be done about it, what. Nothing has changed in the model when it is raised.
+    there is something to be done about it, what.
+
+    Nothing has changed in the model when it is raised, but that the kernel log may have lines, an interrupt may have
+    asked a user to let go, and an injected fault is used up. There are two exceptions, both of them the driver's:
+
+    * a reset with EIO has reset all queues, and one of them did not come back clean (`MatrixMdev.reset`);
+    * what is refused of a migration stream after its length was checked has been taken (`ResumingFile`).
     """
 
     def __init__(self, errno: int, why: str) -> None:
@@ -21,7 +32,7 @@ class KernelError(Exception):
     @property
     def name(self) -> str:
         """Symbolic errno, such as `EINVAL`."""
-        return _NAMES[self.errno]
+        return errno_name(self.errno)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.why}"

@@ -145,11 +145,11 @@ class System:
 
     def inject(self, path: str, number: int, accesses: int = 1) -> None:
         """Make the next accesses of the attribute at `path` fail with an errno."""
-        self.tree.inject(path, number, accesses)
+        self.tree.faults.inject(path, number, accesses)
 
     def clear_faults(self) -> None:
         """Take back what `inject` and `fail_reset` did."""
-        self.tree.clear_faults()
+        self.tree.faults.clear()
         self.machine.failing_resets.clear()
 
     def _card(self, apid: int) -> CardHardware:

@@ -27,21 +27,24 @@ import select
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
+from apfs.sysfs.openfile import SpecialFile
 from apfs.vfio.request import Foreign, IoctlFile, Request
 
 if TYPE_CHECKING:
+    from apfs.journal.log import Journal
     from apfs.sysfs.members import Registry
-    from apfs.sysfs.openfile import OpenFile
     from apfs.vfio.request import Descriptor, NewFile, Reply
 
 
-class HandedFile:
+class HandedFile(SpecialFile):
     """An open file on its way to a process: it can be opened once, and its entry in `/ctl/fds` goes when it is closed.
 
-    Until then it is in the list of its channel, which closes what nobody has come for.
+    Until then it is in the list of its channel, which closes what nobody has come for. What is done with it is done,
+    and recorded, by the file inside.
     """
 
-    def __init__(self, new: NewFile, registry: Registry[HandedFile]) -> None:
+    def __init__(self, new: NewFile, journal: Journal, registry: Registry[HandedFile]) -> None:
+        super().__init__(journal, new.file.path)
         self._registry = registry
         self.file = new.file
         self.seekable = new.file.seekable
@@ -97,21 +100,23 @@ class ChannelEventFd:
         self._channel.to_drop.append(self._number)
 
 
-class Channel:
+class Channel(SpecialFile):
     """One supervisor's open file."""
 
     seekable = False
+    watches = True
 
-    def __init__(self, handed: Registry[HandedFile]) -> None:
+    def __init__(self, journal: Journal, handed: Registry[HandedFile]) -> None:
+        super().__init__(journal, "/ctl/ioctl")
         self._handed = handed
         self._waiting: list[HandedFile] = []
         self._request: dict[str, object] | None = None
-        self._shown: list[OpenFile] = []
+        self._polled: list[object] = []
         self._line = b""
         self.to_signal: list[int] = []
         self.to_drop: list[int] = []
 
-    def write(self, data: bytes) -> int:
+    def on_write(self, data: bytes) -> int:
         """Take a request; EINVAL if it is not a JSON object. It forgets the one before."""
         try:
             request = json.loads(data)
@@ -119,17 +124,17 @@ class Channel:
             raise KernelError(errno.EINVAL, f"not JSON: {error}") from None
         if not isinstance(request, dict):
             raise KernelError(errno.EINVAL, "not a JSON object")
-        self._request, self._shown, self._line = request, [], b""
+        self._request, self._polled, self._line = request, [], b""
         for handed in self._waiting:
             handed.abandon()
         self._waiting = []
         return len(data)
 
-    def show(self, file: OpenFile) -> None:
+    def watch(self, file: object) -> None:
         """Hear which open file the request is for, then which one its descriptor refers to."""
-        self._shown.append(file.file if isinstance(file, HandedFile) else file)
+        self._polled.append(file.file if isinstance(file, HandedFile) else file)
 
-    def read(self, _offset: int, size: int) -> bytes:
+    def on_read(self, _offset: int, size: int) -> bytes:
         """Return the (rest of the) reply or, without a request, what is to be done with eventfds."""
         if self._request is not None:
             self._line = _line(self._answer(self._request))
@@ -141,7 +146,7 @@ class Channel:
         return piece
 
     def _answer(self, request: dict[str, object]) -> object:
-        if not self._shown or not isinstance(self._shown[0], IoctlFile):
+        if not self._polled or not isinstance(self._polled[0], IoctlFile):
             return None
         cmd, arg, memory = request.get("cmd"), request.get("arg"), request.get("memory")
         if not (isinstance(cmd, int) and isinstance(arg, int) and isinstance(memory, str)):
@@ -150,19 +155,19 @@ class Channel:
         full = request.get("full") is True
         pointed = bytes.fromhex(str(request.get("pointed", "")))
         made = Request(cmd, arg, bytes.fromhex(memory), descriptor, full, pointed)
-        return self._report(self._shown[0].ioctl(made))
+        return self._report(self._polled[0].ioctl(made))
 
     def _descriptor(self, described: object) -> Descriptor | None:
         if isinstance(described, int):
             return ChannelEventFd(self, described)
-        if described == "file" and len(self._shown) > 1:
-            return self._shown[1]
+        if described == "file" and len(self._polled) > 1:
+            return self._polled[1]
         return None if described is None else Foreign()
 
     def _report(self, reply: Reply) -> object:
         file = None
         if reply.file is not None:
-            handed = HandedFile(reply.file, self._handed)
+            handed = HandedFile(reply.file, self._journal, self._handed)
             self._waiting.append(handed)
             file = {"name": handed.name, "access": handed.access, "at": handed.at}
         writes = [[write.address, write.data.hex()] for write in reply.writes]

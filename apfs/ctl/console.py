@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import Response
 from apfs.errors import KernelError
-from apfs.journal.records import Refusal, Verb
+from apfs.journal.records import Verb
 from apfs.kernel.kstrtox import kstrtoul
-from apfs.sysfs.openfile import PAGE_SIZE, READY
+from apfs.sysfs.openfile import PAGE_SIZE, SpecialFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,31 +192,20 @@ def run_verb(system: System, text: str) -> None:
     verb.run(system, words)
 
 
-class ConsoleFile:
-    """The open console."""
+class ConsoleFile(SpecialFile):
+    """The open console: takes one verb per write, which a newline may end."""
 
-    seekable = True
+    writing = "console"
 
     def __init__(self, system: System) -> None:
+        super().__init__(system.journal, CONSOLE)
         self._system = system
 
-    def read(self, _offset: int, _size: int) -> bytes:
-        """Refuse with EIO: nothing can be read from the console."""
+    def on_read(self, _offset: int, _size: int) -> bytes:
+        """Refuse with EIO, as an attribute without a show function does."""
         raise KernelError(errno.EIO, "the console is write-only")
 
-    def write(self, data: bytes) -> int:
-        """Carry out one verb, which a newline may end."""
-        text = data[:PAGE_SIZE].decode("latin-1")
-        try:
-            run_verb(self._system, text)
-        except KernelError as error:
-            self._system.journal.add(Refusal("console", CONSOLE, text, error.name, error.why))
-            raise
+    def on_write(self, data: bytes) -> int:
+        """Carry the verb out."""
+        run_verb(self._system, data[:PAGE_SIZE].decode("latin-1"))
         return len(data)
-
-    def poll(self) -> int:
-        """Report readiness, always."""
-        return READY
-
-    def close(self) -> None:
-        """Let go of the file."""

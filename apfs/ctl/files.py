@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from apfs.ctl.channel import Channel
@@ -16,18 +17,19 @@ if TYPE_CHECKING:
 
     from apfs.journal.log import Journal
     from apfs.journal.records import Record
-    from apfs.system import System
 
 
-def _view(render: Callable[[Journal, list[tuple[int, Record]]], str]) -> Callable[[System, bool, bool], JournalFile]:
-    return lambda system, _read, _write: JournalFile(system.journal, render)
+def _view(name: str, render: Callable[[Journal, list[tuple[int, Record]]], str]) -> Special:
+    return Special(name, 0o444, lambda system, _read, _write: JournalFile(system.journal, f"/ctl/{name}", render))
 
 
 CTL_ENTRIES = (
     Special("console", 0o200, lambda system, _read, _write: ConsoleFile(system)),
-    Special("kmsg", 0o444, _view(kmsg)),
-    Special("uevents", 0o444, _view(uevents)),
-    Special("journal", 0o444, _view(journal)),
-    Special("ioctl", 0o600, lambda system, _read, _write: Channel(system.handed)),
-    Special("status", 0o444, lambda system, _read, _write: TextFile(lambda: status(system))),
+    _view("kmsg", kmsg),
+    _view("uevents", uevents),
+    _view("journal", journal),
+    Special("ioctl", 0o600, lambda system, _read, _write: Channel(system.journal, system.handed)),
+    Special(
+        "status", 0o444, lambda system, _read, _write: TextFile(system.journal, "/ctl/status", partial(status, system))
+    ),
 )

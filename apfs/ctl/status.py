@@ -11,7 +11,7 @@ from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import card_type
 from apfs.ap.zcrypt import card_online, online_queues
-from apfs.errors import KernelError
+from apfs.errors import errno_name
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import Vm
 
@@ -104,7 +104,7 @@ def status(system: System) -> str:
         "bad_resets": {str(apqn): response for apqn, response in sorted(bad_resets.items())},
         "failing_resets": {str(apqn): response for apqn, response in sorted(system.machine.failing_resets.items())},
         "faults": {
-            path: {"errno": KernelError(number, path).name, "accesses": accesses}
+            path: {"errno": errno_name(number), "accesses": accesses}
             for path, (number, accesses) in system.tree.faults.items()
         },
         "mdevs": {uuid: _mdev(mdev) for uuid, mdev in mdevs.items()},

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import select
 from typing import TYPE_CHECKING
 
-from apfs.errors import KernelError
 from apfs.journal.records import LogLine, Uevent
+from apfs.sysfs.openfile import SpecialFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,53 +19,51 @@ _RECORDS = 500
 """Records that a view of the journal turns into text at once; they take some milliseconds."""
 
 
-class JournalFile:
+class JournalFile(SpecialFile):
     """An open view of the journal: grows while it is open, and poll says when there is more to read."""
 
-    seekable = True
-
-    def __init__(self, source: Journal, render: Callable[[Journal, list[tuple[int, Record]]], str]) -> None:
-        self._journal = source
+    def __init__(self, source: Journal, path: str, render: Callable[[Journal, list[tuple[int, Record]]], str]) -> None:
+        super().__init__(source, path)
         self._render = render
         self._restart()
 
     def _restart(self) -> None:
         self._text = b""
+        """What was made of the text and is not behind what is read."""
         self._start = 0
-        """Offset of the text that is kept: what was read before is not."""
+        """Its offset in the whole text."""
+        self._seen = 0
+        """The last record that is part of it."""
         self._end = 0
         """Offset behind what was read last."""
-        self._seen = 0
-        """The last record that is part of the text."""
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return a part of the text; from offset 0 on, and for what was read before, it is made anew."""
+    def on_read(self, offset: int, size: int) -> bytes:
+        """Return a part of the text, which starts again at offset 0, and for what was read before."""
         if offset == 0 or offset < self._start:
             self._restart()
-        wanted = offset + size - self._start
-        while len(self._text) < wanted and self._seen < self._journal.last:
-            # No more than is asked for: making all of a full journal would keep everybody waiting for seconds.
-            records = self._journal.since(self._seen, _RECORDS)
-            self._text += self._render(self._journal, records).encode()
-            self._seen = records[-1][0]
-        skipped = min(offset - self._start, len(self._text))
-        self._text = self._text[skipped:]
-        self._start += skipped
+        self._make(offset + size)
+        self._drop(offset)
         piece = self._text[offset - self._start :][:size]
         self._end = self._start + len(piece)
         return piece
 
-    def write(self, _data: bytes) -> int:
-        """Refuse with EBADF: the mode lets nobody open it for writing."""
-        raise KernelError(errno.EBADF, "read-only")
+    def _make(self, end: int) -> None:
+        """Make the text up to an offset, no more: all of a full journal would keep everybody waiting for seconds."""
+        while self._start + len(self._text) < end and self._seen < self._journal.last:
+            records = self._journal.since(self._seen, _RECORDS)
+            self._text += self._render(self._journal, records).encode()
+            self._seen = records[-1][0]
+
+    def _drop(self, offset: int) -> None:
+        """Drop the text before an offset, as far as there is any."""
+        count = min(offset - self._start, len(self._text))
+        self._text = self._text[count:]
+        self._start += count
 
     def poll(self) -> int:
         """Report whether there is something behind what was read last."""
         more = self._journal.last > self._seen or self._start + len(self._text) > self._end
         return select.POLLIN | select.POLLRDNORM if more else 0
-
-    def close(self) -> None:
-        """Let go of the file."""
 
 
 def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 if TYPE_CHECKING:
-    from apfs.sysfs.tree import Tree
+    from apfs.sysfs.entries import Description
 
 FOREVER = 3600.0
 _INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
@@ -37,8 +37,7 @@ _INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
 class KernelCache:
     """The kernel's memory of one mount."""
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+    def __init__(self) -> None:
         self._device: int | None = None
         self._told: set[pyfuse3.InodeT] = set()
         self.epochs = 0
@@ -59,13 +58,9 @@ class KernelCache:
             os.write(self._device, _INC_EPOCH)
             self.epochs += 1
 
-    def name_timeout(self, node: int) -> float:
-        """Return for how long a name may be remembered that was looked up."""
-        return FOREVER if self._device is not None or self._tree.permanent(node) else 0
-
-    def remembers_listed(self, directory: int) -> bool:
-        """Whether to remember names from a listing, as far as they last as long as the directory."""
-        return self._device is not None or self._tree.permanent(directory)
+    def remembers(self, found: Description) -> bool:
+        """Whether the name of a node may be remembered; of a directory, also the names in it that last."""
+        return self._device is not None or found.permanent
 
     def remember_attributes(self, inode: pyfuse3.InodeT) -> None:
         """Take note that the kernel is told attributes that may become wrong."""

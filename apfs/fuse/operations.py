@@ -13,26 +13,25 @@ import os
 import stat
 import time
 import traceback
-from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, readdir_reply
 
-from apfs.ctl.channel import Channel
 from apfs.errors import KernelError
 from apfs.fuse.cache import FOREVER, KernelCache
 from apfs.fuse.listing import bare_names
 from apfs.journal.records import Crash
+from apfs.sysfs.attribute_file import AttributeFile
 from apfs.sysfs.entries import BOTH, NEITHER, READ, WRITE
-from apfs.sysfs.openfile import AttributeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from apfs.host import Host
-    from apfs.sysfs.entries import Stat
-    from apfs.sysfs.openfile import OpenFile
+    from apfs.sysfs.entries import Description, Stat
+    from apfs.sysfs.openfile import SpecialFile
+    from apfs.sysfs.tree import OpenFile
 
 _Args = TypeVarTuple("_Args")
 _R = TypeVar("_R")
@@ -40,6 +39,8 @@ _R = TypeVar("_R")
 _BLOCK = 4096
 _IOCTLS_ONLY = 3
 """The fourth access mode of open(2), which lets programs neither read nor write."""
+_DOTS = 2
+"""How many entries a listing has before the tree's: `.` and `..`."""
 _ACCESS = {os.O_RDONLY: READ, os.O_WRONLY: WRITE, os.O_RDWR: BOTH, _IOCTLS_ONLY: NEITHER}
 
 REFUSED = {
@@ -106,13 +107,13 @@ class Operations(pyfuse3.Operations):
         # told of an open file is filled in again for the next: making it anew takes 0.4 µs.
         self._seekable = FileInfo(direct_io=True, keep_cache=False)
         self._stream = FileInfo(direct_io=True, keep_cache=False, nonseekable=True)
-        self._supervisors: dict[int, Channel] = {}
-        """Channels by the process that opened them."""
+        self._watchers: dict[int, SpecialFile] = {}
+        """Files that watch what a process polls, by that process."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Who waits for one of the open files, by handle."""
-        self.cache = KernelCache(host.tree)
+        self.cache = KernelCache()
         self._bare = bare_names()
-        self._replies: dict[tuple[Stat, float, tuple[int | None, int | None]], EntryAttributes] = {}
+        self._replies: dict[tuple[Description, float], EntryAttributes] = {}
         self._files_alike: dict[Stat, EntryAttributes] = {}
         """The replies for files in listings that nobody gave away, for all but their inode numbers. Found with less ado
         than the others, since most of what is listed are such: `find` takes a fifth less time."""
@@ -130,28 +131,28 @@ class Operations(pyfuse3.Operations):
         return InodeT(pyfuse3.ROOT_INODE if node == self._root else node)
 
     def _attributes(self, node: int, name_timeout: float = 0) -> EntryAttributes:
-        return self._reply(node, self._tree.stat(node), name_timeout)
+        return self._reply(node, self._tree.describe(node), name_timeout)
 
-    def _reply(self, node: int, found: Stat, name_timeout: float) -> EntryAttributes:
+    def _reply(self, node: int, found: Description, name_timeout: float) -> EntryAttributes:
         """Return what pyfuse3 is to send of a node. It is filled in again for the next node that looks alike."""
-        like = (found, name_timeout, self._tree.owner(node))
+        like = (found, name_timeout)
         entry = self._replies.get(like)
         if entry is None:
             entry = self._replies[like] = self._make_reply(*like)
         entry.st_ino = inode = self._inode(node)
-        if (S_ISDIR(found.mode) and self._tree.varies(node)) or self._tree.changed(node):
+        if found.varies:
             self.cache.remember_attributes(inode)
         return entry
 
-    def _make_reply(self, found: Stat, name_timeout: float, owner: tuple[int | None, int | None]) -> EntryAttributes:
+    def _make_reply(self, found: Description, name_timeout: float) -> EntryAttributes:
         entry = EntryAttributes()
         entry.entry_timeout = name_timeout
         entry.attr_timeout = FOREVER
-        entry.st_mode = ModeT(found.mode)
-        entry.st_nlink = found.nlink
-        entry.st_size = found.size
+        entry.st_mode = ModeT(found.stat.mode)
+        entry.st_nlink = found.stat.nlink
+        entry.st_size = found.stat.size
         entry.st_blksize = _BLOCK
-        uid, gid = owner
+        uid, gid = found.owner
         entry.st_uid = self._uid if uid is None else uid
         entry.st_gid = self._gid if gid is None else gid
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._born
@@ -169,7 +170,8 @@ class Operations(pyfuse3.Operations):
     def lookup(self, parent_inode: InodeT, name: bytes, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
         """Find a name. Those that are not UTF-8 do not exist."""
         node = self._tree.lookup(self._node(parent_inode), name.decode("utf-8", "replace"))
-        return self._attributes(node, self.cache.name_timeout(node))
+        found = self._tree.describe(node)
+        return self._reply(node, found, FOREVER if self.cache.remembers(found) else 0)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Do nothing: identities are computed and hold no memory."""
@@ -211,28 +213,28 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """List from a position: 0 is before `.`, 1 before `..`, 2 behind them, and then come the tree's."""
+        """List from a position: 0 is before `.`, 1 before `..`, and the tree's positions start at 2."""
         directory = int(fh)
         if start_id < 1 and not readdir_reply(token, b".", self._name(directory, stat.S_IFDIR), 1):
             return
-        if start_id < 2:  # noqa: PLR2004 -- see above
+        if start_id < _DOTS:
             parent = self._tree.parent(directory)
-            if not readdir_reply(token, b"..", self._name(parent, stat.S_IFDIR), 2):
+            if not readdir_reply(token, b"..", self._name(parent, stat.S_IFDIR), _DOTS):
                 return
-        remembered = self.cache.remembers_listed(directory)
+        remembered = self.cache.remembers(self._tree.describe(directory))
         bare = self._bare
         alike = None if self._tree.owned else self._files_alike
-        for name, node, following, kind, found in self._tree.readdir(directory, start_id):
+        for name, node, following, kind, found in self._tree.readdir(directory, max(start_id - _DOTS, 0)):
             if not (found and remembered):
                 entry = bare.reply(InodeT(node), kind) if bare else self._attributes(node)
             elif alike is not None and (known := alike.get(found)):
                 entry = known
                 entry.st_ino = InodeT(node)
             else:
-                entry = self._reply(node, found, FOREVER)
+                entry = self._attributes(node, FOREVER)
                 if alike is not None and kind == stat.S_IFREG:
                     alike[found] = entry
-            if not readdir_reply(token, name.encode(), entry, following):
+            if not readdir_reply(token, name.encode(), entry, following + _DOTS):
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -257,12 +259,9 @@ class Operations(pyfuse3.Operations):
         file = self._tree.open(inode, _ACCESS[flags & os.O_ACCMODE])  # never the root: that is a directory
         handle = next(self._handles)
         self._files[handle] = file
-        if file.seekable:
-            info = self._seekable
-        else:
-            info = self._stream
-            if isinstance(file, Channel):
-                self._supervisors[ctx.pid] = file
+        info = self._seekable if file.seekable else self._stream
+        if not isinstance(file, AttributeFile) and file.watches:
+            self._watchers[ctx.pid] = file
         info.fh = handle
         return info
 
@@ -284,12 +283,12 @@ class Operations(pyfuse3.Operations):
     ) -> int:
         """Answer poll. Nothing in these parts of sysfs ever wakes a poller, but the files in ctl do.
 
-        A supervisor polls a file to show which one it means; see `apfs.ctl.channel`.
+        Some files watch what the process polls that opened them; see `apfs.ctl.channel`.
         """
         file = self._files[fh]
-        supervisor = self._supervisors.get(ctx.pid)
-        if supervisor is not None and supervisor is not file:
-            supervisor.show(file)
+        watcher = self._watchers.get(ctx.pid)
+        if watcher is not None and watcher is not file:
+            watcher.watch(file)
         ready = file.poll()
         if handle is not None and not ready:
             self.pollers[fh] = handle
@@ -314,10 +313,10 @@ class Operations(pyfuse3.Operations):
             await self._release(fh, file)
 
     @_answered
-    def _release(self, fh: FileHandleT, file: OpenFile) -> None:
+    def _release(self, fh: FileHandleT, file: SpecialFile) -> None:
         self.pollers.pop(fh, None)
-        if not file.seekable and isinstance(file, Channel):
-            self._supervisors = {pid: other for pid, other in self._supervisors.items() if other is not file}
+        if file.watches:
+            self._watchers = {pid: other for pid, other in self._watchers.items() if other is not file}
         file.close()
 
     async def fsync(self, _fh: FileHandleT, _datasync: bool) -> None:  # noqa: FBT001 -- signature of pyfuse3

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+Operation = Literal["open", "read", "write", "console", "ioctl"]
+"""What can be refused."""
 
 Keys = tuple[tuple[str, str], ...]
 
@@ -33,7 +36,7 @@ class Refusal(Record):
     """A request that was refused, with the errno that the caller got and the reason that sysfs cannot tell."""
 
     kind = "refusal"
-    operation: str
+    operation: Operation
     path: str
     data: str
     errno: str

@@ -14,7 +14,7 @@ from apfs.sysfs.openfile import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apfs.sysfs.openfile import OpenFile
+    from apfs.sysfs.openfile import SpecialFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Special:
 
     name: str
     mode: int
-    open: Callable[[Any, bool, bool], OpenFile]
+    open: Callable[[Any, bool, bool], SpecialFile]
 
     def present(self, _subject: object) -> bool:
         """Whether this subject has the file at present: always."""
@@ -64,6 +64,13 @@ class Special:
 
 
 Entry = Attribute | Link | Special
+
+
+class AttributeOf(NamedTuple):
+    """An attribute, and what its functions act upon."""
+
+    subject: object
+    attribute: Attribute
 
 
 class Stat(NamedTuple):
@@ -74,11 +81,22 @@ class Stat(NamedTuple):
     nlink: int
 
 
+class Description(NamedTuple):
+    """All that there is to say of a node."""
+
+    stat: Stat
+    owner: tuple[int | None, int | None]
+    """uid and gid as chown has set them, None where nobody did."""
+    permanent: bool
+    """Whether it is always there."""
+    varies: bool
+    """Whether any of this may be wrong after the next store."""
+
+
 class DirEntry(NamedTuple):
     """One entry of a listing.
 
-    `type` is its S_IFMT bits, `next` the position behind it, and `lasting` what stat tells of it where it exists for as
-    long as the directory does.
+    `type` is its S_IFMT bits, `next` the position behind it, and `lasting` what stat tells of it if it lasts.
     """
 
     name: str
@@ -88,8 +106,11 @@ class DirEntry(NamedTuple):
     lasting: Stat | None
 
 
-# Makes one in half the time: a listing makes nothing else.
+# Make one in half the time: a listing makes nothing but entries, and each lookup and stat makes a description.
 dir_entry: Callable[[tuple[str, int, int, int, Stat | None]], DirEntry] = partial(tuple.__new__, DirEntry)
+description: Callable[[tuple[Stat, tuple[int | None, int | None], bool, bool]], Description] = partial(
+    tuple.__new__, Description
+)
 
 
 class Access(NamedTuple):

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import errno
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.errors import KernelError
-from apfs.journal.records import Refusal
-from apfs.sysfs.directory import ENTRY_BITS, ENTRY_MASK, KEY_MASK, KIND_SHIFT, Directory, Kind
+from apfs.sysfs.attribute_file import AttributeFile, Opening
+from apfs.sysfs.directory import Directory
+from apfs.sysfs.entries import AttributeOf, Description, description
+from apfs.sysfs.faults import Faults
+from apfs.sysfs.kind import ENTRY_BITS, ENTRY_MASK, KEY_MASK, KIND_SHIFT
 from apfs.sysfs.members import FixedName
-from apfs.sysfs.openfile import AttributeFile, Opening
+from apfs.sysfs.openfile import SpecialFile, record_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apfs.journal.log import Journal
     from apfs.sysfs.entries import Access, DirEntry, Stat
-    from apfs.sysfs.openfile import OpenFile
+    from apfs.sysfs.kind import Kind
+
+OpenFile = AttributeFile | SpecialFile
 
 # Attributes remembered that may be opened.
 _OPENINGS = 1024
@@ -32,21 +38,14 @@ class Tree:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self._kinds: list[Kind] = []
-        self._open: set[AttributeFile] = set()
-        self.closed = self._open.discard
-        """Forget an open file."""
+        self._opened: set[AttributeFile] = set()
         self._openings: dict[tuple[int, Access], Opening] = {}
-        """Attributes that may be opened for reading and writing so, by node; of what has been since the last uevent."""
+        """What can be opened, by node and access, as far as it was found out after the last uevent."""
         self._openings_at = 0
+        """How many uevents there had been then."""
         self._iattrs: dict[int, _Iattr] = {}
-        self.faults: dict[str, tuple[int, int]] = {}
-        """What `inject` did: errno and accesses left, by path."""
-        self.root = Directory(self, None, FixedName("", lambda _key: self), ())
-
-    def register(self, kind: Kind) -> int:
-        """Give a kind its number, from 1."""
-        self._kinds.append(kind)
-        return len(self._kinds)
+        self.faults = Faults()
+        self.root = Directory(self._kinds, None, FixedName("", lambda _key: self), (), lasting=True)
 
     def _unpack(self, node: int) -> tuple[Kind, int, int]:
         return self._kinds[(node >> KIND_SHIFT) - 1], node >> ENTRY_BITS & KEY_MASK, node & ENTRY_MASK
@@ -88,6 +87,19 @@ class Tree:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         return self._permitted(node, found) if self._iattrs else found
 
+    def describe(self, node: int) -> Description:
+        """Return what stat tells of a node, whose it is, and how long that is true."""
+        kind, key, entry = self._unpack(node)
+        found = kind.stat(key, entry)
+        if found is None:
+            raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
+        changed = self._iattrs.get(node) if self._iattrs else None
+        if changed:
+            # The node may go, and what is made again has its first permissions, hence it varies.
+            owner = (changed.uid, changed.gid)
+            return Description(self._permitted(node, found), owner, kind.permanent(entry), varies=True)
+        return description((found, _NOBODY, kind.permanent(entry), kind.varies(entry)))
+
     def _permitted(self, node: int, found: Stat) -> Stat:
         mode = self._iattrs.get(node, _Iattr()).mode
         return found if mode is None else found._replace(mode=stat.S_IFMT(found.mode) | mode)
@@ -101,10 +113,9 @@ class Tree:
         return link_text(kind.path(key, entry), target)
 
     def readdir(self, directory: int, position: int = 0) -> Iterator[DirEntry]:
-        """Yield the entries from a position (0 to 2, or an entry's `next`); ENOTDIR in what is not a directory.
+        """Yield the entries from a position (0, or an entry's `next`); ENOTDIR in what is not a directory.
 
-        A position stays right while members come and go: nothing that existed throughout is skipped or repeated. All of
-        0, 1 and 2 are before the first entry: the latter two are for those who list `.` and `..` as well.
+        A position stays right while members come and go: nothing that existed throughout is skipped or repeated.
         """
         kind, key, entry = self._unpack(directory)
         if not isinstance(kind, Directory) or entry:
@@ -125,43 +136,51 @@ class Tree:
         EACCES, root included, if its mode has no read (write) bit at all: the general permission check would let root
         pass. EISDIR and ELOOP for directories and links.
         """
-        # No name changes without a uevent, and permissions only by `setattr`: until then, what could be opened can be
-        # opened again. Looking at everything anew takes 1.5 µs, of the 5 that opening, reading and closing take.
         if self._openings_at != self.journal.uevents_sent:
-            self._openings.clear()
-            self._openings_at = self.journal.uevents_sent
+            self._forget_openings()
         opening = self._openings.get((node, access))
         if opening is None:
-            found = self._open_first(node, access)
-            if not isinstance(found, Opening):
+            found = self._find(node, access)
+            if not isinstance(found, AttributeOf):
                 return found
-            opening = found
-            if len(self._openings) >= _OPENINGS:
-                self._openings.clear()
-            self._openings[node, access] = opening
-        file = AttributeFile(opening)
-        self._open.add(file)
-        return file
+            opening = self._remember(node, access, found)
+        return AttributeFile(opening)
 
-    def _open_first(self, node: int, access: Access) -> OpenFile | Opening:
+    def _find(self, node: int, access: Access) -> SpecialFile | AttributeOf:
         if node in self._iattrs:
             access = access._replace(mode=self._iattrs[node].mode)
+        kind, key, entry = self._unpack(node)
         try:
-            kind = self._kinds[(node >> KIND_SHIFT) - 1]
-            found = kind.open(node >> ENTRY_BITS & KEY_MASK, node & ENTRY_MASK, access)
+            found = kind.open(key, entry, access)
+            if found is None:
+                raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         except KernelError as error:
-            self.refused("open", node, "", error)
+            record_refusal(self.journal, "open", self.path(node), "", error)
             raise
-        if found is None:
-            raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         return found
+
+    def _remember(self, node: int, access: Access, found: AttributeOf) -> Opening:
+        """Remember that an attribute can be opened, which is half of the work of opening, reading and closing it.
+
+        It is true until names or permissions change: until the next uevent (see `apfs.sysfs`) or `setattr`.
+        """
+        if len(self._openings) >= _OPENINGS:
+            self._openings.clear()
+        path = partial(self.path, node)
+        opening = Opening(node, path, found.subject, found.attribute, self.journal, self.faults, self._opened)
+        self._openings[node, access] = opening
+        return opening
+
+    def _forget_openings(self) -> None:
+        self._openings.clear()
+        self._openings_at = self.journal.uevents_sent
 
     def deactivate(self) -> None:
         """Cut open files off from nodes that are gone: each read and write gives ENODEV for ever (kernfs_drain).
 
         To be called when something has been removed, before anything of the same name can come back.
         """
-        for file in self._open:
+        for file in self._opened:
             file.gone = file.gone or not self._exists(file.node)
         for node in [node for node in self._iattrs if not self._exists(node)]:
             del self._iattrs[node]
@@ -178,16 +197,6 @@ class Tree:
         if kind.members.subject(key) is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
 
-    def permanent(self, node: int) -> bool:
-        """Whether a node is always there."""
-        kind, _, entry = self._unpack(node)
-        return isinstance(kind, Directory) and kind.permanent() and (not entry or kind.lasting(entry))
-
-    def varies(self, directory: int) -> bool:
-        """Whether what stat tells of a directory can change: its link count, or that there is one."""
-        kind = self._kinds[(directory >> KIND_SHIFT) - 1]
-        return isinstance(kind, Directory) and (kind.varies or not kind.permanent())
-
     def setattr(self, node: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
         """Change permissions or ownership, which sysfs keeps until the node goes away (kernfs_iop_setattr)."""
         self.stat(node)
@@ -199,42 +208,10 @@ class Tree:
             old.gid if gid is None else gid,
         )
 
-    def changed(self, node: int) -> bool:
-        """Whether somebody has changed permissions or ownership of a node, which ends with the node."""
-        return node in self._iattrs
-
     @property
     def owned(self) -> bool:
         """Whether there may be a node whose permissions or ownership were changed."""
         return bool(self._iattrs)
-
-    def owner(self, node: int) -> tuple[int | None, int | None]:
-        """Return uid and gid as chown set them, None where nobody did."""
-        if not self._iattrs:
-            return _NOBODY
-        changed = self._iattrs.get(node, _Iattr())
-        return (changed.uid, changed.gid)
-
-    def refused(self, operation: str, node: int, data: str, error: KernelError) -> None:
-        """Put a refusal into the journal."""
-        self.journal.add(Refusal(operation, self.path(node), data, error.name, error.why))
-
-    def inject(self, path: str, number: int, accesses: int) -> None:
-        """Make the next reads and writes of the attribute at `path`, which need not exist yet, fail with an errno."""
-        self.faults[path] = (number, accesses)
-
-    def clear_faults(self) -> None:
-        """Take back what `inject` did."""
-        self.faults.clear()
-
-    def take_fault(self, node: int) -> None:
-        """Raise the fault injected into this node's path, if one is left."""
-        path = self.path(node)
-        if path in self.faults:
-            number, left = self.faults.pop(path)
-            if left > 1:
-                self.faults[path] = (number, left - 1)
-            raise KernelError(number, "injected by the console verb fault")
 
 
 class _Iattr(NamedTuple):

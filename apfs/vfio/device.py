@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
-    from apfs.sysfs.openfile import OpenFile
+    from apfs.sysfs.openfile import SpecialFile
     from apfs.vfio.request import EventFd
 
 GROUP_MAJOR, DEVICE_MAJOR = 243, 242
@@ -40,7 +40,7 @@ class VfioOps(Protocol):
     def state(self) -> int:
         """The migration state."""
 
-    def set_state(self, target: int) -> OpenFile | None:
+    def set_state(self, target: int) -> SpecialFile | None:
         """Walk to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
 
     def data_size(self) -> int:

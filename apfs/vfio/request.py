@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from apfs.errors import KernelError
-from apfs.journal.records import Ioctl, Refusal
-from apfs.sysfs.openfile import READY
+from apfs.journal.records import Ioctl
+from apfs.sysfs.openfile import SpecialFile, record_refusal
 from apfs.vfio.uapi import PAGE, S32, U32, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from apfs.journal.log import Journal
-    from apfs.sysfs.openfile import OpenFile
     from apfs.vfio.uapi import CStruct
 
 
@@ -110,7 +108,7 @@ class NewFile:
     to which address it is written.
     """
 
-    file: OpenFile
+    file: SpecialFile
     name: str
     readable: bool = True
     writable: bool = True
@@ -133,7 +131,7 @@ class Reply:
 DONE = Reply()
 
 
-class IoctlFile:
+class IoctlFile(SpecialFile):
     """An open file that understands ioctls, and nothing else: it has neither read nor write."""
 
     seekable = False
@@ -143,11 +141,6 @@ class IoctlFile:
     ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {}
     """The requests that it knows, by number."""
 
-    def __init__(self, journal: Journal, path: str) -> None:
-        self._journal = journal
-        self.path = path
-        """What the file is, for records."""
-
     def ioctl(self, request: Request) -> Reply:
         """Carry out a request and record it. A refusal is a reply too; nothing is raised."""
         name = name_of(request.cmd, device=self.is_device)
@@ -156,7 +149,7 @@ class IoctlFile:
         except KernelError as error:
             reply = Reply(-error.errno, why=error.why)
         if reply.value < 0:
-            self._journal.add(Refusal("ioctl", self.path, name, errno.errorcode[-reply.value], reply.why))
+            record_refusal(self._journal, "ioctl", self.path, name, KernelError(-reply.value, reply.why))
         else:
             self._journal.add(Ioctl(self.path, name))
         return reply
@@ -169,20 +162,13 @@ class IoctlFile:
         """Answer a request that is not in the table: ENOTTY, unless overridden."""
         raise KernelError(errno.ENOTTY, f"{self.path} does not know the ioctl {request.cmd:#x}")
 
-    def read(self, _offset: int, _size: int) -> bytes:
+    def on_read(self, _offset: int, _size: int) -> bytes:
         """Refuse with EINVAL, as a character device without a read operation does."""
         raise KernelError(errno.EINVAL, f"{self.path} has no read operation, only ioctls")
 
-    def write(self, _data: bytes) -> int:
+    def on_write(self, _data: bytes) -> int:
         """Refuse with EINVAL."""
         raise KernelError(errno.EINVAL, f"{self.path} has no write operation, only ioctls")
-
-    def poll(self) -> int:
-        """Report readiness, as a device without a poll operation does."""
-        return READY
-
-    def close(self) -> None:
-        """Let go of the file."""
 
 
 def descriptor_number(request: Request) -> int:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS
 from apfs.errors import KernelError
-from apfs.sysfs.openfile import READY
+from apfs.sysfs.openfile import SpecialFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from apfs.ap.mask import Mask
+    from apfs.journal.log import Journal
 
 HEADER = struct.Struct(">i4x")
 ENTRY = struct.Struct(">QH6x")
@@ -236,15 +237,17 @@ class Log(Protocol):
         """Write a line."""
 
 
-class MigrationFile:
+class MigrationFile(SpecialFile):
     """A transfer file: the driver's and the user's common end of one migration session (struct vfio_ap_migration_file).
 
-    It has one position for all who have it open, and it dies with the session although it may stay open.
+    It has one position for all who have it open, and it dies with the session although it may stay open. Closing it
+    does nothing: the session goes on, and nobody gets a second file for it.
     """
 
     seekable = False
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal, path: str) -> None:
+        super().__init__(journal, path)
         self.position = 0
         self.disabled = False
 
@@ -253,30 +256,19 @@ class MigrationFile:
         self.disabled = True
         self.position = 0
 
-    def read(self, _offset: int, _size: int) -> bytes | memoryview:
-        """Refuse with EBADF; saving files override it."""
-        raise KernelError(errno.EBADF, "a file that takes a stream cannot be read")
-
-    def write(self, _data: bytes) -> int:
-        """Refuse with EBADF; resuming files override it."""
-        raise KernelError(errno.EBADF, "a file that gives a stream cannot be written")
-
-    def poll(self) -> int:
-        """Report readiness, as a file without a poll operation does."""
-        return READY
-
-    def close(self) -> None:
-        """Do nothing: the session goes on, and nobody gets a second file for it."""
+    def _shown(self, data: bytes) -> str:
+        """Return how much of a stream was refused, which nobody could read."""
+        return f"{len(data)} bytes"
 
 
 class SavingFile(MigrationFile):
     """The file of STOP_COPY: gives the snapshot that was taken when the state was entered."""
 
-    def __init__(self, stream: bytes) -> None:
-        super().__init__()
+    def __init__(self, journal: Journal, path: str, stream: bytes) -> None:
+        super().__init__(journal, path)
         self._stream = memoryview(stream)
 
-    def read(self, _offset: int, size: int) -> memoryview:
+    def on_read(self, _offset: int, size: int) -> memoryview:
         """Return the next bytes, none at the end. ENODEV after the session (where the driver would crash)."""
         if self.disabled:
             raise KernelError(errno.ENODEV, "the migration session of this file is over")
@@ -288,14 +280,14 @@ class SavingFile(MigrationFile):
 class ResumingFile(MigrationFile):
     """The file of RESUMING: takes a stream for the guest matrix that the target has when the state is entered."""
 
-    def __init__(self, target: Callable[[], Target], log: Log) -> None:
+    def __init__(self, journal: Journal, path: str, target: Callable[[], Target], log: Log) -> None:
         """Take a stream for `target()`, which is asked again with every write."""
-        super().__init__()
+        super().__init__(journal, path)
         self._stream = bytearray()
         self._target = target
         self._log = log
 
-    def write(self, data: bytes) -> int:
+    def on_write(self, data: bytes) -> int:
         """Take the next bytes (vfio_ap_resume_write).
 
         EIO after the session and beyond the expected size; then nothing is taken. What `judge` refuses otherwise, with

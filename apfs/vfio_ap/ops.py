@@ -385,16 +385,20 @@ class MatrixMdev:
         return made
 
     def _arc(self, step: State) -> MigrationFile | None:
+        path = f"/dev/vfio-ap/{self.mdev.uuid}/data_stream"
         if step == State.STOP:
             self._end_session()
         elif step == State.STOP_COPY:
-            self.transfer = SavingFile(make_stream(self.shadow.size, self._guest_rows()))
-            return self.transfer
+            stream = make_stream(self.shadow.size, self._guest_rows())
+            self.transfer = SavingFile(self.journal, path, stream)
         elif step == State.RESUMING:
             size = self.data_size()
-            self.transfer = ResumingFile(lambda: Target(size, self.shadow.size, self._guest_rows), self._log_error)
-            return self.transfer
-        return None
+
+            def target() -> Target:
+                return Target(size, self.shadow.size, self._guest_rows)
+
+            self.transfer = ResumingFile(self.journal, path, target, self._log_error)
+        return self.transfer
 
     def _end_session(self) -> None:
         if self.transfer:

@@ -12,13 +12,14 @@ import pytest
 from apfs.ctl.channel import Channel
 from apfs.errors import KernelError
 from apfs.host import Host
+from apfs.journal.records import Refusal
 from apfs.scenario.reader import loads
 from apfs.sysfs.entries import BOTH
 from apfs.testing.files import Shell
 from tests.vfio_ap.hosts import CREATE, M1, WORKED
 
 if TYPE_CHECKING:
-    from apfs.sysfs.openfile import OpenFile
+    from apfs.sysfs.tree import OpenFile
 
 
 class Client:
@@ -38,7 +39,7 @@ class Client:
     def ask(self, *files: OpenFile, **request: object) -> Any:  # noqa: ANN401 -- JSON
         self.channel.write(json.dumps({"arg": 0, "memory": "", "descriptor": None} | request).encode())
         for file in files:
-            self.channel.show(file)
+            self.channel.watch(file)
         return self.line()
 
     def line(self) -> Any:  # noqa: ANN401 -- JSON
@@ -122,6 +123,64 @@ def test_eventfds_are_signalled_and_dropped_by_number(client: Client) -> None:
     assert client.line() == {"signal": [8], "drop": []}
     device.close()
     assert client.line() == {"signal": [], "drop": [8]}
+
+
+def test_a_refused_stream_of_a_descriptor_is_one_record(client: Client) -> None:
+    """The mount and the descriptor of an ioctl lead to the same file, and it is the file that records."""
+    client.shell.echo("0x47", f"/sys/devices/vfio_ap/matrix/{M1}/assign_domain")
+    client.shell.echo("5", f"/sys/devices/vfio_ap/matrix/{M1}/assign_adapter")
+    _, _, name = client.device()
+    device = client.open(f"/ctl/fds/{name}")
+    resuming = struct.pack("=IIIi", 16, 1 << 17 | 2, 4, 0).hex()
+    reply = client.ask(device, cmd=0x3B75, arg=16, memory=resuming)
+    stream = client.open(f"/ctl/fds/{reply['file']['name']}")
+    before = client.host.journal.last
+    for call, operation in ((lambda: stream.write(b"\0\0\0\7"), "write"), (lambda: stream.read(0, 1), "read")):
+        with pytest.raises(KernelError) as refused:
+            call()
+        *_, (before, record) = client.host.journal.since(before)
+        assert isinstance(record, Refusal)
+        assert (record.operation, record.errno) == (operation, refused.value.name)
+        assert record.path == f"/dev/vfio-ap/{M1}/data_stream"
+        assert record.why == refused.value.why
+    assert len(client.shell.journal.refusals()) == 2
+
+
+@pytest.mark.parametrize(
+    ("cmd", "arg", "memory", "expected"),
+    [
+        (0x3B6C, 0, "", "EOPNOTSUPP"),  # GET_REGION_INFO
+        (0x3BFF, 0, "", "EOPNOTSUPP"),
+        (0x3B6B, 16, "", "EFAULT"),
+    ],
+)
+def test_a_refused_ioctl_is_one_record_with_the_error_as_others_call_it(
+    client: Client, cmd: int, arg: int, memory: str, expected: str
+) -> None:
+    _, _, name = client.device()
+    device = client.open(f"/ctl/fds/{name}")
+    assert client.ask(device, cmd=cmd, arg=arg, memory=memory)["value"] == -getattr(errno, expected)
+    (record,) = client.shell.journal.refusals()
+    assert (record.operation, record.path, record.errno) == ("ioctl", M1, expected)
+
+
+@pytest.mark.parametrize(
+    ("operation", "data"), [("write", "[]"), ("read", '{"cmd": 1}'), ("read", '{"cmd": 1, "arg": "x", "memory": ""}')]
+)
+def test_what_is_no_request_is_one_record(client: Client, operation: str, data: str) -> None:
+    container = client.open("/dev/vfio/vfio")
+    before = client.host.journal.last
+
+    def ask() -> None:
+        client.channel.write(data.encode())
+        client.channel.watch(container)
+        client.channel.read(0, 100)
+
+    with pytest.raises(KernelError):
+        ask()
+    ((_, record),) = client.host.journal.since(before)
+    assert isinstance(record, Refusal)
+    assert (record.operation, record.path, record.errno) == (operation, "/ctl/ioctl", "EINVAL")
 
 
 def test_ioctls_are_in_the_journal(client: Client) -> None:

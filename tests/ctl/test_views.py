@@ -42,7 +42,7 @@ def test_pieces_of_any_size(records: list[Record], size: int) -> None:
     for view in VIEWS:
         journal = filled(records)
         whole = view(journal, journal.since(0)).encode()
-        file = JournalFile(journal, view)
+        file = JournalFile(journal, "/view", view)
         assert read(file, size) == whole
         assert file.poll() == 0
         assert read(file, 10**6) == whole  # from the beginning again
@@ -66,7 +66,7 @@ def test_events_keep_their_numbers_when_old_records_are_dropped(monkeypatch: pyt
 
 
 def test_what_was_not_read_yet_can_be_polled_for() -> None:
-    file = JournalFile(filled([Verb("scan")] * 3), views.journal)
+    file = JournalFile(filled([Verb("scan")] * 3), "/view", views.journal)
     assert file.read(0, 10)
     assert file.poll()
     assert read(file, 4096)
@@ -75,7 +75,7 @@ def test_what_was_not_read_yet_can_be_polled_for() -> None:
 
 def test_reading_behind_the_end_moves_nothing() -> None:
     journal = filled([Verb("scan")])
-    file = JournalFile(journal, views.journal)
+    file = JournalFile(journal, "/view", views.journal)
     whole = read(file, 4096)
     assert file.read(len(whole) + 10, 4096) == b""
     assert file.poll() == 0
@@ -85,5 +85,5 @@ def test_reading_behind_the_end_moves_nothing() -> None:
 
 
 def test_a_little_of_a_long_journal_costs_a_little() -> None:
-    file = JournalFile(filled([EVENT] * 100_000), views.journal)
+    file = JournalFile(filled([EVENT] * 100_000), "/view", views.journal)
     assert 0 < calls(lambda: file.read(0, 4096)) < 20_000

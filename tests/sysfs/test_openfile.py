@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import select
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +13,14 @@ from apfs.host import Host
 from apfs.journal.log import Journal
 from apfs.journal.records import Refusal, Store
 from apfs.sysfs.entries import Access, Attribute
-from apfs.sysfs.openfile import READY, OpenFile, TextFile
-from apfs.sysfs.tree import Tree
+from apfs.sysfs.openfile import READY, SpecialFile, TextFile
+from apfs.sysfs.tree import OpenFile, Tree
 from apfs.testing.files import Shell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.journal.records import Operation
 
 
 class Counter:
@@ -160,7 +166,8 @@ def test_a_write_leaves_the_text_read_before_as_it_was(desk: Desk) -> None:
 def test_refused_stores_and_shows_are_told_with_their_reason(desk: Desk) -> None:
     file = desk.open()
     desk.counter.error = KernelError(errno.EBUSY, "not now")
-    for operation, data in (("write", "ab"), ("read", "")):
+    expected: list[tuple[Operation, str]] = [("write", "ab"), ("read", "")]
+    for operation, data in expected:
         with pytest.raises(KernelError) as refusal:
             file.write(b"ab\0c") if operation == "write" else file.read(0, 10)
         assert refusal.value.errno == errno.EBUSY
@@ -192,7 +199,7 @@ def test_poll_reports_an_event_until_the_first_read(desk: Desk) -> None:
 
 
 def test_injected_faults_hit_so_many_accesses_and_change_nothing(desk: Desk) -> None:
-    desk.tree.inject("/top/rw", errno.EIO, 2)
+    desk.tree.faults.inject("/top/rw", errno.EIO, 2)
     file = desk.open()
     for call in (lambda: file.write(b"1"), lambda: file.read(0, 10)):
         with pytest.raises(KernelError) as refusal:
@@ -200,14 +207,14 @@ def test_injected_faults_hit_so_many_accesses_and_change_nothing(desk: Desk) -> 
         assert refusal.value.errno == errno.EIO
     assert desk.counter.writes == []
     assert bytes(file.read(0, 10)) == b"read 1\n"
-    desk.tree.inject("/top/rw", errno.EIO, 1)
-    desk.tree.clear_faults()
+    desk.tree.faults.inject("/top/rw", errno.EIO, 1)
+    desk.tree.faults.clear()
     assert file.write(b"1") == 1
 
 
 def test_text_files_have_no_limit_and_cannot_be_written() -> None:
     texts = iter(["first", "x" * 10000])
-    file = TextFile(lambda: next(texts))
+    file = TextFile(Journal(), "/text", lambda: next(texts))
     assert file.read(0, 3) == b"fir"
     assert file.read(3, 100) == b"st"
     assert len(file.read(0, 100000)) == 10000
@@ -215,6 +222,58 @@ def test_text_files_have_no_limit_and_cannot_be_written() -> None:
     with pytest.raises(KernelError) as refusal:
         file.write(b"1")
     assert refusal.value.errno == errno.EBADF
+    file.close()
+
+
+class Stubborn(SpecialFile):
+    """Refuses what it is asked."""
+
+    def on_read(self, offset: int, size: int) -> bytes:
+        raise KernelError(errno.ENODEV, f"{size} bytes at {offset}")
+
+    def on_write(self, data: bytes) -> int:
+        raise KernelError(errno.EOPNOTSUPP, f"{len(data)} bytes")
+
+
+class Console(Stubborn):
+    """Calls its writes something else."""
+
+    writing = "console"
+
+
+def refusals_of(file: Callable[[Journal, str], SpecialFile]) -> list[tuple[int, Refusal]]:
+    """Read and write; return the errno that each gave, with the only record that it left."""
+    journal = Journal()
+    opened = file(journal, "/there")
+    calls: list[Callable[[], object]] = [lambda: opened.read(3, 10), lambda: opened.write(b"caf\xe9\0" + b"x" * 5000)]
+    found = []
+    for call in calls:
+        before = journal.last
+        with pytest.raises(KernelError) as refusal:
+            call()
+        ((_, record),) = journal.since(before)
+        assert isinstance(record, Refusal)
+        found.append((refusal.value.errno, record))
+    return found
+
+
+@pytest.mark.parametrize(("file", "operation"), [(Stubborn, "write"), (Console, "console")])
+def test_what_a_file_refuses_is_one_record(file: type[SpecialFile], operation: Operation) -> None:
+    text = "caf\xe9\0" + "x" * 4091
+    assert refusals_of(file) == [
+        (errno.ENODEV, Refusal("read", "/there", "", "ENODEV", "10 bytes at 3")),
+        (errno.EOPNOTSUPP, Refusal(operation, "/there", text, "EOPNOTSUPP", "5005 bytes")),
+    ]
+
+
+def test_a_file_can_do_nothing_by_itself() -> None:
+    assert [(number, record.operation) for number, record in refusals_of(SpecialFile)] == [
+        (errno.EBADF, "read"),
+        (errno.EBADF, "write"),
+    ]
+    file = SpecialFile(Journal(), "/there")
+    assert file.seekable
+    assert file.poll() == READY
     file.close()
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from apfs.ap.mask import ALL, Mask
 from apfs.errors import KernelError
+from apfs.journal.log import Journal
 from apfs.vfio_ap.migration import (
     MigrationFile,
     ResumingFile,
@@ -616,7 +617,7 @@ def test_any_target_with_any_words(target: dict[int, int], entries: list[Entry],
     """The file alone, with words that no card's record can have: the comparison reduces the target's."""
     lines, log = collector()
     rows = [Row(apqn >> 8, Mask.of(apqn & 0xFF), word) for apqn, word in target.items()]
-    file = ResumingFile(lambda: Target(stream_size(len(target)), len(target), lambda: rows), log)
+    file = ResumingFile(Journal(), "/stream", lambda: Target(stream_size(len(target)), len(target), lambda: rows), log)
     naive = NaiveTarget(target)
     pieces = chop(stream(entries), places)
     assert results(file, pieces) == [naive.write(piece) for piece in pieces]
@@ -629,12 +630,12 @@ def test_a_good_stream_is_not_looked_at_entry_by_entry() -> None:
     target = Target(stream_size(65536), 65536, lambda: [Row(apid, ALL, CCA8) for apid in range(256)])
     data = make_stream(65536, source)
     assert calls(lambda: make_stream(65536, source)) < 1000
-    file = ResumingFile(lambda: target, collector()[1])
+    file = ResumingFile(Journal(), "/stream", lambda: target, collector()[1])
     assert calls(lambda: file.write(data)) < 16384
     lines, log = collector()
-    worse = ResumingFile(lambda: target, log)
+    worse = ResumingFile(Journal(), "/stream", lambda: target, log)
     assert results(worse, [data[:-16] + data[-32:-16]]) == [len(data)]  # one queue twice: taken, as the driver does
-    worse = ResumingFile(lambda: target, log)
+    worse = ResumingFile(Journal(), "/stream", lambda: target, log)
     assert results(worse, [data[:-16] + b"\xff" + data[-15:]]) == [EFAULT]
     assert lines[0].endswith("source queue ff.00ff does not fit the target queue")
 

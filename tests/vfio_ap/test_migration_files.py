@@ -2,7 +2,7 @@
 
 import pytest
 
-from apfs.journal.records import Migration
+from apfs.journal.records import Migration, Refusal
 from apfs.vfio.fsm import State
 
 from .hosts import M1, MATRIX, Bench, config_text, product, refused
@@ -312,6 +312,51 @@ def test_outside_a_session_there_is_no_file(bench: Bench, name: str) -> None:
         with refused("ENODEV"):
             attempt(f"{CLIENT}/data_stream")
     assert "data_stream" in bench.ls(CLIENT)
+
+
+# -- what the journal tells of it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("session", "end", "data", "expected", "why"),
+    [
+        ("RESUMING", "", STREAM[:3] + b"\5" + STREAM[4:], "E2BIG", "source 5, target 4"),
+        ("RESUMING", "", STREAM[:3] + b"\3" + STREAM[4:], "ENODEV", "source 3, target 4"),
+        ("RESUMING", "", stream(((ENTRIES[0][0], 0x0704), *ENTRIES[1:])), "ENODEV", "not on the target"),
+        ("RESUMING", "", stream(((0, ENTRIES[0][1]), *ENTRIES[1:])), "EFAULT", "05.0004 is not compatible"),
+        ("RESUMING", "", STREAM + b"more", "EIO", "larger"),
+        ("RESUMING", "STOP", STREAM, "EIO", "session"),
+        ("STOP_COPY", "", STREAM, "EBADF", "written"),
+    ],
+)
+def test_a_refused_stream_is_one_record(
+    bench: Bench, session: str, end: str, data: bytes, expected: str, why: str
+) -> None:
+    state(bench, session)
+    file = transfer(bench)
+    if end:
+        state(bench, end)
+    bench.mark()
+    with refused(expected):
+        file.write(data)
+    (record,) = bench.records(Refusal)
+    assert (record.operation, record.path, record.errno) == ("write", f"{CLIENT}/data_stream", expected)
+    assert record.data == f"{len(data)} bytes"
+    assert why in record.why
+    assert [type(other) for other in bench.journal][-1] is Refusal  # behind the lines of the log
+
+
+@pytest.mark.parametrize(("session", "end", "expected"), [("STOP_COPY", "STOP", "ENODEV"), ("RESUMING", "", "EBADF")])
+def test_a_stream_that_cannot_be_read_is_one_record(bench: Bench, session: str, end: str, expected: str) -> None:
+    state(bench, session)
+    file = transfer(bench)
+    if end:
+        state(bench, end)
+    bench.mark()
+    with refused(expected):
+        file.read(0, 10)
+    (record,) = bench.records(Refusal)
+    assert (record.operation, record.path, record.errno) == ("read", f"{CLIENT}/data_stream", expected)
 
 
 # -- reset, close, reopen ---------------------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Kinds of nodes, and the numbers by which nodes are known.
+
+A node is (kind, key, entry), packed into one integer; `apfs.sysfs` says what that means.
+
+    kind << 40 | key << 8 | entry
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apfs.sysfs.entries import Access, AttributeOf, Stat
+    from apfs.sysfs.openfile import SpecialFile
+
+KEY_BITS = 32
+ENTRY_BITS = 8
+KIND_SHIFT = KEY_BITS + ENTRY_BITS
+KEY_MASK = (1 << KEY_BITS) - 1
+ENTRY_MASK = (1 << ENTRY_BITS) - 1
+
+
+class Kind(ABC):
+    """A kind of node: everything that its nodes have in common, and a number that is part of their identities."""
+
+    def __init__(self, kinds: list[Kind]) -> None:
+        """Join the kinds of a tree, which are numbered from 1."""
+        kinds.append(self)
+        self._base = len(kinds) << KIND_SHIFT
+
+    def id(self, key: int, entry: int = 0) -> int:
+        """Return the identity of a node."""
+        return self._base | key << ENTRY_BITS | entry
+
+    @abstractmethod
+    def path(self, key: int, entry: int) -> str:
+        """Return the absolute path of a node, whether or not it exists at present."""
+
+    @abstractmethod
+    def stat(self, key: int, entry: int) -> Stat | None:
+        """Return type, mode, size and link count, None if there is no such node."""
+
+    @abstractmethod
+    def link(self, key: int, entry: int) -> str | None:
+        """Return the absolute path that a link leads to, None if it is gone; EINVAL if it is not a link."""
+
+    @abstractmethod
+    def open(self, key: int, entry: int, access: Access) -> SpecialFile | AttributeOf | None:
+        """Open a regular file or, if it is an attribute, return which one of what.
+
+        None if there is no such node; EISDIR and ELOOP if it is no regular file, EACCES by its mode.
+        """
+
+    def permanent(self, entry: int) -> bool:
+        """Whether a node is permanent."""
+        del entry
+        return False
+
+    def varies(self, entry: int) -> bool:
+        """Whether a node varies."""
+        del entry
+        return False
+
+
+class Population(Kind):
+    """A kind whose members are listed one by one in directories of another kind."""
+
+    type: ClassVar[int]
+    """File type of the members, as in S_IFMT."""
+
+    lasting = False
+    """Whether its members last."""
+
+    @abstractmethod
+    def find(self, parent: int, name: str) -> int | None:
+        """Return the key of the existing member of that name in directory `parent`."""
+
+    @abstractmethod
+    def keys(self, parent: int, after: int) -> Iterator[int]:
+        """Yield the keys of the members in directory `parent` that are greater than `after`, ascending."""
+
+    @abstractmethod
+    def name(self, key: int) -> str:
+        """Return the name of a member."""
