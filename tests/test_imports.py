@@ -19,7 +19,7 @@ ROOT = Path(apfs.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     # what everything is made of
     "errors": set(),
-    "journal": {"ap"},  # still: runs of a mask
+    "journal": set(),
     "sysfs": {"errors", "journal"},
     # Linux
     "kernel": {"errors", "journal", "sysfs"},
@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
 PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl", "layout", "host"}
 OUTSIDE = {
     *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json"),
-    *("fnmatch", "operator", "re", "select", "stat", "struct", "typing"),
+    *("fnmatch", "itertools", "operator", "re", "select", "stat", "struct", "typing"),
 }
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from apfs.ap.hardware import Machine
     from apfs.ap.qinfo import Qci
     from apfs.journal.log import Journal
-    from apfs.journal.records import Keys
+    from apfs.journal.records import Action, Keys
     from apfs.sysfs.tree import Tree
 
 _CARD_IDENTITY = 0xFFFF0000FF000000 & CARD_HWINFO_MASK
@@ -178,7 +178,7 @@ class ApBus(Bus):
                 detached |= leaving
         return detached
 
-    def _tell(self, card: ApCard, *actions: tuple[str, Mask]) -> None:
+    def _tell(self, card: ApCard, *actions: tuple[Action, Mask]) -> None:
         """Send uevents, queue by queue: of each the actions, in the order given, whose mask contains it.
 
         Only `bind` knows the driver: the others are sent before it, or when it is gone.

@@ -87,7 +87,7 @@ def mdevs(parameter: str) -> Completer:
 
 def record_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the types of records that a journal can have."""
-    from apfs.journal.history import KINDS
+    from apfs.journal.records import KINDS
 
     return _matching(((kind, None) for kind in KINDS), incomplete)
 

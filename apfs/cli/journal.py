@@ -13,7 +13,7 @@ from apfs.cli.streams import end_as_filters_do, fail
 
 def _known(_ctx: click.Context, _param: click.Parameter, types: tuple[str, ...]) -> tuple[str, ...]:
     if types:
-        from apfs.journal.history import KINDS
+        from apfs.journal.records import KINDS
 
         for name in types:
             if name not in KINDS:

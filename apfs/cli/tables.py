@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
-from apfs.journal.history import parse_record, printable, summary
+from apfs.journal.text import from_line, printable, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ def record(line: str, out: Console) -> str:
 
     `ValueError` if it is no record of this version of apfs.
     """
-    sequence, entry = parse_record(line)
+    sequence, entry = from_line(line)
     what, why = summary(entry)
     kind, separator = f"{entry.kind:<{_TYPE_WIDTH}}", ": " if why else ""
     if out.color_system is not None:

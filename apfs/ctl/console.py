@@ -188,8 +188,8 @@ def run_verb(system: System, text: str) -> None:
         raise KernelError(errno.EINVAL, f"no verb {name!r}: write help and read ctl/kmsg")
     if len(words) < verb.least or (verb.most is not None and len(words) > verb.most):
         raise KernelError(errno.EINVAL, f"usage: {name} {verb.usage}".rstrip())
-    system.journal.add(Verb(text.strip()))
     verb.run(system, words)
+    system.journal.add(Verb(text.strip()))
 
 
 class ConsoleFile(SpecialFile):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import select
 from typing import TYPE_CHECKING
 
 from apfs.journal.records import LogLine, Uevent
+from apfs.journal.text import to_line, to_wire
 from apfs.sysfs.openfile import SpecialFile
 
 if TYPE_CHECKING:
@@ -72,17 +72,11 @@ def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:
 
 
 def uevents(journal: Journal, records: list[tuple[int, Record]]) -> str:
-    """Return the events, each as the `action@devpath` line and the keys that the kernel sends, and an empty line."""
-    events = [(journal.uevents_until(number), record) for number, record in records if isinstance(record, Uevent)]
-    blocks = []
-    for sequence, record in events:
-        keys = (*record.environment(), ("SEQNUM", str(sequence)))
-        # APMASK ends with a newline on the wire, which would end the block here.
-        lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)
-        blocks.append(f"{record.action}@{record.devpath}\n{lines}\n")
-    return "".join(blocks)
+    """Return the events, each in the form and with the number in which the kernel sends it."""
+    events = ((journal.uevents_until(number), record) for number, record in records if isinstance(record, Uevent))
+    return "".join(to_wire(sequence, event) for sequence, event in events)
 
 
 def journal(_journal: Journal, records: list[tuple[int, Record]]) -> str:
     """Return everything that happened, one JSON object per line."""
-    return "".join(f"{json.dumps({'seq': sequence} | record.as_dict())}\n" for sequence, record in records)
+    return "".join(f"{to_line(sequence, record)}\n" for sequence, record in records)

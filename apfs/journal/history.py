@@ -5,37 +5,18 @@ It is the same whether it comes from a `Host` in this process or from the file `
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
-from apfs.ap.mask import ap_hex2bitmap
-from apfs.journal.records import (
-    Crash,
-    GuestUpdate,
-    Interrupt,
-    Ioctl,
-    LogLine,
-    Migration,
-    QueuesReset,
-    Record,
-    Refusal,
-    Store,
-    Uevent,
-    Verb,
-)
+from apfs.journal.records import LogLine, Record, Refusal, Store, Uevent
+from apfs.journal.text import from_line, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apfs.journal.log import Journal
-
-KINDS: dict[str, type[Record]] = {
-    kind.kind: kind
-    for kind in (Store, Refusal, Uevent, LogLine, GuestUpdate, Interrupt, Ioctl, QueuesReset, Migration, Verb, Crash)
-}
-"""Classes of records by the `type` that `ctl/journal` gives them."""
+    from apfs.journal.records import Action
 
 R = TypeVar("R", bound=Record)
 
@@ -62,7 +43,7 @@ class History:
         entries = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                entries.append(parse_record(line))
+                entries.append(from_line(line))
             except ValueError as error:
                 raise ValueError(f"line {number} is {error}") from None
         return cls(tuple(entries))
@@ -94,7 +75,7 @@ class History:
         """Return the refused requests whose path matches, console verbs included."""
         return [refusal for refusal in self.of_kind(Refusal) if fnmatchcase(refusal.path, path)]
 
-    def uevents(self, devpath: str = "*", action: str | None = None) -> list[Uevent]:
+    def uevents(self, devpath: str = "*", action: Action | None = None) -> list[Uevent]:
         """Return the events whose DEVPATH matches, which is without `/sys`; of one action, if given."""
         return [
             event
@@ -113,68 +94,5 @@ class History:
         for what, entries in (("refusals", refused), ("records", list(self.entries))):
             shown = entries[-most:]
             lines.append(f"{what}: {len(entries)}" + (f", the last {most}:" if len(entries) > most else ""))
-            lines += [f"  {sequence:>4} {describe(record)}" for sequence, record in shown]
+            lines += [f"  {sequence:>4} {in_words(record)}" for sequence, record in shown]
         return "\n".join(lines)
-
-
-def describe(record: Record) -> str:
-    """Return a record as text for people, with the whole traceback of a crash."""
-    what, why = summary(record)
-    if isinstance(record, Crash):
-        return f"crash {what}\n{record.traceback}"
-    word = "refused" if isinstance(record, Refusal) else record.kind
-    return f"{word} {what}" + (f": {why}" if why else "")
-
-
-def summary(record: Record) -> tuple[str, str]:
-    """Return what a record tells, without its type, on one line: what happened, and for what went wrong, why."""
-    why = ""
-    match record:
-        case Refusal(operation, path, data, errno, why):
-            what, why = f"{operation} {path}{f' {data!r}' if data else ''}", f"{errno}: {why}"
-        case Store(path, data):
-            what = f"{path} {data!r}"
-        case LogLine(level, text):
-            what = f"{level}: {text}"
-        case Uevent():
-            keys = (f"{key}={value.rstrip()}" for key, value in record.keys)
-            what = " ".join([record.action, record.devpath, *keys])
-        case GuestUpdate(mdev, adapters, domains, control_domains):
-            what = f"{mdev} adapters: {_ranges(adapters, 2)}, domains: {_ranges(domains, 4)}"
-            what += f", control domains: {_ranges(control_domains, 4)}"
-        case Migration(mdev, before, after):
-            what = f"{mdev} {before} -> {after}"
-        case QueuesReset(count, failed):
-            what = f"queues: {count}" + "".join(f", {apqn} failed with {code}" for apqn, code in failed.items())
-        case Verb(text):
-            what = text
-        case Crash(operation, traceback):
-            what, why = operation, (traceback.splitlines() or [""])[-1]
-        case _:
-            what = " ".join(f"{value}" for name, value in record.as_dict().items() if name != "type")
-    return printable(what), printable(why)
-
-
-_CONTROL = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for what a terminal would obey or take for the end of a line."""
-    return text.translate(_CONTROL)
-
-
-def _ranges(mask: str, digits: int) -> str:
-    return ap_hex2bitmap(mask).ranges(digits) or "none"
-
-
-def parse_record(line: str) -> tuple[int, Record]:
-    """Return the sequence number and the record of one line of `ctl/journal`. `ValueError` if it is none."""
-    try:
-        fields = json.loads(line)
-        sequence = fields.pop("seq")
-        kind = KINDS[fields.pop("type")]
-        if kind is Uevent:
-            fields["keys"] = tuple(fields["keys"].items())
-        return sequence, kind(**fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"not a record of a journal of this apfs: {line!r}") from None

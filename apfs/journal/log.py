@@ -13,6 +13,8 @@ from apfs.journal.records import LogLine, Record, Uevent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apfs.journal.records import Level
+
 CAPACITY = 200_000
 """Records kept: an `apmask` write that rebinds 65,536 queues makes 131,073. Older ones are dropped and counted."""
 
@@ -45,7 +47,7 @@ class Journal:
                 del self._records[: self._capacity]
                 del self._uevents[: bisect_right(self._uevents, self.dropped)]
 
-    def log(self, level: str, text: str) -> None:
+    def log(self, level: Level, text: str) -> None:
         """Append a kernel log line."""
         self.add(LogLine(level, text))
 

@@ -1,12 +1,20 @@
-"""What can happen on a host: frozen records, one class for each kind."""
+"""What can happen on a host: frozen records, one class for each kind.
+
+A record is made when what it says has become true. So what was asked for, and is known to have succeeded or to be
+refused only in the end (`Store`, `Verb`, `Ioctl`, `Refusal`), comes behind all that it led to.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+# The vocabulary of the fields that have one; docs/console.md says what the words mean.
 Operation = Literal["open", "read", "write", "console", "ioctl"]
-"""What can be refused."""
+Action = Literal["add", "remove", "change", "move", "online", "offline", "bind", "unbind"]
+Level = Literal["err", "warn", "notice", "info"]
+Irq = Literal["request", "config_changed"]
+MigrationState = Literal["STOP", "RUNNING", "STOP_COPY", "RESUMING"]
 
 Keys = tuple[tuple[str, str], ...]
 
@@ -48,13 +56,13 @@ class Uevent(Record):
     """An event as the kernel multicasts it (kobject_uevent_env). `keys` exclude ACTION, DEVPATH and SUBSYSTEM."""
 
     kind = "uevent"
-    action: str
+    action: Action
     devpath: str
     subsystem: str
     keys: Keys
 
     def environment(self) -> Keys:
-        """Return all keys in wire order, without SEQNUM, which whoever sends the event knows."""
+        """Return all keys in the order in which they are sent, without SEQNUM, which is known when they are sent."""
         head = (("ACTION", self.action), ("DEVPATH", self.devpath), ("SUBSYSTEM", self.subsystem))
         return head + self.keys
 
@@ -71,16 +79,16 @@ class Uevent(Record):
 
 @dataclass(frozen=True, slots=True)
 class LogLine(Record):
-    """A line of the kernel log. `level` is the printk level name (`err`, `warn`, `notice`, `info`, `debug`)."""
+    """A line of the kernel log, with the name of its printk level."""
 
     kind = "log"
-    level: str
+    level: Level
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class GuestUpdate(Record):
-    """The AP resources that a running guest sees were programmed anew (kvm_arch_crypto_set_masks); masks as hex."""
+    """The AP resources that a running guest has were set (kvm_arch_crypto_set_masks); masks as hex digits."""
 
     kind = "guest"
     mdev: str
@@ -91,11 +99,11 @@ class GuestUpdate(Record):
 
 @dataclass(frozen=True, slots=True)
 class Interrupt(Record):
-    """A VFIO interrupt (eventfd) of a mediated device was signalled: `request` or `config_changed`."""
+    """A VFIO interrupt (eventfd) of a mediated device was signalled."""
 
     kind = "interrupt"
     mdev: str
-    irq: str
+    irq: Irq
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +130,13 @@ class Migration(Record):
 
     kind = "migration"
     mdev: str
-    before: str
-    after: str
+    before: MigrationState
+    after: MigrationState
 
 
 @dataclass(frozen=True, slots=True)
 class Verb(Record):
-    """A console verb was given; what it did, or why it was refused, follows."""
+    """A console verb was carried out; one that was refused is a `Refusal` with the operation `console`."""
 
     kind = "verb"
     text: str
@@ -141,3 +149,10 @@ class Crash(Record):
     kind = "crash"
     operation: str
     traceback: str
+
+
+KINDS: dict[str, type[Record]] = {
+    kind.kind: kind
+    for kind in (Store, Refusal, Uevent, LogLine, GuestUpdate, Interrupt, Ioctl, QueuesReset, Migration, Verb, Crash)
+}
+"""Classes of records by the `type` that `ctl/journal` gives them."""

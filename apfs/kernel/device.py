@@ -6,10 +6,10 @@ import errno
 import re
 from abc import ABC, abstractmethod
 from itertools import takewhile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from apfs.errors import KernelError
-from apfs.journal.records import Uevent
+from apfs.journal.records import Action, Uevent
 from apfs.kernel.uuid import UUID
 from apfs.sysfs.entries import Attribute, Link
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SYS = "/sys"
 
-_ACTIONS = frozenset(("add", "remove", "change", "move", "online", "offline", "bind", "unbind"))
+_ACTIONS: dict[str, Action] = {action: action for action in get_args(Action)}
 _SYNTHETIC = re.compile(
     r"(?P<action>[a-z]+)"
     rf"(?: (?P<uuid>{UUID})"
@@ -134,7 +134,7 @@ class Bus(Kobject, ABC):
                 return
 
 
-def emit(source: EventSource, action: str, *extra: tuple[str, str]) -> None:
+def emit(source: EventSource, action: Action, *extra: tuple[str, str]) -> None:
     """Send a uevent: the specific keys first, then those of the device (kobject_uevent_env).
 
     No `unbind` has a MODALIAS: it would make udev load the module again (zap_modalias_env).
@@ -188,11 +188,11 @@ def uevent_store(source: EventSource, text: str) -> None:
     EINVAL for anything else and for too many arguments, ENOMEM for what does not fit into the event.
     """
     found = _SYNTHETIC.fullmatch(text[:-1] if text.endswith(("\n", "\0")) else text)
-    if not found or found["action"] not in _ACTIONS:
+    action = _ACTIONS.get(found["action"]) if found else None
+    if not found or not action:
         raise KernelError(
             errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then perhaps UUID and KEY=value"
         )
-    action = found["action"]
     arguments = [item.split("=") for item in (found["arguments"] or "").split()]
     extra = [("SYNTH_UUID", found["uuid"] or "0"), *((f"SYNTH_ARG_{key}", value) for key, value in arguments)]
     if _Environment().add_all(extra) < len(extra):
@@ -203,7 +203,7 @@ def uevent_store(source: EventSource, text: str) -> None:
         _emit_if_it_fits(source, source.subsystem, action, tuple(extra))
 
 
-def _emit_if_it_fits(source: EventSource, subsystem: str, action: str, extra: Keys) -> None:
+def _emit_if_it_fits(source: EventSource, subsystem: str, action: Action, extra: Keys) -> None:
     """Send an event with keys of a user's. ENOMEM if they, and what the event needs, have no room."""
     devpath = source.path.removeprefix(SYS)
     head = (("ACTION", action), ("DEVPATH", devpath), ("SUBSYSTEM", subsystem))

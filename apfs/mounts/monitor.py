@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import select
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from apfs.journal.log import CAPACITY
+from apfs.journal.text import head_of_line
 from apfs.mounts import table
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ class Entries:
         """Yield the records that this piece completes."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            fields = json.loads(line)
-            self.dropped += fields["seq"] - self._last - 1
-            self._last = fields["seq"]
-            if not self._types or fields["type"] in self._types:
+            sequence, kind = head_of_line(line)
+            self.dropped += sequence - self._last - 1
+            self._last = sequence
+            if not self._types or kind in self._types:
                 yield Entry(line.decode(), self.dropped)
                 self.dropped = 0
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apfs.host import Host
-    from apfs.journal.records import Refusal, Uevent
+    from apfs.journal.records import Action, Refusal, Uevent
     from apfs.sysfs.entries import Stat
 
 _LINKS = 40
@@ -76,7 +76,7 @@ class Files(ABC):
         """Return the refused requests of a path or a pattern of paths."""
         return self.journal.refusals(path)
 
-    def uevents(self, devpath: str = "*", action: str | None = None) -> list[Uevent]:
+    def uevents(self, devpath: str = "*", action: Action | None = None) -> list[Uevent]:
         """Return the events of a DEVPATH or a pattern of them; of one action, if given."""
         return self.journal.uevents(devpath, action)
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from apfs.journal.log import Journal
-    from apfs.journal.records import Keys
+    from apfs.journal.records import Irq, Keys
     from apfs.sysfs.openfile import SpecialFile
     from apfs.vfio.request import EventFd
 
 GROUP_MAJOR, DEVICE_MAJOR = 243, 242
 IRQ_REQUEST, IRQ_CONFIG_CHANGED = 0, 1
-IRQ_NAMES = ("request", "config_changed")
+IRQ_NAMES: tuple[Irq, ...] = ("request", "config_changed")
 
 
 class VfioOps(Protocol):

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import errno
 from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
 from apfs.vfio import uapi
+
+if TYPE_CHECKING:
+    from apfs.journal.records import MigrationState
 
 
 class State(IntEnum):
@@ -30,6 +34,14 @@ class MigrationFlags(IntFlag):
 
     STOP_COPY = uapi.VFIO_MIGRATION_STOP_COPY
 
+
+NAMES: dict[State, MigrationState] = {
+    State.STOP: "STOP",
+    State.RUNNING: "RUNNING",
+    State.STOP_COPY: "STOP_COPY",
+    State.RESUMING: "RESUMING",
+}
+"""The states that a device can be in, as the journal calls them."""
 
 NEXT: dict[State, dict[State, State]] = {
     State.STOP: {

@@ -17,7 +17,7 @@ from apfs.ap.qinfo import FIELDS, OLDEST, Response
 from apfs.errors import KernelError
 from apfs.journal.records import GuestUpdate, Migration, QueuesReset
 from apfs.vfio.device import IRQ_CONFIG_CHANGED
-from apfs.vfio.fsm import State, next_state
+from apfs.vfio.fsm import NAMES, State, next_state
 from apfs.vfio_ap.matrix import EMPTY, Axis, Matrix
 from apfs.vfio_ap.migration import MigrationFile, ResumingFile, Row, SavingFile, Target, make_stream, stream_size
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from apfs.ap.bus import ApBus
     from apfs.ap.qinfo import Qci
+    from apfs.journal.records import Level
     from apfs.mdev.core import Mdev
     from apfs.vfio.device import VfioDevice
 
@@ -192,7 +193,7 @@ class MatrixMdev:
         self.state = State.RUNNING
         self.transfer: MigrationFile | None = None
 
-    def log(self, level: str, text: str) -> None:
+    def log(self, level: Level, text: str) -> None:
         """Write a line to the kernel log with the device's name in front."""
         self.journal.log(level, f"vfio_ap_mdev {self.mdev.uuid}: {text}")
 
@@ -380,7 +381,7 @@ class MatrixMdev:
         while self.state != target:
             step = next_state(self.state, target)
             made = self._arc(step)
-            self.journal.add(Migration(self.mdev.uuid, self.state.name, step.name))
+            self.journal.add(Migration(self.mdev.uuid, NAMES[self.state], NAMES[step]))
             self.state = step
         return made
 

@@ -10,7 +10,7 @@ import pytest
 
 import apfs as package
 from apfs.cli.main import COMMANDS, main
-from apfs.journal.history import KINDS
+from apfs.journal.records import KINDS
 from apfs.scenario.reader import gallery
 from tests.conftest import apfs, sh
 

@@ -12,8 +12,7 @@ import pytest
 from apfs.cli import tables as printed
 from apfs.cli import terminal
 from apfs.host import Host
-from apfs.journal.history import KINDS
-from apfs.journal.records import Refusal
+from apfs.journal.records import KINDS, Refusal
 from apfs.scenario.reader import load
 from apfs.testing.files import Shell
 from tests.vfio_ap.hosts import BARE, M1, M2, MDEV_DRIVER, RESERVED, Bench, built, refused

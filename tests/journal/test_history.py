@@ -14,9 +14,10 @@ import apfs.journal.records
 from apfs.ap.mask import Mask
 from apfs.ctl import views
 from apfs.host import Host
-from apfs.journal.history import KINDS, History, describe, parse_record, printable, summary
+from apfs.journal.history import History
 from apfs.journal.log import Journal
 from apfs.journal.records import (
+    KINDS,
     Crash,
     GuestUpdate,
     Interrupt,
@@ -30,6 +31,7 @@ from apfs.journal.records import (
     Uevent,
     Verb,
 )
+from apfs.journal.text import from_line, in_words, printable, summary
 from apfs.testing.files import Shell
 
 MASK = "/sys/bus/ap/apmask"
@@ -96,7 +98,7 @@ def test_snapshot_does_not_change() -> None:
 def test_numbers_stay_when_old_records_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apfs.journal.log, "CAPACITY", 3)
     history = History.of(journal_of([Verb(str(number)) for number in range(1, 6)]))
-    assert [(sequence, describe(record)) for sequence, record in history.entries] == [
+    assert [(sequence, in_words(record)) for sequence, record in history.entries] == [
         *((3, "verb 3"), (4, "verb 4"), (5, "verb 5")),
     ]
     assert list(history.since(4)) == [Verb("5")]
@@ -215,6 +217,6 @@ def test_printable() -> None:
 
 
 def test_line_of_a_journal() -> None:
-    assert parse_record('{"seq": 7, "type": "verb", "text": "scan"}') == (7, Verb("scan"))
+    assert from_line('{"seq": 7, "type": "verb", "text": "scan"}') == (7, Verb("scan"))
     with pytest.raises(ValueError, match=r"^not a record of a journal of this apfs: 'words'$"):
-        parse_record("words")
+        from_line("words")

@@ -3,7 +3,7 @@
 import pytest
 
 from apfs.errors import KernelError
-from apfs.journal.records import LogLine, Uevent
+from apfs.journal.records import Action, LogLine, Uevent
 from tests.vfio_ap.hosts import AP_DRIVER, BARE, M1, M2, MATRIX, MDEV_DRIVER, TYPE, WORKED, Bench, product, refused
 
 PARENT = "/devices/vfio_ap/matrix"
@@ -240,7 +240,7 @@ ACTIONS = ("add", "remove", "change", "move", "online", "offline", "bind", "unbi
         (f"add {M2} A=1 bc=2d", "add", (("SYNTH_UUID", M2), ("SYNTH_ARG_A", "1"), ("SYNTH_ARG_bc", "2d"))),
     ],
 )
-def test_an_action_word_sends_that_event(path: str, text: str, action: str, extra: Keys) -> None:
+def test_an_action_word_sends_that_event(path: str, text: str, action: Action, extra: Keys) -> None:
     bench = Bench(BARE)
     bench.create(M1)
     before = bench.dump()
