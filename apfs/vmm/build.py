@@ -1,0 +1,109 @@
+"""The plugin that QEMU loads, as a shared object: compiled at its first use, then kept.
+
+One object serves all versions of QEMU that it knows, because it finds out at run time which one loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).parent / "plugin"
+SYSTEM_CACHE = Path("/var/cache/apfs")
+"""Where root keeps it, for all users: libvirt gives each domain a cache directory of its own."""
+
+FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall")
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class PluginError(Exception):
+    """The plugin cannot be had; the message says why, and what to do."""
+
+
+def file_name() -> str:
+    """Return the name of the object made from this source for this machine."""
+    digest = hashlib.sha256(" ".join((platform.machine(), *FLAGS)).encode())
+    for source in sorted(SOURCE.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return f"qemu-plugin-{digest.hexdigest()[:16]}.so"
+
+
+def caches() -> list[Path]:
+    """Return the directories that may have it, and in which it is kept if they can be written: best first."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    own = Path(home) if home.startswith("/") else Path("~/.cache").expanduser()
+    return [SYSTEM_CACHE, own / "apfs"]
+
+
+def is_safe(path: Path) -> bool:
+    """Whether a file is there that only root or this user can have written, in a directory of which that is true."""
+    try:
+        found = (path.stat(), path.parent.stat())
+    except OSError:
+        return False
+    return all(entry.st_uid in (0, os.geteuid()) and not entry.st_mode & _OTHERS_WRITE for entry in found)
+
+
+def compile_into(directory: Path) -> Path:
+    """Compile the plugin and return its file, which appears in the directory at once and whole.
+
+    Raises OSError if the directory cannot be written, PluginError if there is no compiler or it fails.
+    """
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    target = directory / file_name()
+    descriptor, name = tempfile.mkstemp(prefix=".qemu-plugin-", dir=directory)
+    os.close(descriptor)
+    try:
+        _compile(Path(name))
+        Path(name).chmod(0o755)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink()
+        raise
+    return target
+
+
+def _compile(output: Path) -> None:
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        raise PluginError(
+            f"QEMU's plugin has to be compiled once, and there is no {compiler}: "
+            "apt install gcc libc6-dev, or name a compiled one by APFS_QEMU_PLUGIN"
+        )
+    sources = [str(source) for source in sorted(SOURCE.glob("*.c"))]
+    done = subprocess.run(
+        [compiler, *FLAGS, "-o", str(output), *sources], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise PluginError(f"QEMU's plugin does not compile: {done.stderr.decode(errors='replace').strip()}")
+
+
+def plugin() -> Path:
+    """Return the file of the plugin, compiled if it is not there yet. Raises PluginError."""
+    given = os.environ.get("APFS_QEMU_PLUGIN")
+    if given:
+        if not Path(given).is_file():
+            raise PluginError(f"APFS_QEMU_PLUGIN: no such file: {given}")
+        return Path(given).absolute()
+    name = file_name()
+    for directory in caches():
+        if is_safe(directory / name):
+            return directory / name
+    failures = []
+    for directory in caches():
+        try:
+            made = compile_into(directory)
+        except OSError as error:
+            failures.append(f"{directory}: {error.strerror}")
+            continue
+        if is_safe(made):
+            return made
+        made.unlink()
+        failures.append(f"{directory}: others can write it")
+    raise PluginError(f"no directory for QEMU's plugin: {'; '.join(failures)}")
