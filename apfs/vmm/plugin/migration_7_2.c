@@ -273,13 +273,15 @@ static const struct save_handlers_7_2 handlers = {
     .load_cleanup = load_cleanup,
 };
 
-/* QEMU's answer to query-migrate counts what its own code has transferred: nothing. */
+/* QEMU 7.2 leaves VFIO devices out of its answer to query-migrate. Where there are numbers of RAM, theirs belong. */
 static void query_migrate(QDict *arguments, Object **result, Error **errp)
 {
     qmp_marshal_query_migrate(arguments, result, errp);
-    QDict *vfio = *result ? qdict_get_qdict((QDict *)*result, "vfio") : NULL;
-    if (vfio) {
+    QDict *answer = (QDict *)*result;
+    if (answer && qdict_haskey(answer, "ram") && !qdict_haskey(answer, "vfio") && devices && devices->state_handler) {
+        QDict *vfio = qdict_new();
         qdict_put_int(vfio, "transferred", transferred);
+        qdict_put_obj(answer, "vfio", vfio);
     }
 }
 

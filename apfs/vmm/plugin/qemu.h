@@ -49,7 +49,9 @@ struct qmp_command {
 extern WEAK char qmp_commands;
 WEAK struct qmp_command *qmp_find_command(void *commands, const char *name);
 WEAK QmpFunction qmp_marshal_query_migrate;
-WEAK QDict *qdict_get_qdict(const QDict *, const char *key);
+WEAK QDict *qdict_new(void);
+WEAK int qdict_haskey(const QDict *, const char *key);
+WEAK void qdict_put_obj(QDict *, const char *key, void *value);
 WEAK void qdict_put_int(QDict *, const char *key, int64_t value);
 
 /* qom/object.c */
