@@ -204,10 +204,10 @@ class Qemu:
         self.do("migrate", uri=uri)
         return self.migration_until("completed", "failed")
 
-    def has_resumed(self) -> bool:
-        """Wait until the guest runs again. The event comes before devices are told, an answer afterwards."""
-        self.event("RESUME")
-        return self.is_running()
+    def wait_until_running(self) -> None:
+        """Wait until the guest runs, and its devices have been told: the event alone comes before that."""
+        while not self.is_running():
+            self.event("RESUME")
 
     def is_running(self) -> bool:
         """Whether the guest runs."""
