@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -79,7 +80,13 @@ class Qemu:
         self.place = Path(self._directory.name)
         (self.place / "guest").write_bytes(GUEST)
         options = () if passed is None else ("-device", ",".join(f"{k}={v}" for k, v in device(passed).items()))
-        with socket.socket(socket.AF_UNIX) as listener, (self.place / "log").open("w") as log:
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._directory.cleanup)
+        with (
+            self._closing,  # unless all of this succeeds
+            socket.socket(socket.AF_UNIX) as listener,
+            (self.place / "log").open("w") as log,
+        ):
             listener.bind(str(self.place / "qmp"))
             listener.listen()
             listener.settimeout(0.1)
@@ -94,13 +101,15 @@ class Qemu:
                 stderr=log,
                 env={**os.environ, **(env or {}), "APFS_QEMU": program},
             )
-            self._connection = self._accept(listener)
-        self._messages = self._connection.makefile("r", encoding="utf-8")
-        self._events: list[dict[str, Any]] = []
-        self._read()
-        self.do("qmp_capabilities")
-        # As libvirt does. Without a way back for its answer, a target that refuses is not noticed by the source.
-        self.enable("events", "return-path")
+            self._closing.callback(self._end)
+            self._connection = self._closing.enter_context(self._accept(listener))
+            self._messages = self._closing.enter_context(self._connection.makefile("r", encoding="utf-8"))
+            self._events: list[dict[str, Any]] = []
+            self._read()
+            self.do("qmp_capabilities")
+            # As libvirt does. Without a way back for its answer, a target that refuses is not noticed by the source.
+            self.enable("events", "return-path")
+            self._closing = self._closing.pop_all()
 
     def _accept(self, listener: socket.socket) -> socket.socket:
         for _ in range(PATIENCE_SECONDS * 10):
@@ -124,11 +133,11 @@ class Qemu:
 
     def close(self) -> None:
         """End it. Twice is no error."""
-        self._messages.close()
-        self._connection.close()
+        self._closing.close()
+
+    def _end(self) -> None:
         self.process.terminate()
         self.process.wait(PATIENCE_SECONDS)
-        self._directory.cleanup()
 
     @property
     def log(self) -> str:
@@ -152,15 +161,21 @@ class Qemu:
         raise LookupError(self.log)
 
     def _read(self) -> dict[str, Any]:
-        line = self._messages.readline()
+        try:
+            line = self._messages.readline()
+        except ConnectionError:
+            line = ""
         if not line:
-            raise EOFError(self.log)
+            raise EOFError(self.ended())
         message: dict[str, Any] = json.loads(line)
         return message
 
     def do(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 -- JSON
         """Execute a command and return its result."""
-        self._connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        try:
+            self._connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        except ConnectionError:
+            raise EOFError(self.ended()) from None
         while True:
             message = self._read()
             if "event" in message:

@@ -40,7 +40,8 @@ static bool begin(struct vfio_device *vfio, Error **errp)
     /* Left to itself QEMU forbids the migration of a device that does not track which memory it dirties: this one, which
        writes none. But if it is told to migrate a device that cannot, realizing fails, instead of adding a blocker. */
     uint64_t flags;
-    device->enable_migration = device_feature_get(vfio->fd, VFIO_DEVICE_FEATURE_MIGRATION, &flags) ? ON : AUTO;
+    bool can = device_feature_get(vfio->fd, VFIO_DEVICE_FEATURE_MIGRATION, &flags) && flags & VFIO_MIGRATION_STOP_COPY;
+    device->enable_migration = can ? ON : AUTO;
     return vfio_migration_realize(device, errp);
 }
 
