@@ -55,7 +55,9 @@ def compile_into(directory: Path) -> Path:
 
     Raises OSError if the directory cannot be written, PluginError if there is no compiler or it fails.
     """
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)  # whatever the umask: others use what root has compiled
     target = directory / file_name()
     descriptor, name = tempfile.mkstemp(prefix=".qemu-plugin-", dir=directory)
     os.close(descriptor)

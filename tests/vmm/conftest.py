@@ -27,21 +27,27 @@ def unpacked(directory: Path, suites: str) -> str:
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / PROGRAM).exists():
-            command = [HERE / "debian-root.sh", directory, suites, PROGRAM, PROGRAM]
+            command = [str(HERE / "debian-root.sh"), str(directory), suites, PROGRAM, PROGRAM]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return str(directory / PROGRAM)
 
 
-@pytest.fixture(scope="session", params=["bookworm", *SUITES])
-def qemu(request: pytest.FixtureRequest) -> str:
-    """The path of a QEMU for s390x; all tests that name it run with each."""
-    name: str = request.param
-    if name in SUITES:
-        assert request.config.cache is not None
-        return unpacked(request.config.cache.mkdir(f"qemu-{name}"), SUITES[name])
+@pytest.fixture(scope="session")
+def system_qemu() -> str:
+    """The path of the system's QEMU for s390x."""
     found = shutil.which(PROGRAM)
     assert found is not None, f"no {PROGRAM}: run tests/run.sh, which installs what is missing"
     return found
+
+
+@pytest.fixture(scope="session", params=["bookworm", *SUITES])
+def qemu(request: pytest.FixtureRequest, system_qemu: str) -> str:
+    """The path of a QEMU for s390x; all tests that name it run with each."""
+    name: str = request.param
+    if name not in SUITES:
+        return system_qemu
+    assert request.config.cache is not None
+    return unpacked(request.config.cache.mkdir(f"qemu-{name}"), SUITES[name])
 
 
 @pytest.fixture(scope="session")

@@ -143,9 +143,7 @@ def test_cancelled_migration_leaves_the_device_running(vm: Qemu, target: Mounted
     assert steps() == ["STOP", "RUNNING"]
 
 
-def test_source_without_a_descriptor_for_the_stream_goes_back_to_stop(
-    vm: Qemu, target: MountedHost, qemu: str
-) -> None:
+def test_source_without_a_descriptor_for_the_stream_goes_back_to_stop(vm: Qemu, target: MountedHost, qemu: str) -> None:
     steps = Steps(vm.host)
     with incoming(target, qemu) as never:
         vm.enable("pause-before-switchover")

@@ -7,6 +7,7 @@
  * It works with symbols that QEMU's executable exports, not with QEMU's plugin interface, which knows nothing of
  * devices. So it works with the versions below and ends every other QEMU with one line.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ static const struct known *qemu;
 static const struct symbol {
     const char *name;
     const void *address;
-    int64_t major; /* of the only version that needs it, 0: all */
+    int major; /* of the only version that needs it, 0: all */
 } symbols[] = {
 #define ALL(name) {#name, (const void *)&name, 0}
 #define ONLY(major, name) {#name, (const void *)&name, major}
@@ -81,15 +82,26 @@ static const struct symbol {
     ONLY(10, vfio_migration_realize),
 };
 
-/* Find out whose process this is. Not being able to work is fatal: the user asked for the device, and QEMU would go on
-   with a refusal that explains nothing. */
+/* Not being able to work is fatal: the user asked for vfio-ap, and QEMU would go on to a message that explains nothing. */
+__attribute__((noreturn, format(printf, 1, 2))) static void refuse(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("apfs: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(EXIT_FAILURE);
+}
+
+/* Find out which QEMU loads this. */
 __attribute__((constructor)) static void meet(void)
 {
     if (!qmp_query_version || !qapi_free_VersionInfo) {
-        return; /* no system emulator; whoever it is reads no further */
+        return; /* no system emulator: whoever it is reads no further */
     }
     struct version *version = qmp_query_version(NULL);
-    int64_t major = version->qemu->major, minor = version->qemu->minor, micro = version->qemu->micro;
+    int major = version->qemu->major, minor = version->qemu->minor, micro = version->qemu->micro;
     qapi_free_VersionInfo(version);
     for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
         if (versions[i].major == major && versions[i].minor == minor) {
@@ -97,15 +109,11 @@ __attribute__((constructor)) static void meet(void)
         }
     }
     if (!qemu) {
-        fprintf(stderr, "apfs: QEMU %d.%d.%d is not known to the plugin that gives vfio-ap: it works with 7.2 and 10.0\n",
-                (int)major, (int)minor, (int)micro);
-        exit(EXIT_FAILURE);
+        refuse("QEMU %d.%d.%d is not one that can be given vfio-ap: that works with 7.2 and 10.0", major, minor, micro);
     }
     for (const struct symbol *symbol = symbols; symbol < symbols + sizeof symbols / sizeof *symbols; symbol++) {
         if (!symbol->address && (!symbol->major || symbol->major == major)) {
-            fprintf(stderr, "apfs: this QEMU %d.%d.%d does not export %s, which the plugin that gives vfio-ap needs\n",
-                    (int)major, (int)minor, (int)micro, symbol->name);
-            exit(EXIT_FAILURE);
+            refuse("this QEMU %d.%d.%d cannot be given vfio-ap: it does not export %s", major, minor, micro, symbol->name);
         }
     }
     qemu_plugin_version = qemu->plugin_api;
@@ -120,9 +128,11 @@ EXPORT int qemu_plugin_install(uint64_t id, const struct information *informatio
 {
     (void)id, (void)argc, (void)argv;
     if (strcmp(information->target_name, "s390x")) {
-        error_report("apfs: the plugin that gives vfio-ap is for s390x, not for %s", information->target_name);
-        return 1;
+        refuse("QEMU for %s cannot be given vfio-ap, only that for s390x", information->target_name);
+    }
+    if (!vfio_ap_prepare(qemu)) {
+        refuse("this QEMU cannot be given vfio-ap: its device is not as known, or was left out");
     }
     ap_bus_prepare();
-    return vfio_ap_prepare(qemu) ? 0 : 1;
+    return 0;
 }

@@ -13,7 +13,7 @@ extern const struct migration migration_7_2, migration_10_0;
 
 /* A version of QEMU that the plugin knows. */
 struct known {
-    int64_t major, minor;
+    int major, minor;
     int plugin_api;
     size_t vmsd; /* offset in DeviceClass of the device's VMStateDescription; its bus type follows */
     const struct migration *migration;

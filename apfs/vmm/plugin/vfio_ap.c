@@ -85,13 +85,11 @@ static bool clear_unmigratable(ObjectClass *class, size_t offset)
     return known;
 }
 
-/* Arrange that vfio-ap devices can migrate. False, with a message, if this QEMU's are not as known. */
+/* Arrange that vfio-ap devices can migrate. False if this QEMU's are not as known. */
 bool vfio_ap_prepare(const struct known *qemu)
 {
     ObjectClass *class = object_class_by_name("vfio-ap");
     if (!class || !clear_unmigratable(class, qemu->vmsd)) {
-        error_report("apfs: the vfio-ap device of this QEMU %d.%d is not as known, or was left out of it",
-                     (int)qemu->major, (int)qemu->minor);
         return false;
     }
     migration = qemu->migration;
