@@ -38,9 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "mounts": {"errors", "journal", "ap", "vfio_ap"},
     "sandbox": {"mounts", "vfio"},
+    "vmm": set(),
     "testing": {"errors", "journal", "sysfs", "host", "scenario", "mounts"},
     "cli": {
         *("ap", "fuse", "host", "journal", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),
+        "vmm",
     },
     "__main__": {"cli"},
     "__init__": {"errors", "host", "journal", "scenario", "testing"},

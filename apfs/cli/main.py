@@ -26,6 +26,7 @@ COMMANDS = {
     "mount": "Mount an emulated host.",
     "umount": "Unmount an emulated host, dead or alive.",
     "exec": "Run a command on an emulated host.",
+    "qemu": "Run QEMU for s390x with vfio-ap.",
     "status": "Show the state of a host.",
     "journal": "Show what happened on a host, and why.",
     "migrate": "Live-migrate a guest, or check beforehand.",

@@ -102,4 +102,5 @@ def main() -> NoReturn:
     try:
         become(find(), sys.argv[1:])
     except (EmulatorError, build.PluginError) as error:
-        sys.exit(f"apfs: {error}")
+        print(f"apfs: {error}", file=sys.stderr)  # noqa: T201 -- a command
+        raise SystemExit(2) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.testbed import MountedHost
+from apfs.testing.mounted import MountedHost
 from tests.vmm.machines import Qemu, host
 
 if TYPE_CHECKING:

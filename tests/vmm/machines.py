@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from apfs.testbed import MountedHost
+    from apfs.testing.mounted import MountedHost
 
 U = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 OTHER = "11111111-2222-4333-8444-555555555555"

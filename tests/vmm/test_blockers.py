@@ -14,7 +14,7 @@ from tests.vmm.machines import Qemu, QmpError, U
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apfs.testbed import MountedHost
+    from apfs.testing.mounted import MountedHost
 
     Kernel = Callable[[int], dict[str, str]]
 

@@ -119,7 +119,7 @@ def test_link_that_hides_qemu(system_qemu: str, tmp_path: Path) -> None:
 )
 def test_what_is_missing_is_told_in_one_line(program: str | None, env: dict[str, str], message: str) -> None:
     done = be("-machine", "s390-ccw-virtio", program=program, **env)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"apfs: {message}")
     assert done.stderr.count("\n") == 1
 
