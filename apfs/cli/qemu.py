@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from apfs.cli import completion
+from apfs.cli.streams import fail
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -59,5 +60,4 @@ def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -
         else:
             emulator.become(qemu or emulator.find(), list(arguments))
     except (emulator.EmulatorError, build.PluginError) as error:
-        click.echo(f"apfs: {error}", err=True)
-        raise SystemExit(2) from None
+        fail(str(error), 2)

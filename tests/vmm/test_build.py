@@ -51,6 +51,12 @@ def test_it_can_be_loaded_and_says_nothing_to_what_is_no_qemu(caches: tuple[Path
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
+def test_compiler_has_nothing_to_warn_of(tmp_path: Path) -> None:
+    sources = map(str, build.SOURCE.glob("*.c"))
+    strict = (*build.FLAGS, "-Wextra", "-Werror")
+    subprocess.run(["cc", *strict, "-o", str(tmp_path / "plugin.so"), *sources], check=True)
+
+
 def test_users_compile_what_root_has_not(caches: tuple[Path, Path]) -> None:
     caches[0].parent.parent.mkdir()
     caches[0].parent.touch()  # no directory can be made there, as for users in the real place
