@@ -31,7 +31,7 @@ def find() -> str:
     """Return the path of QEMU: that of APFS_QEMU, or the first in PATH that is not this program by another name."""
     given = os.environ.get("APFS_QEMU")
     if given:
-        return given
+        return shutil.which(given) or given
     this = os.path.realpath(sys.argv[0])
     for directory in os.get_exec_path():
         found = shutil.which(NAME, path=directory)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
+import select
 import socket
 import subprocess
 import sys
@@ -89,7 +91,6 @@ class Qemu:
         ):
             listener.bind(str(self.place / "qmp"))
             listener.listen()
-            listener.settimeout(0.1)
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "apfs", "exec", "--die-with-parent", "--mount", str(mount.path), "--"),
@@ -102,6 +103,7 @@ class Qemu:
                 env={**os.environ, **(env or {}), "APFS_QEMU": program},
             )
             self._closing.callback(self._end)
+            resource.prlimit(self.process.pid, resource.RLIMIT_CORE, (0, 0))  # one test makes QEMU abort
             self._connection = self._closing.enter_context(self._accept(listener))
             self._messages = self._closing.enter_context(self._connection.makefile("r", encoding="utf-8"))
             self._events: list[dict[str, Any]] = []
@@ -112,16 +114,16 @@ class Qemu:
             self._closing = self._closing.pop_all()
 
     def _accept(self, listener: socket.socket) -> socket.socket:
-        for _ in range(PATIENCE_SECONDS * 10):
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                if self.process.poll() is not None:
-                    break
-            else:
-                connection.settimeout(PATIENCE_SECONDS)
-                return connection
-        raise EOFError(self.log)
+        end = os.pidfd_open(self.process.pid)
+        try:
+            ready, _, _ = select.select([listener.fileno(), end], [], [], PATIENCE_SECONDS)
+        finally:
+            os.close(end)
+        if listener.fileno() not in ready:
+            raise EOFError(self.log)
+        connection, _ = listener.accept()
+        connection.settimeout(PATIENCE_SECONDS)
+        return connection
 
     def __enter__(self) -> Self:
         return self

@@ -231,8 +231,8 @@ static int load_data(QEMUFile *file, struct device *device, uint64_t size)
         }
         for (size_t done = 0; done < got;) {
             ssize_t taken = write(device->stream, buffer + done, got - done);
-            if (taken < 0) {
-                return -errno;
+            if (taken <= 0) {
+                return taken ? -errno : -EIO;
             }
             done += taken;
         }
