@@ -27,6 +27,7 @@ COMMANDS = {
     "umount": "Unmount an emulated host, dead or alive.",
     "exec": "Run a command on an emulated host.",
     "qemu": "Run QEMU for s390x with vfio-ap.",
+    "libvirtd": "Run libvirtd on an emulated host.",
     "status": "Show the state of a host.",
     "journal": "Show what happened on a host, and why.",
     "migrate": "Live-migrate a guest, or check beforehand.",

@@ -1,0 +1,191 @@
+"""libvirtd on mounted hosts, for tests: domains with a vfio-ap device are started, hot-plugged and migrated.
+
+A libvirtd lives as long as its `with` block, or as the program that made it. Its guests end with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from apfs.mounts.server import PYTHON
+from apfs.testing.mounted import COMMAND_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from apfs.testing.mounted import MountedHost
+
+# It only keeps a defect from hanging a test run.
+_PATIENCE_SECONDS = 30
+_FIRST_PORT = 16509
+_LOG_LINES = 40
+
+
+class LibvirtError(Exception):
+    """libvirt cannot be used; the message says why, and what to do."""
+
+
+class Network:
+    """A network with nothing but loopback, for libvirts that are to reach each other by TCP. Only root can make it."""
+
+    def __init__(self) -> None:
+        reader, writer = os.pipe()
+        command = ["bwrap", "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", "--info-fd", str(writer)]
+        self._holder = subprocess.Popen([*command, "--", "cat"], stdin=subprocess.PIPE, pass_fds=[writer])
+        os.close(writer)
+        with os.fdopen(reader) as described:
+            pid = json.load(described)["child-pid"]
+        self.enter = ("nsenter", f"--net=/proc/{pid}/ns/net", "--")
+        """What to put before a command that is to be in it."""
+        self._ports = itertools.count(_FIRST_PORT)
+
+    def port(self) -> int:
+        """Return a port that is not in use."""
+        return next(self._ports)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it vanish when nobody is in it any more."""
+        self._holder.communicate()
+
+
+class Libvirt:
+    """A libvirtd on a mounted host, by `apfs libvirtd`; a guest that the scenario started gives way."""
+
+    def __init__(self, host: MountedHost, *, options: Sequence[str] = (), network: Network | None = None) -> None:
+        """Start it. `options` are those of `apfs libvirtd`; in a `network` it listens on TCP as well.
+
+        `LibvirtError` says what is missing on this machine.
+        """
+        if shutil.which("virsh") is None:
+            raise LibvirtError("virsh is not installed: apt install libvirt-clients")
+        self.host = host
+        self._enter = () if network is None else network.enter
+        words = [*PYTHON, "-m", "apfs", "libvirtd", "--die-with-parent", "--mount", str(host.path), *options]
+        self.tcp_uri = ""
+        """URI in the network, for those that are in it too; empty without one."""
+        if network is not None:
+            port = network.port()
+            words += ["--tcp", str(port)]
+            self.tcp_uri = f"qemu+tcp://127.0.0.1:{port}/system"
+        self._server = subprocess.Popen(
+            [*self._enter, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self._server.stdout is not None  # noqa: S101 -- as asked for
+        self.uri = self._server.stdout.readline().rstrip()
+        """URI for `virsh --connect` and `libvirt.open`."""
+        if not self.uri:
+            _, said = self._server.communicate()
+            raise LibvirtError(said.removeprefix("apfs: ").rstrip())
+        self.directory = Path(self.uri.partition("socket=")[2]).parents[1]
+        """What it has of its own: `log`, for one, is /var/log/libvirt for it and its guests."""
+        self._migrations = itertools.count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it and all guests; their devices are closed then. Twice is no error."""
+        self._server.terminate()
+        try:
+            self._server.communicate(timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.communicate()
+
+    def virsh(
+        self, *arguments: str, check: bool = False, stdin: str = "", timeout: float | None = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Run virsh on it and return what it said, in English.
+
+        With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. A file can be
+        /dev/stdin, which reads `stdin`. `TimeoutExpired` after `timeout` seconds.
+        """
+        result = subprocess.run(
+            [*self._enter, "virsh", "--quiet", "--connect", self.uri, *arguments],
+            check=False,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "LC_ALL": "C"},
+            timeout=timeout,
+        )
+        if check and result.returncode:
+            error = subprocess.CalledProcessError(
+                result.returncode, ("virsh", *arguments), result.stdout, result.stderr
+            )
+            error.add_note(result.stderr.rstrip())
+            raise error
+        return result
+
+    def define(self, xml: str) -> None:
+        """Define a domain from its XML. `CalledProcessError` if libvirt refuses it."""
+        self.virsh("define", "/dev/stdin", stdin=xml, check=True)
+
+    def state(self, domain: str) -> str:
+        """Return the state of a domain, such as `running` or `shut off`."""
+        return self.virsh("domstate", domain, check=True).stdout.strip()
+
+    def log(self, domain: str) -> str:
+        """Return QEMU's log of a domain: its command lines, and what it said."""
+        return (self.directory / "log/qemu" / f"{domain}.log").read_text(errors="replace")
+
+    def migrate(
+        self, domain: str, target: Libvirt, *options: str, tcp: bool = False, timeout: float | None = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Live-migrate a domain by `virsh migrate` with these options, and return what it said: status 0 is success.
+
+        All goes through unix sockets, or with `tcp` through the network, in which both have to be.
+        """
+        if tcp:
+            uris = ["--desturi", target.tcp_uri, "--migrateuri", "tcp://127.0.0.1"]
+        else:
+            socket = target.directory / f"migration{next(target._migrations)}"
+            uris = ["--desturi", target.uri, "--migrateuri", f"unix://{socket}"]
+        return self.virsh("migrate", "--live", domain, *uris, *options, timeout=timeout)
+
+    def report(self) -> str:
+        """Return the ends of its log and of QEMU's."""
+        files = [self.directory / "log/libvirtd.log", *sorted(self.directory.glob("log/qemu/*.log"))]
+        ends = [
+            f"{file.relative_to(self.directory)}:\n"
+            + "\n".join(file.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+            for file in files
+            if file.is_file()
+        ]
+        return "\n".join(ends)
+
+
+@dataclass(frozen=True, slots=True)
+class LibvirtPair:
+    """Two libvirts, on two hosts, between which domains migrate."""
+
+    source: Libvirt
+    target: Libvirt
+
+    def migrate(self, domain: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Live-migrate a domain from source to target, as `Libvirt.migrate` does.
+
+        The way back is `pair.target.migrate(domain, pair.source)`.
+        """
+        return self.source.migrate(domain, self.target, *options)

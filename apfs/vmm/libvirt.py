@@ -1,0 +1,272 @@
+"""A libvirtd on an emulated host: started inside `apfs exec`, with configuration, state and sockets of its own.
+
+What the machine's own libvirtd has, if there is one, is neither seen nor changed. QEMU for s390x is, at its usual path,
+the program that gives it vfio-ap (`apfs.vmm.emulator`), so that domains need no other <emulator> than on a real host.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from apfs.mounts.server import PYTHON
+from apfs.vmm import build, emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+_SBIN = "/usr/sbin:/sbin"
+# struct sockaddr_un has room for 107 characters; virsh and libvirtd add none to the name of the socket.
+_SOCKET_NAME = 107
+
+# Debian's libvirt wants a user of this name even if it is told another one, and makes it in a package of its own.
+_USER = "libvirt-qemu"
+_USER_ID = 64055
+
+_LAST_WORDS = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# A device that the scenario's stand-in for a VMM has open would be busy for QEMU.
+_START = """
+for guest in /dev/vfio-ap/*/guest; do
+    [ ! -e "$guest" ] || [ "$(cat "$guest")" = 0 ] || echo 0 > "$guest"
+done
+mkdir -p /run/lock
+exec "$@"
+"""
+
+
+class LibvirtError(Exception):
+    """libvirtd cannot be had, or ended; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user can choose."""
+
+    libvirtd: str = "libvirtd"
+    tcp: int | None = None
+    """Port of 127.0.0.1, on the network that this process has, where libvirtd listens in addition."""
+
+
+def libvirtd_conf(wishes: Wishes) -> str:
+    """Return libvirtd.conf: whoever reaches a socket may do everything."""
+    lines = [
+        # Two hosts between which guests migrate must not take themselves for one.
+        f'host_uuid = "{uuid.uuid4()}"',
+        'unix_sock_group = "root"',
+        'auth_unix_ro = "none"',
+        'auth_unix_rw = "none"',
+        'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"',
+    ]
+    if wishes.tcp is not None:
+        lines += ["listen_tls = 0", "listen_tcp = 1", f'tcp_port = "{wishes.tcp}"']
+        lines += ['listen_addr = "127.0.0.1"', 'auth_tcp = "none"']
+    return "\n".join([*lines, ""])
+
+
+def qemu_conf() -> str:
+    """Return qemu.conf: QEMU runs as libvirtd does, in no namespace or control group of its own."""
+    lines = [
+        # The device nodes are files of the user who mounted the host.
+        'user = "root"',
+        'group = "root"',
+        "remember_owner = 0",
+        'security_driver = "none"',
+        # Inside there is a /dev already in which libvirt could make no nodes.
+        "namespaces = []",
+        "cgroup_controllers = []",
+        # There is no virtlogd.
+        'stdio_handler = "file"',
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _prepare_qemu(directory: Path) -> list[tuple[str, str]]:
+    """Put the program with vfio-ap in QEMU's place; return what to bind where.
+
+    QEMU finds its files from its own path, so that it gets a prefix in which everything else is a link.
+    """
+    qemu = shutil.which(emulator.find())
+    if qemu is None:
+        raise LibvirtError(f"{emulator.find()}: no such program")
+    place = shutil.which(emulator.NAME) or f"/usr/bin/{emulator.NAME}"
+    prefix = directory / "prefix"
+    (prefix / "bin").mkdir(parents=True)
+    real = prefix / "bin" / Path(qemu).name
+    real.touch()
+    for name in os.listdir(Path(qemu).parents[1]):  # noqa: PTH208 -- names are wanted
+        if name != "bin":
+            (prefix / name).symlink_to(Path(qemu).parents[1] / name)
+    launcher = directory / emulator.NAME
+    # libvirt does not let QEMU have its own environment.
+    environment = f"APFS_QEMU='{real}' APFS_QEMU_PLUGIN='{build.plugin()}'"
+    launcher.write_text(f'#!/bin/sh\n{environment} exec {" ".join(PYTHON)} -m apfs.vmm "$@"\n')
+    launcher.chmod(0o755)
+    return [(os.path.realpath(qemu), str(real)), (str(launcher), os.path.realpath(place))]
+
+
+def _prepare_users(directory: Path) -> list[tuple[str, str]]:
+    """Let the user exist that Debian's libvirt wants; return what to bind where."""
+    binds = []
+    try:
+        pwd.getpwnam(_USER)
+    except KeyError:
+        entry = f"{_USER}:x:{_USER_ID}:{_USER_ID}::/var/lib/libvirt:/usr/sbin/nologin\n"
+        (directory / "passwd").write_text(Path("/etc/passwd").read_text() + entry)
+        binds.append((str(directory / "passwd"), "/etc/passwd"))
+    try:
+        grp.getgrnam(_USER)
+    except KeyError:
+        (directory / "group").write_text(Path("/etc/group").read_text() + f"{_USER}:x:{_USER_ID}:\n")
+        binds.append((str(directory / "group"), "/etc/group"))
+    return binds
+
+
+def prepare(directory: Path, wishes: Wishes) -> list[tuple[str, str]]:
+    """Fill a directory with what libvirtd needs of its own, and return what to bind where."""
+    places = {
+        "etc": "/etc/libvirt",
+        "lib": "/var/lib/libvirt",
+        "cache": "/var/cache/libvirt",
+        "log": "/var/log/libvirt",
+        "run": "/run/libvirt",
+        "mdevctl.d": "/etc/mdevctl.d",
+    }
+    for name in (*places, "mdevctl.d/scripts.d/callouts", "mdevctl.d/scripts.d/notifiers"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    (directory / "etc/libvirtd.conf").write_text(libvirtd_conf(wishes))
+    (directory / "etc/qemu.conf").write_text(qemu_conf())
+    binds = [(str(directory / name), place) for name, place in places.items()]
+    return binds + _prepare_users(directory) + _prepare_qemu(directory)
+
+
+def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None]) -> None:
+    """Run libvirtd inside `apfs exec` with these options until SIGINT, SIGTERM or SIGHUP; then nothing is left.
+
+    `ready` is called with the directory when it answers: `run/libvirt-sock` is its socket, `log` its logs and QEMU's.
+    `LibvirtError` if it does not come to that, or ends by itself.
+    """
+    libvirtd = shutil.which(wishes.libvirtd, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+    if libvirtd is None:
+        raise LibvirtError(
+            f"{wishes.libvirtd} is not installed: "
+            "apt install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl"
+        )
+    with tempfile.TemporaryDirectory(prefix="apfs-libvirt-", ignore_cleanup_errors=True) as name, _Stop() as stopped:
+        directory = Path(name)
+        if len(os.fsencode(directory / "run/libvirt-sock-ro")) > _SOCKET_NAME:
+            raise LibvirtError(f"{directory.parent}: too long a name for sockets in it: set TMPDIR to a shorter one")
+        words = [*PYTHON, "-m", "apfs", "exec", "--die-with-parent", *options]
+        for source, destination in prepare(directory, wishes):
+            words += ["--bind", f"{source}:{destination}"]
+        if wishes.tcp is not None:
+            words += ["--net", "host"]
+        words += ["--", "sh", "-c", _START, "sh", libvirtd]
+        words += [] if wishes.tcp is None else ["--listen"]
+        # Without a system bus it does not ask the machine's systemd to look after QEMU.
+        environment = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(directory / "notify"),
+            "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=",
+        }
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
+            (directory / "log/output").open("wb") as output,
+        ):
+            notify.bind(str(directory / "notify"))
+            daemon = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+            try:
+                if _wait(daemon, stopped, notify.fileno()) and _answers(directory, daemon, stopped):
+                    ready(directory)
+                    _wait(daemon, stopped)
+                if not stopped.asked:
+                    raise LibvirtError(f"libvirtd failed: {_last_words(directory / 'log')}")
+            finally:
+                daemon.terminate()
+                daemon.wait()
+
+
+def _answers(directory: Path, daemon: subprocess.Popen[bytes], stopped: _Stop) -> bool:
+    """Wait for the first answer, which comes when all drivers have started; return whether it came.
+
+    To systemd it says that it is ready when its sockets are.
+    """
+    command = ["virsh", "--connect", uri(directory), "uri"]
+    client = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = os.pidfd_open(client.pid)
+    try:
+        return _wait(daemon, stopped, done) and client.wait() == 0
+    finally:
+        os.close(done)
+        client.kill()
+        client.wait()
+
+
+def uri(directory: Path) -> str:
+    """Return the URI of the libvirtd that has this directory."""
+    return f"qemu+unix:///system?socket={directory}/run/libvirt-sock"
+
+
+class _Stop:
+    """Whether a signal has asked for an end."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.asked = False
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when one has."""
+        return self._reader
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self.asked = True
+
+    def __enter__(self) -> Self:
+        self._handlers = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        self._woken = signal.set_wakeup_fd(self._writer)
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(self._woken)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def _wait(daemon: subprocess.Popen[bytes], stopped: _Stop, event: int | None = None) -> bool:
+    """Wait for the daemon's end, a signal, or a descriptor that becomes readable; return whether it is the last."""
+    ended = os.pidfd_open(daemon.pid)
+    try:
+        waited: list[int] = [stopped.fileno(), ended, *([] if event is None else [event])]
+        ready, _, _ = select.select(waited, [], [])
+        return not stopped.asked and ended not in ready
+    finally:
+        os.close(ended)
+
+
+def _last_words(log: Path) -> str:
+    """Return the last errors of its log, of which the last one alone says little, or what standard error has."""
+    for name, mark in (("libvirtd.log", " error : "), ("output", "")):
+        if (log / name).is_file():
+            lines = [line for line in (log / name).read_text(errors="replace").splitlines() if line and mark in line]
+            if lines:
+                return "; ".join(line[line.index(mark) + len(mark) :] for line in lines[-_LAST_WORDS:])
+    return "it said nothing"
