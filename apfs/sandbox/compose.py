@@ -25,6 +25,8 @@ LATER = frozenset(
 )
 # The real /sys/dev stays: what is emulated has no device numbers that a file could show.
 KEPT = frozenset(("dev",))
+# What is put together anyway is no directory of the real machine.
+_OWN = frozenset(("/dev", "/run", *(f"/sys/{merged}".rstrip("/") for merged in MERGED)))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
 TOOLS = "/run/apfs/bin"
@@ -166,7 +168,7 @@ def _make_room(destinations: list[str]) -> list[str]:
         parent = Path(destination)
         while not os.path.lexists(parent):
             parent = parent.parent
-        if str(parent) != destination.rstrip("/") and parent not in renewed:
+        if str(parent) != destination.rstrip("/") and str(parent) not in _OWN and parent not in renewed:
             renewed.add(parent)
             arguments += ["--tmpfs", str(parent)]
             for name, entry in _entries(parent).items():

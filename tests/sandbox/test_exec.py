@@ -317,6 +317,14 @@ def test_binds_and_tmpfs(tmp_path: Path) -> None:
     assert sh("ls -A /srv").stdout == ""
 
 
+def test_new_directories_leave_ours_as_they_are(tmp_path: Path) -> None:
+    options = ("--tmpfs", "/run/nosuch/inner", "--bind", f"{tmp_path}:/dev/nosuch")
+    script = "ls -d /run/nosuch/inner /run/udev/control /run/apfs/bin/modprobe /dev/nosuch /dev/apfs/ctl"
+    assert len(inside(script, options=options).stdout.split()) == 5
+    assert not Path("/run/nosuch").exists()
+    assert not Path("/dev/nosuch").exists()
+
+
 def test_users_with_capabilities() -> None:
     """podman gives added capabilities to users other than root as well, with which bwrap does not run."""
     if os.geteuid():
