@@ -1,0 +1,85 @@
+#!/bin/sh
+# Fetches packages of Debian, of any release and architecture, and unpacks them, without changing the machine.
+#
+#   mount-examples/fetch-debian.sh DIR SUITE ARCHITECTURE PACKAGE...
+#
+# Their file tree is then DIR/root. For a package written @NAME those are fetched that NAME depends on: the kernel behind
+# a name such as linux-image-s390x. apt is given a configuration, lists and a cache of its own in DIR, of which only the
+# mirrors and keys are the machine's, and nothing is installed. Needs neither root nor a foreign architecture. Does
+# nothing, in no time, when it is done.
+set -eu
+
+say() { printf '%s\n' "fetch-debian: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+[ $# -ge 4 ] || die "usage: fetch-debian.sh DIR SUITE ARCHITECTURE PACKAGE..."
+mkdir -p "$1"
+dir=$(CDPATH='' cd -- "$1" && pwd) suite=$2 architecture=$3
+shift 3
+
+wanted="$suite $architecture $*"
+ready() { [ "$(cat "$dir/done" 2>/dev/null)" = "$wanted" ]; }
+ready && exit 0
+exec 9> "$dir/lock"
+flock 9
+ready && exit 0
+
+# From the beginning, also after an attempt that was interrupted.
+rm -rf "$dir/done" "$dir/root" "$dir/apt"
+mkdir -p "$dir/root" "$dir/apt/state/lists/partial" "$dir/apt/cache/archives/partial" "$dir/apt/debs"
+log=$dir/apt/log
+: > "$dir/apt/status"
+
+# The mirrors that the machine uses. One that does not have the suite does no harm.
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -r "$keyring" ] && option=" signed-by=$keyring" || option=
+# shellcheck disable=SC2016 -- apt replaces these
+mirrors=$(apt-get indextargets --no-release-info --format '$(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+    sed -n -e '/security/d' -e 's/^main //p' | sort -u)
+for mirror in $mirrors; do
+    printf 'deb [arch=%s%s] %s %s main\n' "$architecture" "$option" "$mirror" "$suite"
+done > "$dir/apt/sources.list"
+[ -s "$dir/apt/sources.list" ] || die "apt has no source with a component main on this machine"
+
+cat > "$dir/apt/apt.conf" << END
+APT::Architecture "$architecture";
+#clear APT::Architectures;
+APT::Architectures { "$architecture"; };
+APT::Sandbox::User "root";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+Acquire::Languages "none";
+Acquire::Retries "2";
+Dir::State "$dir/apt/state";
+Dir::State::status "$dir/apt/status";
+Dir::Cache "$dir/apt/cache";
+Dir::Etc::sourcelist "$dir/apt/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+END
+
+explain() {
+    cat "$log" >&2
+    die "cannot get $1 of Debian $suite for $architecture from the package archive:" $mirrors
+}
+say "fetching $* of Debian $suite for $architecture"
+# A failing mirror is only a failure if the packages cannot be had.
+apt-get -c "$dir/apt/apt.conf" -q update > "$log" 2>&1 || :
+for name in "$@"; do
+    case $name in
+    @*) packages=$(apt-cache -c "$dir/apt/apt.conf" depends "${name#@}" 2>> "$log" | sed -n 's/^ *Depends: //p') ;;
+    *) packages=$name ;;
+    esac
+    [ -n "$packages" ] || explain "$name"
+    for package in $packages; do
+        (cd "$dir/apt/debs" && apt-get -c "$dir/apt/apt.conf" -q download "$package:$architecture") >> "$log" 2>&1 ||
+            explain "$package"
+    done
+done
+for package in "$dir"/apt/debs/*.deb; do
+    dpkg-deb --extract "$package" "$dir/root"
+done
+rm -rf "$dir/apt/state" "$dir/apt/cache" "$dir/apt/debs"
+printf '%s\n' "$wanted" > "$dir/done"

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Makes a guest for s390x: Debian's kernel, and a file system of two files that counts on its console.
+#
+#   mount-examples/libvirt/make-guest.sh DIR [SUITE]
+#
+# DIR/kernel and DIR/initrd are for <kernel> and <initrd> of a domain. They come from Debian's packages, by default those
+# of bookworm: 35 MB to fetch, once. Needs cpio, and no root. Does nothing, in no time, when it is done.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+[ $# = 1 ] || [ $# = 2 ] || { echo "usage: make-guest.sh DIR [SUITE]" >&2; exit 1; }
+"$here/../fetch-debian.sh" "$1" "${2:-bookworm}" s390x @linux-image-s390x busybox-static
+cd "$1"
+if [ ! -e kernel ] || [ done -nt kernel ]; then
+    rm -rf tree
+    mkdir -p tree/bin tree/dev
+    cp root/bin/busybox tree/bin/
+    cat > tree/init << 'END'
+#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+n=0
+while :; do
+    n=$((n + 1))
+    echo "count $n"
+    /bin/busybox sleep 0.2
+done
+END
+    chmod +x tree/init
+    (cd tree && printf '%s\n' bin bin/busybox dev init | cpio --quiet --create --format newc --owner 0:0) | gzip -1 > initrd
+    rm -rf tree root/lib/modules
+    cp root/boot/vmlinuz-* kernel
+fi

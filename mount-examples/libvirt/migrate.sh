@@ -1,0 +1,109 @@
+#!/bin/bash
+# Three emulated hosts with a libvirtd each, and a Linux guest for s390x in QEMU, with crypto queues of the host:
+# `virsh migrate --live` from the first to the second, and to the third, which refuses.
+#
+# Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up behind itself. Packages and
+# the guest's kernel are fetched at the first run.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+"$here/../setup.sh" mount libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl qemu-system-misc gcc cpio
+guest=$here/../../.cache/guest
+"$here/make-guest.sh" "$guest"
+guest=$(cd "$guest" && pwd)
+PATH=$here/../../.venv/bin:$PATH
+export LC_ALL=C
+
+work=$(mktemp -d)
+a=$work/host-a b=$work/host-b c=$work/host-c
+daemons=()
+
+clean_up() {
+    status=$?
+    trap - EXIT
+    for daemon in "${daemons[@]}"; do
+        kill "$daemon" 2>/dev/null || :
+        wait "$daemon" || :
+    done
+    for host in "$a" "$b" "$c"; do
+        if grep -q " $host fuse.apfs " /proc/self/mounts; then apfs umount --lazy "$host"; fi
+    done
+    rm -rf "$work"
+    [ $status = 0 ] || printf '\nmigrate: FAILED with status %s\n' "$status" >&2
+    exit $status
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+step() { printf '\n== %s\n' "$*"; }
+# Shows a command as one would type it, and does it.
+do_() { printf '   $ %s\n' "$*"; eval "$*" 2>&1 | sed -e '/./!d' -e 's/^/   /'; return "${PIPESTATUS[0]}"; }
+expect() { [ "$1" = "$2" ] || { printf 'expected "%s", found "%s"\n' "$2" "$1" >&2; exit 1; }; }
+queue() { cat "$1/sys/devices/ap/card05/05.0004/status"; }
+# Waits until the guest has counted on.
+wait_for_the_guest() { timeout 120 tail -n 0 -f "$work/console.log" | grep -q -m 3 '^count'; }
+
+step "Mount three hosts of the gallery. Cards 05 and 06 are for guests; on host C card 05 is older"
+mkdir "$a" "$b" "$c"
+do_ 'apfs mount --scenario migration-source $a'
+do_ 'apfs mount --scenario migration-target $b'
+do_ 'apfs mount --scenario target-older-type $c'
+
+step "Start libvirtd on each. It tells where virsh finds it"
+for host in a b c; do
+    printf '   $ apfs libvirtd --mount $%s\n' $host
+    exec {said}< <(exec apfs libvirtd --mount "${!host}")
+    daemons+=($!)
+    read -r "uri_$host" <&"$said" || exit 1
+    eval "printf '   %s\n' \"\$uri_$host\""
+done
+do_ 'virsh -c $uri_a nodedev-list --cap ap_queue | tr "\n" " "'
+
+step "Start a guest on host A. Its device is the mediated device that the host has prepared"
+sed -e "s|@GUEST@|$guest|" -e "s|@WORK@|$work|" "$here/guest.xml" > "$work/guest.xml"
+do_ 'grep -A 4 "<hostdev" $work/guest.xml'
+do_ 'virsh -c $uri_a create $work/guest.xml'
+do_ 'cat $a/sys/devices/ap/card05/05.0004/status'
+expect "$(queue "$a")" "in use"
+printf '   It boots, and counts on its console:\n'
+until grep -q '^count 3' "$work/console.log"; do read -rt 0.2 <> <(:) || :; done
+do_ 'tail -n 1 $work/console.log'
+
+step "Migrate it to host B while it runs"
+do_ 'virsh -c $uri_a migrate --live zguest --desturi $uri_b --migrateuri unix://$work/migration'
+do_ 'virsh -c $uri_b list'
+do_ 'cat $a/sys/devices/ap/card05/05.0004/status $b/sys/devices/ap/card05/05.0004/status'
+expect "$(queue "$a") $(queue "$b")" "assigned in use"
+wait_for_the_guest
+printf '   It counts on, and no number is missing:\n'
+do_ 'tail -n 1 $work/console.log'
+expect "$(sed -n 's/^count \([0-9]*\).*/\1/p' "$work/console.log" | head -n -1 |
+    awk 'NR > 1 && $1 != last + 1 { print "gap before " $1 } { last = $1 }')" ""
+
+step "Unplug its queues, and plug them in again: what virsh does arrives at the host"
+sed -n '/<hostdev/,/<\/hostdev/p' "$work/guest.xml" > "$work/device.xml"
+do_ 'virsh -c $uri_b detach-device zguest $work/device.xml --live'
+do_ 'cat $b/sys/devices/ap/card05/05.0004/status'
+expect "$(queue "$b")" assigned
+do_ 'virsh -c $uri_b attach-device zguest $work/device.xml --live'
+do_ 'cat $b/sys/devices/ap/card05/05.0004/status'
+expect "$(queue "$b")" "in use"
+
+step "Try host C: its card 05 is a CEX7, which a guest with a CEX8 cannot have"
+if do_ 'virsh -c $uri_b migrate --live zguest --desturi $uri_c --migrateuri unix://$work/migration-c'; then exit 1; fi
+log=${uri_c#*socket=}
+log=${log%/run/*}/log/qemu/zguest.log
+printf '   QEMU on host C says (%s):\n' 'log/qemu/zguest.log'
+do_ 'grep "load of migration" $log'
+printf '   and the driver of host C, in its kernel log (ctl/kmsg):\n'
+do_ 'cat $c/ctl/kmsg'
+printf '   The guest goes on at B:\n'
+do_ 'virsh -c $uri_b domstate zguest'
+wait_for_the_guest
+do_ 'tail -n 1 $work/console.log'
+
+step "Ask beforehand instead"
+if do_ 'apfs migrate --check $b $c 669d9b23-fe1b-4ecb-be08-a2fabca99b71'; then exit 1; fi
+
+step "End: the guest goes down with its libvirtd"
+printf '\nmigrate: done\n'

@@ -1,0 +1,77 @@
+"""libvirt and QEMU of each release of Debian, and the guest that they run."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from apfs.testing.libvirt import Libvirt
+from tests.tools.conftest import need
+
+if TYPE_CHECKING:
+    from apfs.testing.libvirt import Network
+    from apfs.testing.mounted import MountedHost
+
+ROOT = Path(__file__).parents[3]
+QEMU = "qemu-system-s390x"
+PACKAGES = (
+    *("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-daemon-driver-nodedev"),
+    *(QEMU, "qemu-system-modules-opengl"),
+)
+
+
+class Release(NamedTuple):
+    """The programs of one release of Debian; `directory` is None for those that are installed."""
+
+    libvirt: str
+    qemu: str
+    directory: Path | None = None
+
+    def start(self, host: MountedHost, *, network: Network | None = None) -> Libvirt:
+        """Start this libvirt on a host."""
+        if self.directory is None:
+            return Libvirt(host, network=network)
+        libraries = self.directory / "root/usr/lib/x86_64-linux-gnu"
+        options = ["--libvirtd", str(self.directory / "libvirtd")]
+        # A QEMU does not start with modules of another version.
+        options += ["--bind", f"{libraries / 'qemu'}:/usr/lib/x86_64-linux-gnu/qemu"]
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("LIBVIRT_DRIVER_DIR", str(libraries / "libvirt/connection-driver"))
+            environment.setenv("APFS_QEMU", str(self.directory / QEMU))
+            return Libvirt(host, options=options, network=network)
+
+
+@pytest.fixture(scope="session")
+def guest() -> Path:
+    """The directory with kernel and initrd of a guest; an archive that cannot be reached is an error."""
+    directory = ROOT / ".cache/guest"
+    subprocess.run([ROOT / "mount-examples/libvirt/make-guest.sh", directory], check=True, timeout=600)
+    return directory
+
+
+@pytest.fixture(scope="session", params=["bookworm", "trixie"])
+def release(request: pytest.FixtureRequest) -> Release:
+    """Debian 12 as it is installed, and Debian 13 unpacked; all tests that name it run with both."""
+    need("libvirtd", "virsh", QEMU)
+    if request.param == "bookworm":
+        return Release("9.0.0", "7.2")
+    directory = ROOT / ".cache/libvirt-trixie"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        programs = [directory / "libvirtd", directory / QEMU]
+        if not all(program.exists() for program in programs):
+            command = [
+                str(ROOT / "tests/vmm/debian-root.sh"),
+                str(directory),
+                "trixie",
+                " ".join(PACKAGES),
+                "libvirtd",
+                QEMU,
+            ]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
+    return Release("11.3.0", "10.0", directory)
