@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from apfs.testing.files import Files, Shell
+    from apfs.testing.libvirt import Libvirt, LibvirtError, LibvirtPair, Network
     from apfs.testing.mounted import MountedHost, Pair
 
 _HOMES = {
     "Files": "apfs.testing.files",
+    "Libvirt": "apfs.testing.libvirt",
+    "LibvirtError": "apfs.testing.libvirt",
+    "LibvirtPair": "apfs.testing.libvirt",
     "MountedHost": "apfs.testing.mounted",
+    "Network": "apfs.testing.libvirt",
     "Pair": "apfs.testing.mounted",
     "Shell": "apfs.testing.files",
 }
-__all__ = ["Files", "MountedHost", "Pair", "Shell"]
+__all__ = ["Files", "Libvirt", "LibvirtError", "LibvirtPair", "MountedHost", "Network", "Pair", "Shell"]
 
 
 def __getattr__(name: str) -> object:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from apfs.testing.files import Files, Shell
+    from apfs.testing.libvirt import Libvirt, LibvirtPair
     from apfs.testing.mounted import Clock, MountedHost, Pair
 
 MARKER = "apfs_scenario"
 _HOSTS = pytest.StashKey[dict[str, "Files"]]()
+_LIBVIRTS = pytest.StashKey[dict[str, "Libvirt"]]()
 
 
 class _Wanted(NamedTuple):
@@ -34,8 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, for --strict-markers and --markers."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(scenario, target, *, clock='manual'): hosts of apfs_host, apfs_mount and apfs_pair: names of "
-        "scenarios, TOML files beside the test's file, or TOML texts; target is for apfs_pair only.",
+        f"{MARKER}(scenario, target, *, clock='manual'): hosts of apfs_host, apfs_mount, apfs_pair, "
+        "apfs_libvirt and apfs_libvirt_pair: names of "
+        "scenarios, TOML files beside the test's file, or TOML texts; target is for pairs only.",
     )
 
 
@@ -46,6 +49,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for name, host in _hosts(item).items():
             report.sections.append((f"apfs journal of {name}", _journal(host)))
+        for name, libvirt in item.stash.get(_LIBVIRTS, {}).items():
+            report.sections.append((f"apfs logs of {name}", libvirt.report()))
     return report
 
 
@@ -87,6 +92,49 @@ def apfs_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     names = {"apfs_pair.source": "migration-source", "apfs_pair.target": "migration-target"}
     with _mounted(request, names) as hosts:
         yield Pair(*hosts.values())
+
+
+@pytest.fixture
+def apfs_libvirt(request: pytest.FixtureRequest) -> Iterator[Libvirt]:
+    """Start a libvirtd on a mounted host; it ends with the test, and its guests with it.
+
+    Without a marker the host is migration-source of the gallery, which has a mediated device.
+    """
+    with (
+        _mounted(request, {"apfs_libvirt.host": "migration-source"}) as hosts,
+        _libvirts(request, {"apfs_libvirt": hosts["apfs_libvirt.host"]}) as libvirts,
+    ):
+        yield libvirts["apfs_libvirt"]
+
+
+@pytest.fixture
+def apfs_libvirt_pair(request: pytest.FixtureRequest) -> Iterator[LibvirtPair]:
+    """Start a libvirtd on each of two mounted hosts, for live migrations; without a marker those that fit."""
+    from apfs.testing.libvirt import LibvirtPair  # noqa: PLC0415 -- see the head of the file
+
+    names = {"apfs_libvirt_pair.source": "migration-source", "apfs_libvirt_pair.target": "migration-target"}
+    hosts = {f"{name}.host": scenario for name, scenario in names.items()}
+    with (
+        _mounted(request, hosts) as mounted,
+        _libvirts(request, {name: mounted[f"{name}.host"] for name in names}) as libvirts,
+    ):
+        yield LibvirtPair(*libvirts.values())
+
+
+@contextmanager
+def _libvirts(request: pytest.FixtureRequest, hosts: dict[str, MountedHost]) -> Iterator[dict[str, Libvirt]]:
+    """Start libvirtd on hosts, by the names under which a report shows the logs."""
+    from apfs.testing.libvirt import Libvirt, LibvirtError  # noqa: PLC0415 -- see the head of the file
+
+    known = request.node.stash.setdefault(_LIBVIRTS, {})
+    with ExitStack() as stack:
+        for name, host in hosts.items():
+            try:
+                known[name] = stack.enter_context(Libvirt(host))
+            except LibvirtError as error:
+                raise _error(request, error) from None
+            stack.callback(known.pop, name)
+        yield {name: known[name] for name in hosts}
 
 
 @contextmanager

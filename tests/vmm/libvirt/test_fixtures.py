@@ -1,0 +1,156 @@
+"""The fixtures of the pytest plugin that have a libvirtd, and what stays when they end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from apfs.testing import LibvirtError
+from apfs.testing.libvirt import Libvirt
+from tests.conftest import TIMEOUT, UUID
+from tests.vmm.libvirt.guest import HOSTDEV
+
+if TYPE_CHECKING:
+    from apfs.testing import LibvirtPair, MountedHost
+
+OTHER = "11111111-2222-4333-8444-555555555555"
+QUEUE = "/sys/devices/ap/card05/05.0004/status"
+# Nothing to boot: it is started paused.
+DOMAIN = f"""
+<domain type='qemu'>
+  <name>small</name>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>
+  <devices><memballoon model='none'/>{HOSTDEV}</devices>
+</domain>
+"""
+
+
+def test_a_libvirt(apfs_libvirt: Libvirt) -> None:
+    apfs_libvirt.define(DOMAIN)
+    assert apfs_libvirt.state("small") == "shut off"
+    apfs_libvirt.virsh("start", "--paused", "small", check=True)
+    assert apfs_libvirt.state("small") == "paused"
+    assert apfs_libvirt.host.cat(QUEUE) == "in use\n"
+    with pytest.raises(subprocess.CalledProcessError, match="'start', 'small'") as refused:
+        apfs_libvirt.virsh("start", "small", check=True)
+    assert refused.value.__notes__ == ["error: Domain is already active"]
+
+
+def test_libvirt_for_python(apfs_libvirt: Libvirt) -> None:
+    """By Debian's package, which is for the system's interpreter."""
+    script = """
+import sys, libvirt
+connection = libvirt.open(sys.argv[1])
+domain = connection.createXML(sys.argv[2], libvirt.VIR_DOMAIN_START_PAUSED)
+print(domain.name(), domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
+print([device.name() for device in connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV)])
+"""
+    command = ["/usr/bin/python3", "-c", script, apfs_libvirt.uri, DOMAIN]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"small True\n['mdev_{UUID.replace('-', '_')}_matrix']\n"
+
+
+@pytest.mark.apfs_scenario("migration-source", "target-other-queues")
+def test_a_pair(apfs_libvirt_pair: LibvirtPair) -> None:
+    source, target = apfs_libvirt_pair.source, apfs_libvirt_pair.target
+    source.define(DOMAIN)
+    source.virsh("start", "--paused", "small", check=True)
+    refused = apfs_libvirt_pair.migrate("small")
+    assert refused.returncode == 1
+    assert "No such device" in target.log("small")
+    # QEMU does not try again with a guest that was paused before, and refused.
+    source.virsh("destroy", "small", check=True)
+    source.virsh("start", "--paused", "small", check=True)
+    target.host.echo("0x47", f"/sys/devices/vfio_ap/matrix/{UUID}/assign_domain")
+    done = apfs_libvirt_pair.migrate("small", "--persistent", "--undefinesource")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert source.virsh("list", "--all", "--name").stdout.split() == []
+    assert target.state("small") == "paused"
+    assert target.migrate("small", source).returncode == 0
+    assert source.state("small") == "paused"
+
+
+def test_nothing_stays(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    apfs_mount.echo(UUID, "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create")
+    with Libvirt(apfs_mount) as libvirt:
+        libvirt.define(DOMAIN)
+        libvirt.virsh("start", "--paused", "small", check=True)
+        assert [path.name for path in tmp_path.iterdir()] == [libvirt.directory.name]
+        assert apfs_mount.status()["mdevs"][UUID]["opener"] == "program"
+    assert list(tmp_path.iterdir()) == []
+    assert apfs_mount.status()["mdevs"][UUID]["opener"] is None
+    libvirt.close()
+
+
+KILLED = """
+import os, signal
+def test_killed(apfs_libvirt):
+    print(apfs_libvirt.directory, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_of_a_run_that_is_killed(tmp_path: Path) -> None:
+    directory = run(tmp_path, KILLED).split()[-1]
+    # It is told of the end, and nobody of its own. The run's time limit ends a wait in vain.
+    while Path(directory).exists():
+        os.sched_yield()
+
+
+FAILED = f"""
+DOMAIN = {DOMAIN.replace(UUID, OTHER)!r}
+def test_failed(apfs_libvirt):
+    assert apfs_libvirt.virsh("create", "/dev/stdin", stdin=DOMAIN).returncode == 0
+"""
+
+
+def test_a_failure_shows_the_logs(tmp_path: Path) -> None:
+    said = run(tmp_path, FAILED)
+    assert "apfs journal of apfs_libvirt.host" in said
+    assert "apfs logs of apfs_libvirt" in said
+    assert f"mediated device '{OTHER}' not found" in said
+
+
+def run(directory: Path, text: str) -> str:
+    """Run a test file by pytest, in a process of its own, and return what it printed when all its processes ended."""
+    (directory / "test_it.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(directory / "test_it.py")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    return done.stdout
+
+
+def test_missing_programs_are_named(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("bwrap", "virsh", "sh", "cc"):
+        (tmp_path / program).symlink_to(f"/usr/bin/{program}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LibvirtError, match=r"no qemu-system-s390x: apt install qemu-system-misc"):
+        Libvirt(apfs_mount)
+    with pytest.raises(LibvirtError, match=r"nosuch is not installed: apt install libvirt-daemon "):
+        Libvirt(apfs_mount, options=["--libvirtd", "nosuch"])
+    (tmp_path / "virsh").unlink()
+    with pytest.raises(LibvirtError, match=r"virsh is not installed: apt install libvirt-clients"):
+        Libvirt(apfs_mount)
+
+
+def test_a_libvirtd_that_fails_tells_why(apfs_mount: MountedHost, tmp_path: Path) -> None:
+    (tmp_path / "libvirtd").write_text("#!/bin/sh\necho first >&2; echo it is broken >&2; exit 1\n")
+    (tmp_path / "libvirtd").chmod(0o755)
+    with pytest.raises(LibvirtError, match=r"^libvirtd failed: first; it is broken$"):
+        Libvirt(apfs_mount, options=["--libvirtd", str(tmp_path / "libvirtd")])
+
+
+def test_long_names_of_directories(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    with pytest.raises(LibvirtError, match="too long a name for sockets in it: set TMPDIR to a shorter one"):
+        Libvirt(apfs_mount)
+    assert os.listdir(deep) == []  # noqa: PTH208 -- names are wanted
