@@ -68,6 +68,7 @@ def test_a_pair(apfs_libvirt_pair: LibvirtPair) -> None:
     # QEMU does not try again with a guest that was paused before, and refused.
     source.virsh("destroy", "small", check=True)
     source.virsh("start", "--paused", "small", check=True)
+    target.host.echo("0xab", f"/sys/devices/vfio_ap/matrix/{UUID}/unassign_domain")
     target.host.echo("0x47", f"/sys/devices/vfio_ap/matrix/{UUID}/assign_domain")
     done = apfs_libvirt_pair.migrate("small", "--persistent", "--undefinesource")
     assert (done.returncode, done.stderr) == (0, "")
