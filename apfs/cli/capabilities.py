@@ -19,6 +19,7 @@ from apfs.sandbox import compose, linux
 from apfs.sandbox.uevents import NETLINK_KOBJECT_UEVENT
 from apfs.testing.mounted import MountedHost
 from apfs.vfio import uapi
+from apfs.vmm import emulator
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,13 +33,18 @@ CAPABILITIES = {
     "exec": "apfs exec, with a private network",
     "uevents": "uevents inside apfs exec",
     "vfio": "VFIO ioctls inside apfs exec",
+    "qemu": "QEMU's device vfio-ap, which libvirt uses, inside apfs exec",
 }
 """What can be asked for, with what it means."""
+IF_INSTALLED = frozenset(("qemu",))
+"""What is tried without being asked for only where there is the program."""
 
 # Only keeps a hanging command from hanging the examination.
 _PATIENCE_SECONDS = 60
 _EVENT_SECONDS = 10
 _NOBODY = 65534
+_UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+"""The device of the scenario migration-source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def situation(facts: Facts) -> str:
 def examine(names: Collection[str] = ()) -> Report:
     """Try the capabilities with these names, or all, on hosts of their own. Nothing stays behind."""
     report = Report(environment.look())
-    wanted = [name for name in CAPABILITIES if name in names or not names]
+    wanted = [name for name in CAPABILITIES if name in names] if names else _usual()
     tried: dict[str, Trial] = {}
     if "python" in wanted:
         tried["python"] = _python()
@@ -124,8 +130,19 @@ def examine(names: Collection[str] = ()) -> Report:
         tried["allow-other"] = _mount(report.facts, allow_other=True)
     if {"exec", "uevents", "vfio"} & set(wanted):
         tried |= _exec(report.facts)
+    if "qemu" in wanted:
+        tried["qemu"] = _qemu()
     report.trials = [tried[name] for name in wanted]
     return report
+
+
+def _usual() -> list[str]:
+    """Return the names of what is tried if nothing is asked for."""
+    try:
+        emulator.find()
+    except emulator.EmulatorError:
+        return [name for name in CAPABILITIES if name not in IF_INSTALLED]
+    return list(CAPABILITIES)
 
 
 def _python() -> Trial:
@@ -206,10 +223,25 @@ def _refusal_of_bwrap() -> str:
     return (result.stderr.strip() or f"bwrap ended with status {result.returncode}") if result.returncode else ""
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _qemu() -> Trial:
+    """Start a machine that has a vfio-ap device, without running it, and ask QEMU whether it is there."""
+    device = f"vfio-ap,sysfsdev=/sys/bus/mdev/devices/{_UUID}"
+    machine = ("-machine", "s390-ccw-virtio", "-m", "32", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio")
+    script = f'echo 0 > /dev/vfio-ap/{_UUID}/guest && exec "$@"'
+    command = ("sh", "-c", script, "sh", *server.PYTHON, "-m", "apfs.vmm", *machine, "-device", device)
+    result = _run("--scenario", "migration-source", "--", *command, stdin="info qtree\nquit\n")
+    if result.returncode == 0 and "dev: vfio-ap" in result.stdout:
+        return Trial("qemu", works=True)
+    said = result.stderr.strip().rpartition("\n")[2].removeprefix("apfs: ")
+    return Trial("qemu", works=False, said=said or f"QEMU ended with status {result.returncode}")
+
+
+def _run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [*server.PYTHON, "-m", "apfs", "exec", *arguments]
     try:
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+        return subprocess.run(
+            command, check=False, input=stdin, capture_output=True, text=True, timeout=_PATIENCE_SECONDS
+        )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"no answer within {_PATIENCE_SECONDS} seconds")
 

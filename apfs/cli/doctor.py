@@ -20,7 +20,7 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
     """Try what apfs can do here, and say what is missing for what does not work.
 
     Hosts are mounted on temporary directories and a command is run in a sandbox; nothing stays behind. Without
-    CAPABILITY all are tried.
+    CAPABILITY all are tried, qemu only where a QEMU for s390x is installed.
 
     \b
     CAPABILITY
@@ -30,6 +30,7 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
         exec           apfs exec, with a private network
         uevents        uevents inside apfs exec
         vfio           VFIO ioctls inside apfs exec
+        qemu           QEMU's device vfio-ap, which libvirt uses, inside apfs exec
 
     \b
     EXIT STATUS

@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Run libvirtd on an emulated host; Ctrl-C ends it with all its guests.
 
-    When it answers, its URI is printed, for `virsh --connect URI`. Configuration and state are its own and end with it;
-    the machine's libvirt is not touched. A domain of type qemu and architecture s390x can have devices
+    When it answers, its URI is printed, which `virsh --connect URI` takes. Configuration and state are its own and end
+    with it; the machine's libvirt is not touched. A domain of type qemu and architecture s390x can have devices
     <hostdev mode='subsystem' type='mdev' model='vfio-ap'>, which can be hot-plugged and migrate. A mediated device that
     the scenario has a guest for is taken from it.
 

@@ -20,7 +20,7 @@ from tests.rooms import Room
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NAMES = ["python", "mount", "allow-other", "exec", "uevents", "vfio"]
+NAMES = ["python", "mount", "allow-other", "exec", "uevents", "vfio", "qemu"]
 DOCTOR = (sys.executable, "-m", "apfs", "doctor")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
@@ -104,6 +104,30 @@ def test_only_what_is_asked_for_counts(tmp_path: Path) -> None:
     ]
     assert report["capabilities"]["vfio"]["said"] == "needs apfs exec"
     assert json.loads(sh(script + "mount", sys.executable, str(tmp_path)).stdout)["ok"] is True
+
+
+def test_qemu_counts_where_it_is_installed(tmp_path: Path) -> None:
+    for program in ("bwrap", "sh", "env", "cat", "fusermount3"):
+        (tmp_path / program).symlink_to(f"/usr/bin/{program}")
+    script = 'PATH="$2" "$1" -m apfs doctor --json '
+    # Another user does not get at the directory with the programs, so that allow-other fails.
+    report = json.loads(sh(script, sys.executable, str(tmp_path), status=None).stdout)
+    assert list(report["capabilities"]) == NAMES[:-1]
+    report = json.loads(sh(script + "qemu", sys.executable, str(tmp_path), status=1).stdout)
+    assert report["capabilities"]["qemu"] == {
+        "works": False,
+        "said": "no qemu-system-s390x: apt install qemu-system-misc (Debian 12) or qemu-system-s390x (later)",
+        "problems": [],
+        "note": "",
+    }
+
+
+def test_qemu_that_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qemu-system-s390x").write_text("#!/bin/sh\necho what is this >&2\nexit 1\n")
+    (tmp_path / "qemu-system-s390x").chmod(0o755)
+    monkeypatch.setenv("APFS_QEMU", str(tmp_path / "qemu-system-s390x"))
+    report = json.loads(apfs("doctor", "--json", "qemu", status=1).stdout)
+    assert report["capabilities"]["qemu"]["said"] == "what is this"
 
 
 def test_modules_of_the_current_directory_do_not_matter(tmp_path: Path) -> None:
