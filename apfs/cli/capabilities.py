@@ -208,7 +208,7 @@ def _exec(facts: Facts) -> dict[str, Trial]:
 
 def _refusal_of_bwrap() -> str:
     """Return what bwrap says of the namespaces that `apfs exec` wants, and of nothing else; empty if it makes them."""
-    command = ["bwrap", "--dev-bind", "/", "/", *compose.namespaces(compose.Options()), "--", "true"]
+    command = ["bwrap", "--dev-bind", "/", "/", *compose.namespaces(compose.Sandbox()), "--", "true"]
     try:
         result = subprocess.run(
             command,

@@ -121,9 +121,9 @@ def command(
     if die_with_parent:
         # All that belongs to the sandbox ends with this process, however that ends.
         linux.die_with_parent()
-    options = compose.Options(net == "private", keep_id, list(pairs), list(tmpfs))
+    sandbox = compose.Sandbox(net == "private", keep_id, list(pairs), list(tmpfs))
     try:
-        status = run.run(list(words), mounted, ["--scenario", scenario or "default"], options)
+        status = run.run(list(words), sandbox, mount=mounted, scenario=scenario or "default")
     except (run.SandboxError, table.MountsError) as error:
         fail(str(error), run.FAILED)
     raise SystemExit(status)

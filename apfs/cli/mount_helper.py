@@ -39,7 +39,7 @@ class OptionError(Exception):
 
 
 @dataclass(slots=True)
-class Options:
+class MountOptions:
     """What the text behind -o asks for."""
 
     scenario: str | None = None
@@ -49,12 +49,12 @@ class Options:
     """Keys of KERNEL."""
 
 
-def parse(text: str, *, sloppy: bool = False) -> Options:
+def parse(text: str, *, sloppy: bool = False) -> MountOptions:
     """Read mount options: separated by commas, values with a comma in double quotes, the last of a kind counts.
 
     `OptionError` for what is unknown, unless `sloppy`, and for values that make no sense.
     """
-    options = Options()
+    options = MountOptions()
     for word in _OPTION.findall(text):
         name, _, value = word.replace('"', "").partition("=")
         options.kernel = {option for option in options.kernel if KERNEL[option] != word}

@@ -33,8 +33,8 @@ TOOLS = "/run/apfs/bin"
 
 
 @dataclass(slots=True)
-class Options:
-    """What a user can choose."""
+class Sandbox:
+    """What a user can choose of a sandbox."""
 
     private_network: bool = True
     keep_id: bool = False
@@ -131,29 +131,29 @@ def compose_module_tools() -> list[str]:
     return arguments
 
 
-def arguments(mount: Path, options: Options, empty: int) -> list[str]:
+def arguments(mount: Path, sandbox: Sandbox, empty: int) -> list[str]:
     """Return the arguments of bwrap for a sandbox on a mount; `empty` is a descriptor of an empty file."""
     arguments = ["--die-with-parent", "--dev-bind", "/", "/"]
     arguments += compose_sys(mount) + compose_dev(mount) + compose_run(empty) + compose_module_tools()
-    arguments += namespaces(options)
-    arguments += _make_room([destination for _, destination in options.binds] + options.tmpfs)
-    for source, destination in options.binds:
+    arguments += namespaces(sandbox)
+    arguments += _make_room([destination for _, destination in sandbox.binds] + sandbox.tmpfs)
+    for source, destination in sandbox.binds:
         arguments += ["--bind", source, destination]
-    for destination in options.tmpfs:
+    for destination in sandbox.tmpfs:
         arguments += ["--tmpfs", destination]
     arguments += ["--setenv", "SYSTEMD_DEVICE_VERIFY_SYSFS", "0", "--setenv", "APFS_MOUNT", HOST]
     path = os.environ.get("PATH", os.defpath)
     return [*arguments, "--setenv", "PATH", f"{TOOLS}:{path}"]
 
 
-def namespaces(options: Options) -> list[str]:
+def namespaces(sandbox: Sandbox) -> list[str]:
     """Return the arguments that make the namespaces, and for ordinary users a user namespace around them."""
     arguments = ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
-    if options.private_network:
+    if sandbox.private_network:
         arguments += ["--unshare-net"]
-    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=options.private_network):
+    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=sandbox.private_network):
         arguments += ["--unshare-user"]
-        if not options.keep_id:
+        if not sandbox.keep_id:
             arguments += ["--uid", "0", "--gid", "0"]
     return arguments
 
@@ -161,7 +161,7 @@ def namespaces(options: Options) -> list[str]:
 def _make_room(destinations: list[str]) -> list[str]:
     """Return the arguments that let places exist which the real machine does not have.
 
-    bwrap would create them there. Instead the directories that should contain them are put together anew.
+    bwrap would create them there. Instead the directories that should contain them are put together again.
     """
     arguments, renewed = [], set()
     for destination in destinations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -15,13 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from apfs.mounts import environment, server, table
-from apfs.sandbox import linux, seccomp, uevents
-from apfs.sandbox.compose import arguments
-from apfs.sandbox.supervisor import Supervisor
-from apfs.vfio import uapi
+from apfs.sandbox import compose, linux, supervisor, uevents
 
 if TYPE_CHECKING:
-    from apfs.sandbox.compose import Options
+    from apfs.sandbox.compose import Sandbox
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses for failures that are not the command's, as env(1) and docker have them."""
@@ -51,22 +47,25 @@ def _resolve(command: str) -> None:
         raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
 
 
-def run(command: list[str], mount: Path | None, server_options: list[str], options: Options) -> int:
-    """Run a command in a sandbox on a mount, or on a host of its own, and return its exit status."""
+def run(command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: str) -> int:
+    """Run a command in a sandbox on a mount, or else on a host of its own, and return its exit status.
+
+    `SandboxError`, and `MountsError` if there is no host. `SystemExit` if the command cannot be run at all.
+    """
     if shutil.which("bwrap") is None:
         raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
     _resolve(command[0])
     if mount is not None:
         table.check_answers(str(mount))
-        return _run(command, Path(table.absolute(str(mount))), options)
+        return _run_on(Path(table.absolute(str(mount))), command, sandbox)
     server.check_fuse()
     private = tempfile.mkdtemp(prefix="apfs-exec-")
     # When this process ends, however that happens, the pipe is closed, and the server unmounts and ends too.
     reader, writer = os.pipe()
     started = None
     try:
-        started = server.start_server(private, server_options, lifeline=reader)
-        return _run(command, Path(private), options)
+        started = server.start_server(private, ["--scenario", scenario], lifeline=reader)
+        return _run_on(Path(private), command, sandbox)
     finally:
         os.close(reader)
         os.close(writer)
@@ -76,12 +75,12 @@ def run(command: list[str], mount: Path | None, server_options: list[str], optio
             started.wait()
 
 
-def _run(command: list[str], mount: Path, options: Options) -> int:
+def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     status_reader, status_writer = os.pipe()
     block_reader, block_writer = os.pipe()
     empty = os.open(os.devnull, os.O_RDONLY)
     words = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
-    words += arguments(mount, options, empty)
+    words += compose.arguments(mount, sandbox, empty)
     # The terminal's signals are for the command alone: this process and bwrap, which only wait for it, ignore them.
     ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
     restored = [
@@ -102,23 +101,23 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
     for descriptor in (status_writer, block_reader, empty):
         os.close(descriptor)
     theirs.close()
-    supervisor = _supervisor(ours, mount)
+    watch = supervisor.supervise(ours, mount)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: _end(box, number))
     pump = None
     try:
         with os.fdopen(status_reader) as statuses:
             first = statuses.readline()
-            if first and options.private_network:
-                pump = _start_pump(mount, json.loads(first)["child-pid"])
+            if first and sandbox.private_network:
+                pump = uevents.start(mount, json.loads(first)["child-pid"])
             os.close(block_writer)
-            if supervisor is not None:
-                supervisor.serve(status_reader)
+            if watch is not None:
+                watch.serve(status_reader)
             rest = statuses.read()
         status = box.wait()
     finally:
-        if supervisor is not None:
-            supervisor.close()
+        if watch is not None:
+            watch.close()
         if pump is not None:
             os.kill(pump, signal.SIGKILL)
             os.waitpid(pump, 0)
@@ -130,69 +129,12 @@ def _run(command: list[str], mount: Path, options: Options) -> int:
 def _prepare(channel: socket.socket) -> None:
     """Do, between fork and exec of bwrap, what only the process itself can do."""
     linux.drop_ambient_capabilities()
-    _stop_at_ioctls(channel)
-
-
-def _stop_at_ioctls(channel: socket.socket) -> None:
-    """Install the filter and send its listener, or the errno of why there is none."""
-    try:
-        listener = seccomp.install(seccomp.program(uapi.TYPE))
-    except OSError as error:
-        channel.send(str(error.errno).encode())
-        return
-    socket.send_fds(channel, (b"0",), (listener,))
-    os.close(listener)
-
-
-def _supervisor(channel: socket.socket, mount: Path) -> Supervisor | None:
-    """Return the supervisor of the processes in the sandbox; None, with a warning, if VFIO ioctls cannot be served."""
-    with channel:
-        said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
-    why = ""
-    if not listeners:
-        if int(said) == errno.EBUSY and _is_nested(mount):
-            return None  # the supervisor of the outer sandbox serves this host as well
-        why = os.strerror(int(said))
-        if int(said) == errno.EBUSY:
-            why = "another program, such as an outer apfs exec with another host, watches the system calls already"
-    else:
-        try:
-            return Supervisor(listeners[0], mount)
-        except OSError as error:
-            os.close(listeners[0])
-            why = f"{mount}/ctl/ioctl: {error.strerror}"
-    print(f"apfs: VFIO ioctls are not served: {why}", file=sys.stderr)  # noqa: T201
-    return None
-
-
-def _is_nested(mount: Path) -> bool:
-    """Whether this process is in a sandbox itself, with the same host."""
-    outer = os.environ.get("APFS_MOUNT")
-    return outer is not None and Path(outer).exists() and Path(outer).stat().st_dev == mount.stat().st_dev
+    supervisor.stop_calls(channel)
 
 
 def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:
     box.kill()
     raise SystemExit(128 + number)
-
-
-def _start_pump(mount: Path, pid: int) -> int:
-    """Start the process that sends uevents, and return when it listens."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        server.close_others(writer)  # above all the other end of the server's lifeline
-        try:
-            uevents.pump(mount, pid, writer)
-        except FileNotFoundError:
-            pass  # the sandbox is gone already, and the reason is told elsewhere
-        except OSError as error:
-            print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
-        os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as ready:
-        ready.read()
-    return child
 
 
 def _advice() -> str:

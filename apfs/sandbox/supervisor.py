@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -272,3 +273,46 @@ def _look(fd: int, events: int) -> list[tuple[int, int]]:
 
 
 _CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+def stop_calls(channel: socket.socket) -> None:
+    """Have the supervisor's calls stopped in this process and all that it starts; called between fork and exec.
+
+    The channel gets the listener, or the errno of why there is none.
+    """
+    try:
+        listener = seccomp.install(seccomp.program(uapi.TYPE))
+    except OSError as error:
+        channel.send(str(error.errno).encode())
+        return
+    socket.send_fds(channel, (b"0",), (listener,))
+    os.close(listener)
+
+
+def supervise(channel: socket.socket, mount: Path) -> Supervisor | None:
+    """Return the supervisor for what `stop_calls` sent; None, with a warning, if VFIO ioctls cannot be served.
+
+    None without a warning if the supervisor of an outer sandbox serves this host already.
+    """
+    with channel:
+        said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
+    if listeners:
+        try:
+            return Supervisor(listeners[0], mount)
+        except OSError as error:
+            os.close(listeners[0])
+            why = f"{mount}/ctl/ioctl: {error.strerror}"
+    elif int(said) != errno.EBUSY:
+        why = os.strerror(int(said))
+    elif _is_nested(mount):
+        return None
+    else:
+        why = "another program, such as an outer apfs exec with another host, watches the system calls already"
+    print(f"apfs: VFIO ioctls are not served: {why}", file=sys.stderr)  # noqa: T201
+    return None
+
+
+def _is_nested(mount: Path) -> bool:
+    """Whether this process is in a sandbox itself, with the same host."""
+    outer = os.environ.get("APFS_MOUNT")
+    return outer is not None and Path(outer).exists() and Path(outer).stat().st_dev == mount.stat().st_dev

@@ -12,10 +12,12 @@ import select
 import socket
 import stat
 import struct
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from apfs.mounts.server import close_others
 from apfs.sandbox import linux
 
 NETLINK_KOBJECT_UEVENT = 15
@@ -141,7 +143,7 @@ def has_udevd(pid: int) -> bool:
         return False
 
 
-def pump(mount: Path, pid: int, ready: int) -> None:
+def _pump(mount: Path, pid: int, ready: int) -> None:
     """Send the mount's events to the namespace of process `pid` for ever; closes `ready` when it listens."""
     with (mount / "ctl/uevents").open("rb", buffering=0) as source:
         source.read()
@@ -159,3 +161,25 @@ def pump(mount: Path, pid: int, ready: int) -> None:
                 sender.as_kernel(event)
                 if not has_udevd(pid):
                     sender.as_udevd(event)
+
+
+def start(mount: Path, pid: int) -> int:
+    """Start a process that sends the mount's events to the namespace of process `pid`; return its own pid.
+
+    It listens when this returns, or has said why it cannot.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        close_others(writer)  # above all the other end of the server's lifeline
+        try:
+            _pump(mount, pid, writer)
+        except FileNotFoundError:
+            pass  # the sandbox is gone already, and the reason is told elsewhere
+        except OSError as error:
+            print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
+        os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as ready:
+        ready.read()
+    return child
