@@ -13,27 +13,32 @@ Measured with the 65,536 links of /sys/bus/ap/devices, in times of a minimal C s
 from __future__ import annotations
 
 import ctypes
+import struct
 import warnings
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT, ModeT
 
+# Numbers that are nowhere else in an object.
 _NODE_ID, _GENERATION = 0x5EED_0F_1D_0DE5, 0x5EED_0F_6E_0E4A
+_U64 = struct.Struct("=Q")
 
 
 def _node_id_offset() -> int | None:
     """Return where in an `EntryAttributes` its node id is, None if that is not certain.
 
-    It wraps a struct fuse_entry_param, which begins with node id and generation; the struct stat with the inode number
-    comes after them (fuse_lowlevel.h).
+    It wraps a struct fuse_entry_param, which begins with node id and generation, and has the inode number, which
+    pyfuse3 sets together with the node id, in the struct stat behind them (fuse_lowlevel.h). So the node id must be
+    there twice, and the generation once, right behind one of the two.
     """
     entry = EntryAttributes()
     entry.st_ino = InodeT(_NODE_ID)
     entry.generation = _GENERATION
     content = ctypes.string_at(id(entry), type(entry).__basicsize__)
-    node_id, generation = (bytes(ctypes.c_uint64(value)) for value in (_NODE_ID, _GENERATION))
-    offset = content.find(node_id + generation)
-    return offset if offset >= 0 and content.count(node_id) == 2 else None  # noqa: PLR2004 -- and the inode number
+    node_id, generation = _U64.pack(_NODE_ID), _U64.pack(_GENERATION)
+    if (content.count(node_id), content.count(generation)) != (2, 1) or node_id + generation not in content:
+        return None
+    return content.index(node_id + generation)
 
 
 class _Name:

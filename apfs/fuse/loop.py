@@ -64,15 +64,20 @@ class _NoLock:
 
 
 class _Lowlevel:
-    """`trio.lowlevel` with a `wait_readable` that leaves the waiting to whoever reads."""
+    """`trio.lowlevel` with a `wait_readable` that leaves the waiting to whoever reads.
+
+    It is in one of two states. In a *run* it says at once that there is something to read, so that the kernel blocks
+    the reader until there is. A run ends after some requests or, by an alarm, after some time. Then comes a *turn* of
+    the other tasks. After an alarm it goes on until there is a request again; after requests it is one step.
+    """
 
     def __init__(self, spin: float) -> None:
         self._spin = spin
         self._poll = select.poll()
         self._left = 0
-        """How many requests may be served before others have their turn."""
-        self._alarmed = True
-        """Whether trio is to do the waiting: after an alarm, and at first."""
+        """How many requests are left of the run."""
+        self._idle = True
+        """Whether there were no requests when the run ended, or there was no run yet."""
         self.looks = 0
         """How often to look in vain before the kernel may block the reader again."""
         self.turns = 0
@@ -92,21 +97,24 @@ class _Lowlevel:
 
     async def _turn(self, fd: int) -> None:
         self.turns += 1
-        if self._alarmed:
+        if self._idle:
             signal.setitimer(signal.ITIMER_REAL, 0)
             # At once, without giving way before: pyfuse3 has just looked whether the session has ended.
             await trio.lowlevel.wait_readable(fd)
-            self._alarmed = False
         else:
             await trio.lowlevel.checkpoint()
+        self._run(fd)
+
+    def _run(self, fd: int) -> None:
+        self._idle = False
+        self._left = _TURN_REQUESTS
+        self.looks = _LOOKS if self._spin else 0
         self._poll.register(fd, select.POLLIN)
         # Again and again: an alarm is lost if it comes just before the device is read.
         signal.setitimer(signal.ITIMER_REAL, _TURN_SECONDS, _TURN_SECONDS)
-        if self._spin:
-            self.looks = _LOOKS
-        self._left = _TURN_REQUESTS
 
     def _look(self) -> None:
+        """Look for the next request until there is one, at most for a short time."""
         if not self._poll.poll(0):
             until = time.perf_counter() + self._spin
             while time.perf_counter() < until:
@@ -116,9 +124,9 @@ class _Lowlevel:
         self.looks -= 1
 
     def alarm(self, *_signal: object) -> None:
-        """Let trio do the waiting."""
+        """End the run."""
         self._left = 0
-        self._alarmed = True
+        self._idle = True
 
 
 class FastTrio:

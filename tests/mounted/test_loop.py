@@ -6,7 +6,6 @@ import os
 import re
 import select
 import signal
-import subprocess
 import warnings
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -185,18 +184,20 @@ async def test_it_does_not_look_where_looking_finds_nothing(pipe: tuple[int, int
 @pytest.mark.trio
 async def test_it_looks_on_where_looking_finds_something(pipe: tuple[int, int], loop: Loop) -> None:
     stand_in = loop(MINUTE)
+    no_alarms()
     await first(stand_in, pipe)
     await stand_in.lowlevel.wait_readable(pipe[0])
     assert stand_in.lowlevel.looks == LOOKS - 1
     os.read(pipe[0], 100)
-    # Who comes first, the client or the look, is not certain, but once it will be the look.
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=pipe[1]) as client:  # noqa: ASYNC220
-        assert client.stdin
-        while stand_in.lowlevel.looks < LOOKS:
-            client.stdin.write(b"request")
-            client.stdin.flush()
-            await stand_in.lowlevel.wait_readable(pipe[0])
-            os.read(pipe[0], 100)
+    # A timer of the time that this process spends, so that the request comes while it looks, however busy others are.
+    before = signal.signal(signal.SIGVTALRM, lambda *_: os.write(pipe[1], b"request"))
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+        await stand_in.lowlevel.wait_readable(pipe[0])
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+    assert os.read(pipe[0], 100) == b"request"
+    assert stand_in.lowlevel.looks == LOOKS
     assert stand_in.lowlevel.turns == 1
 
 
