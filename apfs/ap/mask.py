@@ -19,8 +19,9 @@ BITS = 256
 _TOP = BITS - 1
 _FULL = (1 << BITS) - 1
 _HEX_DIGITS = BITS // 4
+_ULLONG_MAX = (1 << 64) - 1
 
-# modify_bitmap() reads numbers with simple_strtoull(), which wraps silently at 64 bits.
+# modify_bitmap() reads numbers with simple_strtoull(), for which larger ones are 2**64 - 1.
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*"
 _TERM = re.compile(rf"(?P<sign>[+-])(?P<first>{_NUMBER})(?:-(?P<last>{_NUMBER}))?[,\n]*")
 _ABSOLUTE = re.compile(r"(?:0?x)?(?P<digits>[0-9a-fA-F]{0,64})\n?\Z")
@@ -212,7 +213,7 @@ def ap_parse_bitmap_str(text: str, current: Mask) -> Mask:
 
 
 def _simple_strtoull(digits: str) -> int:
-    """Value of a number with its base chosen by prefix, modulo 2**64 as the kernel's simple_strtoull() has it."""
+    """Value of a number with its base chosen by prefix, at most 2**64 - 1 (_parse_integer_limit since Linux 7.2)."""
     if digits[:2] in ("0x", "0X"):
-        return int(digits, 16) % (1 << 64)
-    return int(digits, 8 if digits.startswith("0") else 10) % (1 << 64)
+        return min(int(digits, 16), _ULLONG_MAX)
+    return min(int(digits, 8 if digits.startswith("0") else 10), _ULLONG_MAX)

@@ -10,6 +10,7 @@ from apfs.ap.hardware import BS_NO_KEY, BS_UNBOUND, BS_USABLE, SECRETS
 from apfs.ap.names import Apqn, queue_name
 from apfs.ap.qinfo import FIELDS, Response
 from apfs.errors import KernelError
+from apfs.kernel.device import emit
 
 if TYPE_CHECKING:
     from apfs.ap.driver import ApDriver
@@ -104,11 +105,15 @@ class ApQueue:
         return word
 
     def bind_to_guest(self) -> None:
-        """Bind it to this guest. EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset."""
+        """Bind it to this guest, and tell.
+
+        EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset.
+        """
         if FIELDS["bs"].get(self.tapq(clean=True)) != BS_UNBOUND:
             raise KernelError(errno.EINVAL, f"{self.apqn} is not available for binding")
         self._check_idle()
         self.card.machine.set_bind_state(*self.apqn, BS_USABLE if self.card.mode == "accel" else BS_NO_KEY)
+        emit(self, "change", ("SE_BIND", "1"))
 
     def unbind_from_guest(self) -> None:
         """Make it available for binding."""
@@ -133,6 +138,7 @@ class ApQueue:
         machine = self.card.machine
         machine.cards[self.card.apid].associations[self.apqi] = secret
         machine.set_bind_state(*self.apqn, BS_USABLE)
+        emit(self, "change", ("SE_ASSOC", str(secret)))
 
     def _check_idle(self) -> None:
         if self.apqi in self.card.resetting:

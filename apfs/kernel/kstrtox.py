@@ -71,8 +71,11 @@ def kstrtobool(text: str) -> bool:
 
 
 def _to_int(value: int) -> int:
-    """What is left when the kernel's 64-bit intermediate is stored into an int: the low 32 bits."""
-    value &= 0xFFFFFFFF
+    """What is left when the kernel's 64-bit intermediate is stored into an int: the low 32 bits.
+
+    Since Linux 7.2 the digits are worth 2**64 - 1 at most, of which a sign makes 1 (_parse_integer_limit).
+    """
+    value = max(-(_U64 - 1), min(value, _U64 - 1)) & 0xFFFFFFFF
     return value - (1 << 32) if value & 0x80000000 else value
 
 

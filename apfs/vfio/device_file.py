@@ -112,7 +112,9 @@ class DeviceFile(IoctlFile):
         if index in _NO_LOGGING:
             raise KernelError(errno.ENOTTY, "the driver does not track dirty pages")
         if index not in _FEATURES:
-            raise KernelError(errno.EINVAL, f"no feature {index}")
+            # VFIO itself knows this one, and asks what the driver's migration can do.
+            number = errno.EINVAL if index == uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 else errno.ENOTTY
+            raise KernelError(number, f"no feature {index}")
         getter, setter = _FEATURES[index]
         if (get and getter is None) or (put and setter is None):
             raise KernelError(errno.EINVAL, f"feature {index} cannot be {'set' if put else 'got'}")

@@ -111,6 +111,17 @@ def test_an_accelerator_queue_is_usable_once_it_is_bound(box: Box) -> None:
     assert state(box, ACCEL) == ("unbound", "-")
 
 
+def test_binding_and_associating_are_told(box: Box) -> None:
+    """ap_send_se_bind_uevent and ap_send_se_assoc_uevent; nothing is sent when a queue is unbound."""
+    name = EP11.removeprefix("/sys/devices/ap/")
+    for file, text in (("se_bind", "1"), ("se_associate", "0x1f"), ("se_bind", "0"), ("se_bind", "2")):
+        box.write(f"{EP11}/{file}", text)
+    assert box.events() == [
+        f"change {name} SE_BIND=1 DEVTYPE=ap_queue DRIVER=cex4queue MODE=ep11",
+        f"change {name} SE_ASSOC=31 DEVTYPE=ap_queue DRIVER=cex4queue MODE=ep11",
+    ]
+
+
 def test_queues_are_bound_one_by_one(box: Box) -> None:
     assert box.write(f"{EP11}/se_bind", "1") == ""
     assert state(box, ACCEL) == ("unbound", "-")

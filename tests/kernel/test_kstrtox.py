@@ -74,6 +74,7 @@ def naive_scan(text: str, base: int | None) -> Outcome:
     if base is None:
         base, prefix = base_of(text[at:])
     value = run_of_digits(text[at + prefix :], base)[0]
+    value = min(value, 2**64 - 1)
     value = (-value if negative else value) & 0xFFFF_FFFF
     return value - (1 << 32 if value >> 31 else 0)
 
@@ -155,9 +156,12 @@ def test_kstrtoul(text: str, expected: Outcome) -> None:
         (str(2**31), -(2**31)),
         (str(2**32), 0),
         (str(2**32 + 7), 7),
-        (str(2**64), 0),
         (str(2**64 - 1), -1),
+        (str(2**64), -1),
+        (str(2**64 + 2**32 + 7), -1),
         (str(-(2**64) + 1), 1),
+        (str(-(2**64)), 1),
+        (str(-(2**80)), 1),
         ("", "EINVAL"),
         ("\n", "EINVAL"),
         ("   ", "EINVAL"),
