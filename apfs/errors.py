@@ -17,11 +17,11 @@ class KernelError(Exception):
     `errno` is the positive error number that a system call would set; `why` says in words what was wrong and, where
     there is something to be done about it, what.
 
-    Nothing has changed in the model when it is raised, but that the kernel log may have lines, an interrupt may have
-    asked a user to let go, and an injected fault is used up. There are two exceptions, both of them the driver's:
+    Nothing in the model has changed when it is raised, although there may be new lines in the kernel log, interrupts
+    that asked a user to release a device, and one injected fault less. There are two exceptions, as in the driver:
 
-    * a reset with EIO has reset all queues, and one of them did not come back clean (`MatrixMdev.reset`);
-    * what is refused of a migration stream after its length was checked has been taken (`ResumingFile`).
+    * a reset that ends with EIO has reset all queues, and at least one of them failed (`MatrixMdev.reset`);
+    * a piece of a migration stream that is refused for its content has been taken (`ResumingFile`).
     """
 
     def __init__(self, errno: int, why: str) -> None:

@@ -1,16 +1,16 @@
-"""The channel between the host and whoever stops processes at their ioctls and looks into their memory.
+"""The channel to the supervisor, the process that stops others at their ioctls and reads and writes their memory.
 
-A FUSE server is not told of VFIO ioctls: their numbers carry no size, so the kernel cannot deliver the struct, and a
-server could not give the caller a new descriptor either. So another process, the supervisor, does that part. It has
-one open file of `/ctl/ioctl`, and for each ioctl
+A FUSE server does not get VFIO ioctls: their numbers contain no size, so the kernel cannot pass the struct on, and a
+server could not give the caller a new descriptor either. The supervisor does that part. It has one open file of
+`/ctl/ioctl`, and for each ioctl it
 
 1. writes a request, one JSON object: `cmd`, `arg`, `memory` (hex, what can be read behind the argument),
    `descriptor`: what the descriptor in the argument refers to, null (not open), "file", "foreign" or the number that
    the supervisor has given to an eventfd; `full`, whether the caller can have no further descriptor, for requests
    in `uapi.NEEDS_ROOM`; and `pointed` (hex), what the argument points at, for requests in `uapi.POINTED`;
 2. shows which open file the ioctl is for by calling poll(2) on a duplicate of the caller's descriptor, and then, for
-   "file", on one of the other. That is the only request of FUSE that names an open file, says who asks, and needs
-   neither the right to read nor to write;
+   "file", on one of the other. Poll is the only request of FUSE that names an open file and the calling process, and
+   needs neither the right to read nor to write;
 3. reads the reply, one JSON object: `value` (negative: an errno), `writes` ([address, hex] pairs), and `file`, null or
    the name in `/ctl/fds` of a file to open and hand over, with `access` ("r", "w", "rw") and `at`, the address
    for the descriptor's number, or null if the ioctl returns it. The object is null if the file is no VFIO file.
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class HandedFile(SpecialFile):
-    """An open file on its way to a process: it can be opened once, and its entry in `/ctl/fds` goes when it is closed.
+    """An open file on its way to a process: it can be opened once, and its name in `/ctl/fds` goes when it is closed.
 
-    Until then it is in the list of its channel, which closes what nobody has come for. What is done with it is done,
-    and recorded, by the file inside.
+    Until then it is in the list of its channel, which closes the files that were never opened. All accesses go to the
+    file inside, which also records the refused ones.
     """
 
     def __init__(self, new: NewFile, journal: Journal, registry: Registry[HandedFile]) -> None:
@@ -117,7 +117,7 @@ class Channel(SpecialFile):
         self.to_drop: list[int] = []
 
     def on_write(self, data: bytes) -> int:
-        """Take a request; EINVAL if it is not a JSON object. It forgets the one before."""
+        """Take a request, instead of the one before; EINVAL if it is not a JSON object."""
         try:
             request = json.loads(data)
         except ValueError as error:
@@ -131,7 +131,7 @@ class Channel(SpecialFile):
         return len(data)
 
     def watch(self, file: object) -> None:
-        """Hear which open file the request is for, then which one its descriptor refers to."""
+        """Take note of the open file that the request is for, then of the one that its descriptor refers to."""
         self._polled.append(file.file if isinstance(file, HandedFile) else file)
 
     def on_read(self, _offset: int, size: int) -> bytes:
@@ -178,7 +178,7 @@ class Channel(SpecialFile):
         return select.POLLIN | select.POLLRDNORM if self.to_signal or self.to_drop else 0
 
     def close(self) -> None:
-        """End: what the last reply offered is closed if it was not taken."""
+        """Close the files of the last reply that were never opened."""
         for handed in self._waiting:
             handed.abandon()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from apfs.journal.records import Record
 
 _RECORDS = 500
-"""Records that a view of the journal turns into text at once; they take some milliseconds."""
+"""Records that are turned into text at a time; they take some milliseconds."""
 
 
 class JournalFile(SpecialFile):
@@ -29,16 +29,16 @@ class JournalFile(SpecialFile):
 
     def _restart(self) -> None:
         self._text = b""
-        """What was made of the text and is not behind what is read."""
+        """The piece of the text that was made last."""
         self._start = 0
-        """Its offset in the whole text."""
+        """The offset of this piece in the whole text."""
         self._seen = 0
-        """The last record that is part of it."""
+        """The last record in it."""
         self._end = 0
         """Offset behind what was read last."""
 
     def on_read(self, offset: int, size: int) -> bytes:
-        """Return a part of the text, which starts again at offset 0, and for what was read before."""
+        """Return a part of the text. Reading at offset 0, or before the last piece, makes all of it again."""
         if offset == 0 or offset < self._start:
             self._restart()
         self._make(offset + size)
@@ -48,20 +48,20 @@ class JournalFile(SpecialFile):
         return piece
 
     def _make(self, end: int) -> None:
-        """Make the text up to an offset, no more: all of a full journal would keep everybody waiting for seconds."""
+        """Make the text up to an offset and no more: others would wait for seconds while all of it is made."""
         while self._start + len(self._text) < end and self._seen < self._journal.last:
             records = self._journal.since(self._seen, _RECORDS)
             self._text += self._render(self._journal, records).encode()
             self._seen = records[-1][0]
 
     def _drop(self, offset: int) -> None:
-        """Drop the text before an offset, as far as there is any."""
+        """Drop the text before an offset, if there is any."""
         count = min(offset - self._start, len(self._text))
         self._text = self._text[count:]
         self._start += count
 
     def poll(self) -> int:
-        """Report whether there is something behind what was read last."""
+        """Report whether there is more than what was read."""
         more = self._journal.last > self._seen or self._start + len(self._text) > self._end
         return select.POLLIN | select.POLLRDNORM if more else 0
 

@@ -1,19 +1,18 @@
-"""What the kernel may remember of names and attributes, and for how long.
+"""What the kernel may remember about names and attributes, and for how long.
 
-A name that the kernel remembers costs no request, and one that it remembers wrongly is a defect. Names come and go by
-stores (a mask, `create`, a bind), so that something must tell the kernel before the store returns. Invalidating single
-names from a handler can deadlock: the kernel wants the directory's lock, which a process may hold that waits for this
-very server. Linux 6.16 has a notification that takes no lock, FUSE_NOTIFY_INC_EPOCH: all names that were looked up
-before are looked up again when they are next used. libfuse does not know it yet, so it is written by hand. With older
-kernels only names are remembered that are always there.
+A remembered name costs no request; one that is remembered wrongly is a defect. Names come and go by stores (a mask,
+`create`, a bind), so the kernel must be told before the store returns. Invalidating single names from a handler can
+deadlock: the kernel needs the lock of the directory, which may be held by a process that waits for this very server.
+Linux 6.16 has a notification that takes no lock, FUSE_NOTIFY_INC_EPOCH: all names that were looked up before are looked
+up again when they are next used. libfuse does not have it yet, so it is written by hand. On older kernels only names
+are remembered that always exist.
 
-Link counts of directories, which change when subdirectories come and go, are invalidated one by one. That takes no lock
-either, as it concerns attributes only. So are all attributes of directories that may go away: who has one open, as his
-working directory or bound to another place, needs no name to get there. And so are those that somebody changed: a file
-that is made again, after a rebind, has its first ones.
+Attributes that vary (`apfs.sysfs`) are invalidated one by one, which takes no lock either. They include those of
+directories that can go away, because a process can get to such a directory without a name: as its working directory, by
+a descriptor, or by a bind mount.
 
-What a listing brings along is another matter. The kernel enters those names when the listing arrives, not when it was
-made: a store in between would be forgotten. So it may remember of them only those that last as long as their directory.
+Listings are different. The kernel remembers their names when the listing arrives, not when it was made, so it would
+never hear of a store in between. Hence it may remember only names that are lasting.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ class KernelCache:
         self._device: int | None = None
         self._told: set[pyfuse3.InodeT] = set()
         self.epochs = 0
-        """How often all names were declared old."""
+        """How often all names were declared outdated."""
 
     def connect(self) -> None:
-        """Find the mount's device, after `pyfuse3.init`, and out whether the kernel knows epochs."""
+        """Find the device of the mount, after `pyfuse3.init`, and try whether the kernel knows epochs."""
         for entry in Path("/proc/self/fd").iterdir():
             if entry.is_symlink() and str(entry.readlink()) == "/dev/fuse":
                 self._device = int(entry.name)
@@ -59,15 +58,15 @@ class KernelCache:
             self.epochs += 1
 
     def remembers(self, found: Description) -> bool:
-        """Whether the name of a node may be remembered; of a directory, also the names in it that last."""
+        """Whether the name of a node may be remembered; for a directory, also the lasting names in it."""
         return self._device is not None or found.permanent
 
     def remember_attributes(self, inode: pyfuse3.InodeT) -> None:
-        """Take note that the kernel is told attributes that may become wrong."""
+        """Take note that the kernel gets attributes that can become wrong."""
         self._told.add(inode)
 
     def changed(self) -> None:
-        """Tell the kernel, before it gets any other answer, that names or link counts may have changed."""
+        """Tell the kernel, before it gets any other answer, that names and attributes may have changed."""
         for inode in self._told:
             with contextlib.suppress(OSError):  # the kernel may have forgotten it by itself
                 pyfuse3.invalidate_inode(inode, attr_only=True)

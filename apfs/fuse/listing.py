@@ -1,10 +1,10 @@
-"""Names in listings that bring no attributes along.
+"""Listings of names without attributes.
 
-pyfuse3 lists with READDIRPLUS only, where each name comes with the attributes of what it leads to, and the kernel
-enters both at once: an inode for each name, 1.6 GiB of them after a walk through 65,536 queues; and with the timeout of
-the listing, so that a name which a lookup told it to remember is forgotten again. A name whose node id is 0 is left
-alone: it is listed, with inode number and type, and looked up when it is used. pyfuse3 has one property for node id
-and inode number, so that the node id is set to 0 behind its back, where a search finds it.
+pyfuse3 lists with READDIRPLUS only: each name comes with the attributes of its node, and the kernel remembers both.
+That is an inode for each name, 1.6 GiB after a walk through 65,536 queues; and the timeout is that of the listing, so
+that a name is forgotten which a lookup said could be remembered. The kernel does neither for a name whose node id is 0:
+such a name is listed, with inode number and type, and looked up when it is used. pyfuse3 has one property for both node
+id and inode number, so the node id is set to 0 without its knowledge, at a place that is found by a search.
 
 Measured with the 65,536 links of /sys/bus/ap/devices, in times of a minimal C server that sends all attributes:
 `ls -f` 2.0 instead of 8.2, `ls -l` 1.9 instead of 5.2.
@@ -19,7 +19,7 @@ import warnings
 import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT, ModeT
 
-# Numbers that are nowhere else in an object.
+# Numbers that occur nowhere else in an object.
 _NODE_ID, _GENERATION = 0x5EED_0F_1D_0DE5, 0x5EED_0F_6E_0E4A
 _U64 = struct.Struct("=Q")
 
@@ -27,9 +27,9 @@ _U64 = struct.Struct("=Q")
 def _node_id_offset() -> int | None:
     """Return where in an `EntryAttributes` its node id is, None if that is not certain.
 
-    It wraps a struct fuse_entry_param, which begins with node id and generation, and has the inode number, which
-    pyfuse3 sets together with the node id, in the struct stat behind them (fuse_lowlevel.h). So the node id must be
-    there twice, and the generation once, right behind one of the two.
+    The object contains a struct fuse_entry_param, which begins with the node id and the generation. The inode number,
+    which pyfuse3 sets together with the node id, is in the struct stat behind them (fuse_lowlevel.h). So one number
+    must be found twice, and the generation once, immediately behind one of the two.
     """
     entry = EntryAttributes()
     entry.st_ino = InodeT(_NODE_ID)
@@ -42,7 +42,7 @@ def _node_id_offset() -> int | None:
 
 
 class _Name:
-    """The reply for names of one type, filled in again for each."""
+    """The reply for names of one type, used for one after the other."""
 
     def __init__(self, kind: int, offset: int) -> None:
         self.entry = EntryAttributes()
@@ -58,7 +58,7 @@ class BareNames:
         self._names: dict[int, _Name] = {}
 
     def reply(self, inode: InodeT, kind: int) -> EntryAttributes:
-        """Return what `readdir_reply` is to send of a name that leads to a node of this type (S_IFMT)."""
+        """Return what `readdir_reply` sends about the name of a node of this type (S_IFMT)."""
         name = self._names.get(kind)
         if name is None:
             name = self._names[kind] = _Name(kind, self._offset)
@@ -68,7 +68,7 @@ class BareNames:
 
 
 def bare_names() -> BareNames | None:
-    """Return how to list names without attributes; warn and return None if this pyfuse3 is not as expected."""
+    """Return the replies for names without attributes; warn and return None if this pyfuse3 is not as expected."""
     offset = _node_id_offset()
     if offset is None:
         warnings.warn(

@@ -1,15 +1,15 @@
 """The request loop: pyfuse3 under trio, without trio's price for each request.
 
 pyfuse3's loop waits for its device with `trio.lowlevel.wait_readable`, inside a `trio.Lock`: two trips through the
-scheduler, two epoll_wait and an epoll_ctl for every request, three quarters of what a request costs. `FastTrio` stands
-in for the module `trio` where pyfuse3 looks that up, which is the hook that `pyfuse3.asyncio` uses too. While requests
-keep coming it does not wait at all: pyfuse3 then reads the device, and the kernel blocks it there until there is a
-request, as it does a server in C. Other tasks have their turn after some requests; when there are none, an alarm soon
-ends the reading, and then it is trio that waits, without an alarm. Handlers never await and there is one task, so a
-lock has nothing to do.
+scheduler, two epoll_wait and an epoll_ctl for each request, three quarters of what a request costs. `FastTrio` takes
+the place of the module `trio` where pyfuse3 looks it up; `pyfuse3.asyncio` uses the same hook. As long as requests keep
+coming, it does not wait at all: pyfuse3 then reads the device, and the kernel blocks this read until there is a
+request, as it does for a server in C. Other tasks have their turn after some requests. When there are no requests, an
+alarm soon interrupts the read, and then trio waits, without an alarm. Handlers never await, and there is only one task,
+so there is nothing for a lock to do.
 
-Measured: open, read and close on one CPU in 0.35 to 0.45 of the time that they take in pyfuse3's own loop, depending on
-the machine.
+Measured: open, read and close on one CPU take 0.35 to 0.45 of the time that they take in pyfuse3's own loop, depending
+on the machine.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 SPIN_SECONDS = 50e-6
 """How long to look for the next request before going to sleep.
 
-Waking a sleeping CPU costs about as much: a client that makes one request after the other on a CPU of its own is served
-in half the time. On the server's own CPU it makes its next request while the answer wakes it, or not before the server
-sleeps, so that looking costs a tenth and never finds anything.
+Waking a sleeping CPU costs about as much: a client on a CPU of its own that makes one request after the other is served
+in half the time. A client on the server's CPU makes its next request while the answer wakes it, or not before the
+server sleeps: there, looking costs a tenth and never finds anything.
 """
 _LOOKS = 4
-"""How many looks in vain it takes to stop looking until the next turn."""
+"""After how many looks in vain it stops looking until the next turn."""
 _TURN_REQUESTS = 64
 """After how many requests other tasks, timers and signals have their turn. Twice or half as many make no difference."""
 _TURN_SECONDS = 4e-3
-"""After what time they have it if there are no requests. An alarm takes as long as ten requests."""
+"""After what time they have it without any request. An alarm costs as much as ten requests."""
 
 
 class _Done:
     """An awaitable that is finished already."""
 
-    # The same iterator each time, which has ended, without running anything of Python: there are three of these in a
-    # request, and making generators takes 3 % of the time of one whose handler does nothing.
+    # The same iterator each time, which is exhausted: no Python code runs. There are three of these in a request, and
+    # making generators would take 3 % of the time of a request whose handler does nothing.
     __await__: Callable[[], Generator[None, None, None]] = (None for _ in ()).__iter__
 
 
@@ -64,11 +64,11 @@ class _NoLock:
 
 
 class _Lowlevel:
-    """`trio.lowlevel` with a `wait_readable` that leaves the waiting to whoever reads.
+    """`trio.lowlevel` with a `wait_readable` that leaves the waiting to the read that follows.
 
-    It is in one of two states. In a *run* it says at once that there is something to read, so that the kernel blocks
-    the reader until there is. A run ends after some requests or, by an alarm, after some time. Then comes a *turn* of
-    the other tasks. After an alarm it goes on until there is a request again; after requests it is one step.
+    Runs and turns alternate. In a *run* it claims at once that there is something to read, and the kernel blocks the
+    reader until there is. A run ends after some requests or, by an alarm, after some time. Then the other tasks have
+    their *turn*: after an alarm until there is a request again, after requests for one step of the scheduler.
     """
 
     def __init__(self, spin: float) -> None:
@@ -81,7 +81,7 @@ class _Lowlevel:
         self.looks = 0
         """How often to look in vain before the kernel may block the reader again."""
         self.turns = 0
-        """How often others had their turn."""
+        """How many turns there were."""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- whatever trio has
         return getattr(trio.lowlevel, name)
@@ -145,7 +145,7 @@ class FastTrio:
 def fast(spin: float = SPIN_SECONDS) -> Iterator[FastTrio | None]:
     """Let `pyfuse3.main` use the fast loop inside a with statement; warn, and change nothing, if it has no hook.
 
-    It takes SIGALRM and the process's ITIMER_REAL for itself, and so has to be entered in the main thread.
+    It needs SIGALRM and the process's ITIMER_REAL for itself, and so must be entered in the main thread.
     """
     # The name is no part of pyfuse3's interface, so that type checkers do not know it.
     if getattr(pyfuse3, "trio", None) is not trio:

@@ -1,7 +1,7 @@
 """Translation between FUSE requests and the host's tree.
 
-No handler ever awaits: a process that waits for a FUSE server cannot be killed, and since no other request runs in
-between, every change of the model is atomic for free.
+No handler ever awaits: a process that waits for a FUSE server cannot be killed. And because no other request is served
+in between, every change of the model is atomic.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _answered(
 ) -> Callable[[Operations, *_Args], Coroutine[Any, Any, _R]]:
     """Make a request handler of a function that never waits: the coroutine that pyfuse3 wants.
 
-    A refusal of the core becomes an error of FUSE, a defect of it EIO and a record: anything else that leaves a handler
-    ends the server, and with it the mount of everybody who uses it.
+    A refusal by the core becomes an error of FUSE. Any other exception is a defect: it becomes EIO and a record, since
+    one that leaves a handler would end the server, and with it the mount for all its users.
     """
 
     @functools.wraps(handler)
@@ -103,24 +103,26 @@ class Operations(pyfuse3.Operations):
         self._root = host.tree.root.id(0)
         self._files: dict[int, OpenFile] = {}
         self._handles = map(FileHandleT, itertools.count(1))
-        # Past the page cache: texts are made when they are read, and their size is not known before. What pyfuse3 is
-        # told of an open file is filled in again for the next: making it anew takes 0.4 µs.
+        # Without the page cache: texts are made when they are read, and their size is not known before. The same object
+        # serves for all opens, with another handle: making one takes 0.4 µs.
         self._seekable = FileInfo(direct_io=True, keep_cache=False)
         self._stream = FileInfo(direct_io=True, keep_cache=False, nonseekable=True)
         self._watchers: dict[int, SpecialFile] = {}
         """Files that watch what a process polls, by that process."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
-        """Who waits for one of the open files, by handle."""
+        """Pollers that wait for an open file, by its handle."""
         self.cache = KernelCache()
         self._bare = bare_names()
         self._replies: dict[tuple[Description, float], EntryAttributes] = {}
         self._files_alike: dict[Stat, EntryAttributes] = {}
-        """The replies for files in listings that nobody gave away, for all but their inode numbers. Found with less ado
-        than the others, since most of what is listed are such: `find` takes a fifth less time."""
+        """Replies for the files in listings, by stat, as long as no owner was changed; only the inode number differs.
+
+        Most of what is listed is found here, faster than in `_replies`: `find` takes a fifth less time.
+        """
         self._heard = self._journal.last
         """The last record that `happened` has seen."""
         self._uevents = self._handed_over = 0
-        """How many uevents and files on their way to programs there had been: one of them whenever a name changes."""
+        """Numbers of uevents and of changes of `/ctl/fds` at that time. One of them grows whenever a name changes."""
         self._uid, self._gid = os.getuid(), os.getgid()
         self._born = time.time_ns()
 
@@ -134,7 +136,7 @@ class Operations(pyfuse3.Operations):
         return self._reply(node, self._tree.describe(node), name_timeout)
 
     def _reply(self, node: int, found: Description, name_timeout: float) -> EntryAttributes:
-        """Return what pyfuse3 is to send of a node. It is filled in again for the next node that looks alike."""
+        """Return what pyfuse3 sends about a node. The object is used again for the next node that looks the same."""
         like = (found, name_timeout)
         entry = self._replies.get(like)
         if entry is None:
@@ -159,7 +161,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _name(self, node: int, kind: int) -> EntryAttributes:
-        """Return what pyfuse3 is to send of a listed name that the kernel is not to remember."""
+        """Return what pyfuse3 sends about a listed name that the kernel must not remember."""
         if self._bare is None:
             return self._attributes(node)
         return self._bare.reply(self._inode(node), kind)
@@ -168,7 +170,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def lookup(self, parent_inode: InodeT, name: bytes, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        """Find a name. Those that are not UTF-8 do not exist."""
+        """Find a name. Names that are not UTF-8 do not exist."""
         node = self._tree.lookup(self._node(parent_inode), name.decode("utf-8", "replace"))
         found = self._tree.describe(node)
         return self._reply(node, found, FOREVER if self.cache.remembers(found) else 0)
@@ -206,14 +208,14 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def opendir(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> FileHandleT:
-        """Open a directory: its node serves as handle, since a listing keeps no state here."""
+        """Open a directory. Its node is the handle, because listings have no state here."""
         node = self._node(inode)
         self._tree.check_directory(node)
         return FileHandleT(node)
 
     @_answered
     def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """List from a position: 0 is before `.`, 1 before `..`, and the tree's positions start at 2."""
+        """List from a position: 0 is before `.`, 1 is before `..`, and the tree's positions start at 2."""
         directory = int(fh)
         if start_id < 1 and not readdir_reply(token, b".", self._name(directory, stat.S_IFDIR), 1):
             return
@@ -255,7 +257,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
-        """Open a file. O_TRUNC and O_APPEND mean nothing in sysfs."""
+        """Open a file. O_TRUNC and O_APPEND have no meaning in sysfs."""
         file = self._tree.open(inode, _ACCESS[flags & os.O_ACCMODE])  # never the root: that is a directory
         handle = next(self._handles)
         self._files[handle] = file
@@ -281,9 +283,9 @@ class Operations(pyfuse3.Operations):
     def poll(
         self, _inode: InodeT, fh: FileHandleT, handle: pyfuse3.PollHandle | None, ctx: pyfuse3.RequestContext
     ) -> int:
-        """Answer poll. Nothing in these parts of sysfs ever wakes a poller, but the files in ctl do.
+        """Answer poll. No attribute here ever wakes a poller, but the files in ctl do.
 
-        Some files watch what the process polls that opened them; see `apfs.ctl.channel`.
+        A file may watch which others are polled by the process that opened it; see `apfs.ctl.channel`.
         """
         file = self._files[fh]
         watcher = self._watchers.get(ctx.pid)
@@ -295,7 +297,7 @@ class Operations(pyfuse3.Operations):
         return ready
 
     def happened(self) -> None:
-        """Tell the kernel of changed names, and wake the pollers of files that have something to read now."""
+        """Tell the kernel about changed names, and wake the pollers of files that have something to read now."""
         self._heard = self._journal.last
         if self._uevents != self._journal.uevents_sent or self._handed_over != self._handed.changes:
             self._uevents, self._handed_over = self._journal.uevents_sent, self._handed.changes
@@ -307,7 +309,7 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
         file = self._files.pop(fh)
-        if isinstance(file, AttributeFile):  # changes nothing for others, and nobody waits for one
+        if isinstance(file, AttributeFile):  # closing it has no effect on others, and nobody waits for it
             file.close()
         else:
             await self._release(fh, file)

@@ -35,7 +35,7 @@ class MountError(Exception):
 class ScanTimer:
     """Lets the host's time pass with the clock, so that the AP bus scans every `config_time` seconds.
 
-    It sleeps until the next scan is due, not any second in between.
+    It sleeps until the next scan is due, and does nothing in between.
     """
 
     def __init__(self, host: Host) -> None:
@@ -46,7 +46,7 @@ class ScanTimer:
         self._armed = self._state()
 
     def check(self) -> None:
-        """Notice a changed period or a scan made by hand: both restart the timer."""
+        """Notice a changed period, or a scan on request: both restart the timer."""
         if self._state() != self._armed:
             self._sleep.cancel()
 
@@ -74,7 +74,7 @@ def _options(given: Collection[str], *, allow_other: bool) -> set[str]:
 
 
 def _hold_no_releases_back(mountpoint: str) -> None:
-    """Raise the limit of requests that nobody waits for, where the file system fusectl is mounted."""
+    """Raise the limit of requests that nobody waits for, if the file system fusectl is mounted."""
     # Not from stat(2), which the server itself would have to answer.
     place = str(Path(mountpoint).parent.resolve() / Path(mountpoint).name)
     for mount in table.mounted():
@@ -98,11 +98,11 @@ def serve(
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
     `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
-    descriptor that becomes readable when whoever needs the mount is gone; then the mount point is removed as well.
-    Without `fast_loop`, requests go through trio's scheduler. `fuse_options` are those of mount.fuse3(8): the source
-    that /proc/mounts shows, and what the kernel and libfuse are to do, such as `ro` and `debug`. With the latter there
-    is no fast loop: its alarms would interrupt libfuse's printing.
-    `MountError` if the kernel or the mount helper refuses, after the helper has told the reason on standard error.
+    descriptor that becomes readable when the process that needs the mount has ended; then the mount point is removed as
+    well. Without `fast_loop`, requests go through trio's scheduler. `fuse_options` are those of mount.fuse3(8): the
+    source that /proc/mounts shows, and options for the kernel and libfuse such as `ro` and `debug`. With `debug` there
+    is no fast loop, because its alarms would interrupt libfuse's printing.
+    `MountError` if the kernel or the mount helper refuses, after the helper has printed the reason on standard error.
     """
     host.clock = "real" if clock else "manual"
     timer = ScanTimer(host)

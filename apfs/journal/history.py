@@ -1,6 +1,6 @@
-"""What happened on a host, as a test asks for it: a snapshot of the journal with typed questions.
+"""Questions to the journal, as tests ask them: a snapshot with typed answers.
 
-It is the same whether it comes from a `Host` in this process or from the file `ctl/journal` of a mount.
+A `Host` in this process and the file `ctl/journal` of a mount give the same history.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ R = TypeVar("R", bound=Record)
 class History:
     """Records of the journal in their order. Immutable: take a new one to see what happened since.
 
-    Paths are those of the host, such as `/sys/bus/ap/apmask`, without links. Where a question takes a path it is a
-    pattern as in fnmatch(3), in which `*` also matches `/`.
+    Paths are those of the host, such as `/sys/bus/ap/apmask`, without links. Questions take patterns of paths as in
+    fnmatch(3); `*` also matches `/`.
     """
 
     entries: tuple[tuple[int, Record], ...] = ()
@@ -34,12 +34,12 @@ class History:
 
     @classmethod
     def of(cls, journal: Journal) -> History:
-        """Return what a journal holds now."""
+        """Return what is in a journal now."""
         return cls(tuple(journal))
 
     @classmethod
     def parse(cls, text: str) -> History:
-        """Return the history that the text of a `ctl/journal` tells. `ValueError` names the first line that is none."""
+        """Return the history in the text of a `ctl/journal`. `ValueError` names the first line that is not a record."""
         entries = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
@@ -88,7 +88,7 @@ class History:
         return [line.text for line in self.of_kind(LogLine)]
 
     def report(self, most: int = 20) -> str:
-        """Return text for people: the newest refusals with their reasons first, then the newest records of any kind."""
+        """Return a text for people: the newest refusals with their reasons, then the newest records of any kind."""
         refused = [entry for entry in self.entries if isinstance(entry[1], Refusal)]
         lines = []
         for what, entries in (("refusals", refused), ("records", list(self.entries))):

@@ -1,6 +1,6 @@
-"""The one door out of the core: the ordered journal of what happened.
+"""The only way out of the core: the ordered journal of what happened.
 
-Whoever wants to print, log, notify or assert reads the journal; nothing in the core calls back into a shell.
+Whatever wants to print, notify or assert reads the journal; nothing in the core calls back into a shell.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from apfs.journal.records import Level
 
 CAPACITY = 200_000
-"""Records kept: an `apmask` write that rebinds 65,536 queues makes 131,073. Older ones are dropped and counted."""
+"""Records that are kept; a write to `apmask` that rebinds 65,536 queues makes 131,073. Older ones are dropped."""
 
 
 class Journal:
-    """Ordered records with sequence numbers that start at 1 and are never reused."""
+    """Ordered records with sequence numbers that start at 1 and are never used again."""
 
     def __init__(self) -> None:
         self._capacity = CAPACITY
@@ -31,9 +31,9 @@ class Journal:
         self.last = 0
         """Sequence number of the newest record; 0 before the first."""
         self.uevents_sent = 0
-        """Uevents so far, which is the SEQNUM of the newest one."""
+        """Number of uevents so far, which is the SEQNUM of the newest one."""
         self.muted = False
-        """While set, records are thrown away: nobody could have listened while the machine booted."""
+        """While set, records are discarded: while the machine boots, nobody can listen yet."""
 
     def add(self, record: Record) -> None:
         """Append a record."""
@@ -43,7 +43,7 @@ class Journal:
             if record.kind == Uevent.kind:
                 self.uevents_sent += 1
                 self._uevents.append(self.last)
-            if len(self._records) >= self._full:  # dropping one by one would move all others each time
+            if len(self._records) >= self._full:  # dropping records one by one would move all others each time
                 del self._records[: self._capacity]
                 del self._uevents[: bisect_right(self._uevents, self.dropped)]
 
@@ -53,7 +53,7 @@ class Journal:
 
     @property
     def dropped(self) -> int:
-        """How many of the oldest records are gone."""
+        """How many of the oldest records were dropped."""
         return max(self.last - self._capacity, 0)
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
@@ -61,15 +61,15 @@ class Journal:
         return iter(self.since(0))
 
     def since(self, sequence: int, limit: int | None = None) -> list[tuple[int, Record]]:
-        """Return the records after that sequence number that are still kept, at most `limit` of them."""
+        """Return the records after a sequence number that are still kept, at most `limit` of them."""
         first = self._index(max(sequence, self.dropped))
         records = self._records[first:] if limit is None else self._records[first : first + limit]
         return list(enumerate(records, max(sequence, self.dropped) + 1))
 
     def uevents_until(self, sequence: int) -> int:
-        """Return how many uevents there had been after the record of that sequence number, which must be kept."""
+        """Return the number of uevents up to and including the record of a sequence number, which must be kept."""
         return self.uevents_sent - len(self._uevents) + bisect_right(self._uevents, sequence)
 
     def _index(self, sequence: int) -> int:
-        """Return the place behind the record of that sequence number."""
+        """Return the index of the record after that of a sequence number."""
         return sequence - self.last + len(self._records)

@@ -1,7 +1,7 @@
 """What can happen on a host: frozen records, one class for each kind.
 
-A record is made when what it says has become true. So what was asked for, and is known to have succeeded or to be
-refused only in the end (`Store`, `Verb`, `Ioctl`, `Refusal`), comes behind all that it led to.
+A record is made when its statement has become true. Whether a request succeeds or is refused is known at its end, so
+its outcome (`Store`, `Verb`, `Ioctl` or `Refusal`) comes after everything that it led to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Store(Record):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Record):
-    """A request that was refused, with the errno that the caller got and the reason that sysfs cannot tell."""
+    """A request that was refused, with the errno that the caller got, and the reason, which sysfs cannot tell."""
 
     kind = "refusal"
     operation: Operation
@@ -53,7 +53,7 @@ class Refusal(Record):
 
 @dataclass(frozen=True, slots=True)
 class Uevent(Record):
-    """An event as the kernel multicasts it (kobject_uevent_env). `keys` exclude ACTION, DEVPATH and SUBSYSTEM."""
+    """An event as the kernel sends it (kobject_uevent_env). `keys` are those after ACTION, DEVPATH and SUBSYSTEM."""
 
     kind = "uevent"
     action: Action
@@ -88,7 +88,7 @@ class LogLine(Record):
 
 @dataclass(frozen=True, slots=True)
 class GuestUpdate(Record):
-    """The AP resources that a running guest has were set (kvm_arch_crypto_set_masks); masks as hex digits."""
+    """The AP resources of a running guest were set (kvm_arch_crypto_set_masks); masks in hex."""
 
     kind = "guest"
     mdev: str
@@ -126,7 +126,7 @@ class QueuesReset(Record):
 
 @dataclass(frozen=True, slots=True)
 class Migration(Record):
-    """A migration state arc of a mediated device was completed."""
+    """A mediated device has reached the next migration state."""
 
     kind = "migration"
     mdev: str

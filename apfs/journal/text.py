@@ -1,4 +1,4 @@
-"""Records as text: a line of `ctl/journal` and back, one line for people, an event as the kernel sends it."""
+"""Records as text: lines of `ctl/journal` and back, one line for people, events as the kernel sends them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS = {
     kind: {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
     for kind in KINDS.values()
 }
-"""What can be in the fields of a record that have a vocabulary."""
+"""The words of the fields that have a vocabulary, by kind of record and name."""
 
 
 def to_line(sequence: int, record: Record) -> str:
@@ -33,7 +33,7 @@ def to_line(sequence: int, record: Record) -> str:
 
 
 def from_line(line: str) -> tuple[int, Record]:
-    """Return the sequence number and the record of a line of `ctl/journal`. `ValueError` if it is none."""
+    """Return the sequence number and the record of a line of `ctl/journal`. `ValueError` if there is none in it."""
     try:
         fields = json.loads(line)
         sequence = fields.pop("seq")
@@ -58,7 +58,7 @@ def head_of_line(line: str | bytes) -> tuple[int, str]:
 def to_wire(sequence: int, event: Uevent) -> str:
     """Return an event with its number as `ctl/uevents` has it: `action@devpath`, a line for each key, an empty line."""
     keys = (*event.environment(), ("SEQNUM", str(sequence)))
-    # APMASK ends with a newline on the wire, which would be the empty line here.
+    # APMASK and AQMASK end with a newline when they are sent, which would make the empty line here.
     lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)
     return f"{event.action}@{event.devpath}\n{lines}\n"
 
@@ -73,7 +73,7 @@ def in_words(record: Record) -> str:
 
 
 def summary(record: Record) -> tuple[str, str]:
-    """Return what a record tells, without its type, on one line: what happened, and for what went wrong, why."""
+    """Return a record, without its type, on one line: what happened, and why, if something went wrong."""
     why = ""
     match record:
         case Refusal(operation, path, data, errno, why):
@@ -105,15 +105,14 @@ _CONTROL = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F,
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes for what a terminal would obey or take for the end of a line."""
+    """Return a text with escapes for control characters and for whatever else ends a line."""
     return text.translate(_CONTROL)
 
 
 def _numbers(mask: str, digits: int) -> str:
-    """Return the numbers in a mask, runs of them as ranges; bit 0 is leftmost.
+    """Return the numbers in a mask, with runs as ranges; bit 0 is leftmost.
 
-    `Mask.ranges` prints the same. The journal cannot use it, as it imports nothing of the rest, and needs no masks
-    otherwise.
+    The result is that of `Mask.ranges`, which cannot be used here, because the journal imports nothing of apfs.
     """
     runs = (run.span() for run in re.finditer("1+", f"{int(mask, 16):0256b}"))
     texts = (f"{first:0{digits}x}" + (f"-{end - 1:0{digits}x}" if end - first > 1 else "") for first, end in runs)

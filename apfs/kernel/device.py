@@ -38,14 +38,14 @@ class EventSource(Protocol):
 
     @property
     def subsystem(self) -> str | None:
-        """Value of SUBSYSTEM; None for what belongs to no bus and no class, which never sends anything."""
+        """Value of SUBSYSTEM; None for a device of no bus and no class, which never sends an event."""
 
     @property
     def journal(self) -> Journal:
-        """Where its events go."""
+        """The journal that its events go to."""
 
     def uevent_keys(self) -> Keys:
-        """Return the lines of its uevent file, which every event carries too."""
+        """Return the keys of its uevent file, which all its events have as well."""
 
 
 class Device(EventSource, Protocol):
@@ -117,11 +117,11 @@ class Bus(Kobject, ABC):
 
     @abstractmethod
     def probe(self, device: Device, driver: Driver) -> None:
-        """Bind a device that has no driver, or raise what the bus's or the driver's probe function returns."""
+        """Bind a device that has no driver, or raise what the probe function of the bus or the driver returns."""
 
     @abstractmethod
     def release(self, device: Device) -> None:
-        """Take its driver away from a bound device."""
+        """Unbind a device."""
 
     def attach(self, device: Device) -> None:
         """Offer an unbound device to all drivers, in order of registration, until one takes it (device_attach)."""
@@ -130,7 +130,7 @@ class Bus(Kobject, ABC):
                 try:
                     self.probe(device, driver)
                 except KernelError:
-                    continue  # a driver that declines is not an error: the next one is asked
+                    continue  # that a driver declines is not an error: the next one is asked
                 return
 
 
@@ -291,7 +291,7 @@ def bind_store(driver: Driver, text: str) -> None:
 
 
 def unbind_store(driver: Driver, text: str) -> None:
-    """Take a device from this driver; nobody is offered it afterwards. ENODEV if this driver does not have it."""
+    """Unbind a device from this driver; no other is asked afterwards. ENODEV if it is not bound to this driver."""
     device = _named(driver.bus, text)
     if device.driver is not driver:
         raise KernelError(errno.ENODEV, f"{_name(text)} is not bound to {driver.name}")

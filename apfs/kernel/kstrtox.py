@@ -14,9 +14,9 @@ _U64 = 1 << 64
 # lib/ctype.c also counts the Latin-1 no-break space as white space.
 SPACE = " \t\n\v\f\r\xa0"
 _UNSIGNED = re.compile(r"\+?(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|(0|[1-9][0-9]*))")
-# What nearly everybody writes, which fits into 32 bits: it is known at a look, in half the time.
+# Nearly all texts are like this, and fit into 32 bits: recognizing them first takes half the time.
 _COMMON = re.compile(r"(?:0|[1-9][0-9]{0,8})\n?\Z")
-# Of the numbers that the three groups match.
+# The bases of the three groups.
 _BASES = (0, 16, 8, 10)
 _SCAN_D = re.compile(r"-?[0-9]+", re.ASCII)
 _SCAN_I = re.compile(r"(?P<sign>-?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*))", re.ASCII)
@@ -80,5 +80,5 @@ def _to_int(value: int) -> int:
 
 
 def _shown(text: str) -> str:
-    """Text of a write as it should appear in a message: quoted, escapes visible, not endless."""
+    """Return a written text for a message: quoted, with visible escapes, and not too long."""
     return repr(text if len(text) <= 40 else text[:37] + "...")  # noqa: PLR2004 -- a line's worth

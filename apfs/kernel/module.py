@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Module(Kobject):
-    """A loadable module. `users()` says how often something besides other modules keeps it loaded."""
+    """A loadable module. `users()` returns how many things besides other modules keep it loaded."""
 
     def __init__(
         self, journal: Journal, name: str, size: int, users: Callable[[], int] = lambda: 0, version: str | None = None

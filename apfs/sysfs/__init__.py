@@ -1,38 +1,39 @@
-"""The tree as it is seen: nodes computed when they are looked at, and their open files.
+"""The tree that a host shows: nodes that are computed when somebody looks at them, and open files.
 
 Identities
-    There is no object per node. A *kind* describes all nodes of one sort, such as the directories of all queues; one of
-    them has a *key*, and what is declared in it (an attribute, a link) an *entry* number, 0 being the directory itself.
-    A node is the three packed into one number, which is its inode number too. Nothing is allocated because somebody
-    looked, and 65,536 queues cost what four cost.
+    There is no object per node. A *kind* describes all nodes of one sort, such as the directories of all queues. A
+    *key* says which of these directories is meant, and an *entry* number which attribute or link in it, 0 being the
+    directory itself. Packed into one number, the three are a node; it is the inode number as well. Looking at a node
+    allocates nothing, and 65,536 queues cost as much as four.
 
-    Keys of cards and queues are `apid << 16 | apqi`: a queue that comes back is the same node. Keys of what is created
-    at run time are serial numbers, which are never used again.
+    Keys of cards and queues are `apid << 16 | apqi`: a queue that comes back is the same node. Keys of whatever is
+    created at run time are serial numbers, which are never used again.
 
-    A directory acts upon a *subject*, the object that its attributes show and change. It is found from the key each
-    time, and where there is none, there is no directory.
+    The *subject* of a directory is the object that its attributes show and change. It is looked up by the key at each
+    request. If there is no subject, there is no directory.
 
 Lifetimes
-    A node that is *lasting* is there as long as the directory that it is in: an attribute that every subject has, a
+    A *lasting* node exists as long as the directory that contains it: an attribute that every subject has, a
     subdirectory without conditions.
 
-    A node that is *permanent* is lasting, and so is everything above it: it is always there.
+    A *permanent* node always exists: it is lasting, and so is everything above it.
 
-    A node that *varies* must be asked again after a store, by whoever still has it: a directory whose link count
-    changes with its subdirectories, or that is not permanent; and whatever somebody changed the permissions of, since a
-    node that comes back has its first ones. Of files that go, stat may go on telling what it told.
+    A node *varies* if its stat can become wrong: a directory whose link count follows its subdirectories, or one that
+    can go away; and any node with changed permissions, because a node that comes back has its original ones. The stat
+    of a file that goes away is allowed to remain.
 
-    An open file ends with the node, for ever: `Tree.deactivate` is called wherever something goes away, before anything
-    of the same name can come back.
+    Open files do not survive their node, even if it comes back: whatever removes something calls `Tree.deactivate`
+    before anything of the same name can appear.
 
 Uevents
-    No name appears or disappears without a uevent in the journal. Linux works like that: kobjects announce themselves,
-    links and attributes of drivers come with `bind` and go with `unbind`. So the number of uevents is a version of all
-    names: while it is the same, what was found out of any node is still true. More may be sent than necessary; none may
-    be missing (`tests/model/test_names_and_uevents.py`). The one exception is the directory of files on their way to
-    processes, `/ctl/fds`, which is no part of sysfs and counts its own changes.
+    No name appears or disappears without a uevent in the journal. Linux works the same way: kobjects announce
+    themselves, and the links and attributes of a driver come with `bind` and go with `unbind`. So the number of uevents
+    is the version of all names. While it stays the same, everything that was found out about a node is still true.
+    Uevents without such a change do no harm; a change without a uevent would (`tests/model/test_names_and_uevents.py`).
+    The one exception is `/ctl/fds`, the files on their way to processes: it is not part of sysfs, and counts its own
+    changes.
 
-From bottom to top: `openfile` and `entries` (what there is in a directory), `faults` and `attribute_file` (how
-attributes are read and written), `members` (which directories of a kind exist), `kind`, `populations` and `directory`
-(the kinds), `tree` (all of it, and the requests of a file system).
+The modules, from bottom to top: `openfile` and `entries` (what a directory contains), `faults` and `attribute_file`
+(how attributes are read and written), `members` (which directories of a kind exist), `kind`, `populations` and
+`directory` (the kinds), `tree` (everything together, and the requests of a file system).
 """

@@ -1,4 +1,4 @@
-"""Open attributes, as kernfs serves them: one text for each read from the start, one store for each write."""
+"""Open attributes, as kernfs serves them: one text per reading from the start, one store per write."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOW_MAX = PAGE_SIZE - 1
 
 
 class Opening:
-    """What all open files of one attribute of one node have in common."""
+    """What the open files of one node, an attribute, have in common."""
 
     __slots__ = ("_make_path", "_path", "attribute", "faults", "journal", "node", "opened", "subject")
 
@@ -47,7 +47,7 @@ class Opening:
         """The open attributes of the whole tree."""
 
     def path(self) -> str:
-        """Return the node's path, made when it is first asked for: it takes 3 µs, of the 20 of a store."""
+        """Return the node's path. It is made when it is first needed, and takes 3 of the 20 µs of a store."""
         if self._path is None:
             self._path = self._make_path()
         return self._path
@@ -67,7 +67,7 @@ class AttributeFile:
         """Where the last read ended."""
         self._seen = False
         self.gone = False
-        """Whether the node was removed since: nothing works any more, not even if it comes back."""
+        """Whether the node was removed since: every access fails, even if the node comes back."""
         opening.opened.add(self)
 
     @property
@@ -76,7 +76,7 @@ class AttributeFile:
         return self._opening.node
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return a part of the text, which is made for this unless reading goes on where it ended (seq_read_iter)."""
+        """Return a part of the text, which is made again unless reading continues where it ended (seq_read_iter)."""
         opening, text = self._opening, self._text
         try:
             if text is None or offset == 0 or offset != self._next:
@@ -88,7 +88,7 @@ class AttributeFile:
                 self._text = text = show(opening.subject).encode("latin-1")[:_SHOW_MAX]
                 self._seen = True
             elif self.gone and offset >= len(text):
-                # What is left of the text can still be had, but asking for more needs the node.
+                # The rest of the text can still be read, but behind it the node is needed.
                 self._check()
         except KernelError as error:
             record_refusal(opening.journal, "read", opening.path(), "", error)
@@ -98,9 +98,9 @@ class AttributeFile:
         return piece
 
     def write(self, data: bytes) -> int:
-        """Hand one complete text to the store function: at most a page, up to the first NUL.
+        """Pass one complete text to the store function: at most a page, up to the first NUL.
 
-        Returns the bytes taken, of which there are none (and no store) in an empty write.
+        Returns the number of bytes taken. An empty write takes none and is no store.
         """
         if not data:
             return 0
@@ -109,7 +109,7 @@ class AttributeFile:
         taken = len(text)
         if "\0" in text and not opening.attribute.raw:
             text = text[: text.index("\0")]
-        path = opening.path()  # before the store, after which the node may have no name any more
+        path = opening.path()  # the store may take the node's name away
         try:
             if self.gone or opening.faults:
                 self._check()
@@ -133,5 +133,5 @@ class AttributeFile:
         return READY if self._seen else READY | select.POLLERR | select.POLLPRI
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Forget the file."""
         self._opening.opened.discard(self)

@@ -1,4 +1,4 @@
-"""Directories: what is declared to be in all directories of a kind, and how one of them is looked into."""
+"""Directories: what all directories of a kind contain, and how names in one of them are found and listed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _P = TypeVar("_P", bound=Population)
 
 
 class _Slot(NamedTuple):
-    """What has its place in a listing: an entry by its name, or a population where a name that it gives would be.
+    """What has a place in a listing: an entry, or a population, all of which is listed at the place of one name.
 
-    An entry is listed as if it were a population with the one key 0.
+    An entry is listed like a population with one member, whose key is 0.
     """
 
     name: str
@@ -50,7 +50,7 @@ class _Slot(NamedTuple):
     """The entry's number."""
     entry: Entry | None
     stat: Stat | None
-    """What stat tells of an entry that lasts."""
+    """The stat of an entry that is lasting."""
     population: Population | None
     start: int = 0
     """The position before it."""
@@ -84,7 +84,7 @@ class Directory(Population):
         self._numbers = {entry.name: number for number, entry in enumerate(self._entries, 1)}
         self._stats = tuple(None if isinstance(entry, Link) else file_stat(entry) for entry in entries)
         self._lasting = (True, *map(_lasts, entries))
-        """Whether the directory itself and the entries last as long as the directory, by number."""
+        """Whether an entry exists as long as the directory, by its number; the directory itself does."""
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
         self._below: list[Members] = []
@@ -114,8 +114,8 @@ class Directory(Population):
     ) -> Directory:
         """Declare one subdirectory of this name in every directory of this kind.
 
-        Its subject is `always`, or `subject(key)`, and where that is None there is no such directory; by default it is
-        the parent's. It lasts unless there is a `subject(key)`.
+        Its subject is `always` or, without that, `subject(key)`; where this is None there is no such directory. By
+        default it is the subject of the parent. Without a `subject(key)` it is lasting.
         """
         find = (lambda _key: always) if always is not None else subject or self.members.subject
         child = Directory(self._kinds, self, FixedName(name, find), entries, lasting=subject is None)
@@ -133,9 +133,9 @@ class Directory(Population):
     def links(
         self, first: str, target: Directory, selection: Selection, names: Names | None = None, *, keyed: bool = False
     ) -> LinkSet:
-        """Declare a population of links to members of `target`, named as these are unless by `names`.
+        """Declare a population of links to members of `target`, which have the same names unless `names` has others.
 
-        They are in the directory with key 0 or (`keyed`), each in the directory that has its target's own key.
+        They are in the directory with key 0 or (`keyed`) each in the directory with the key of its target.
         """
         child = LinkSet(self._kinds, self, target, selection, names or target.members, keyed=keyed)
         return self._populate(first, child)
@@ -222,7 +222,7 @@ class Directory(Population):
         return not entry and self._varies
 
     def lookup(self, key: int, name: str) -> int | None:
-        """Return the identity of what has a name in a directory, None if there is nothing."""
+        """Return the node of a name in a directory, None if there is none."""
         subject = self.members.subject(key)
         if subject is None:
             return None

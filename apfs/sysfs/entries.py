@@ -1,4 +1,4 @@
-"""What a directory holds: attributes, links and files, and what stat and a listing say of them."""
+"""What a directory contains: attributes, links and files, and what stat and listings say about them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Attribute:
     """A sysfs attribute: one text, made when it is read, parsed when it is written.
 
     `show(subject)` returns the text, `store(subject, text)` takes what was written up to its first NUL (or, if `raw`,
-    with all its NULs, for stores that count bytes); both raise `KernelError`. Where the mode allows what there is no
-    function for, the attempt gives EIO. `visible` decides whether this particular subject has the attribute.
+    with all its NULs, for stores that count bytes); both may raise `KernelError`. If the mode allows an access for
+    which there is no function, the access gives EIO. `visible` decides whether this particular subject has the
+    attribute.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link; `target(subject)` is the absolute path it leads to, or None while there is no such link."""
+    """A symbolic link; `target(subject)` is the absolute path that it leads to, None while there is no such link."""
 
     name: str
     target: Callable[[Any], str | None]
@@ -67,14 +68,14 @@ Entry = Attribute | Link | Special
 
 
 class AttributeOf(NamedTuple):
-    """An attribute, and what its functions act upon."""
+    """An attribute of one subject."""
 
     subject: object
     attribute: Attribute
 
 
 class Stat(NamedTuple):
-    """What stat(2) tells of a node, ownership and times aside; `mode` includes the file type."""
+    """What stat(2) says about a node, except for ownership and times; `mode` includes the file type."""
 
     mode: int
     size: int
@@ -82,21 +83,19 @@ class Stat(NamedTuple):
 
 
 class Description(NamedTuple):
-    """All that there is to say of a node."""
+    """Everything that can be said about a node."""
 
     stat: Stat
     owner: tuple[int | None, int | None]
-    """uid and gid as chown has set them, None where nobody did."""
+    """uid and gid as chown has set them, None if it has not."""
     permanent: bool
-    """Whether it is always there."""
     varies: bool
-    """Whether any of this may be wrong after the next store."""
 
 
 class DirEntry(NamedTuple):
     """One entry of a listing.
 
-    `type` is its S_IFMT bits, `next` the position behind it, and `lasting` what stat tells of it if it lasts.
+    `type` is its S_IFMT bits, `next` the position behind it, and `lasting` its stat if it is lasting.
     """
 
     name: str
@@ -106,7 +105,7 @@ class DirEntry(NamedTuple):
     lasting: Stat | None
 
 
-# Make one in half the time: a listing makes nothing but entries, and each lookup and stat makes a description.
+# These take half the time of a constructor. A listing consists of entries, and each lookup makes a description.
 dir_entry: Callable[[tuple[str, int, int, int, Stat | None]], DirEntry] = partial(tuple.__new__, DirEntry)
 description: Callable[[tuple[Stat, tuple[int | None, int | None], bool, bool]], Description] = partial(
     tuple.__new__, Description
@@ -114,14 +113,14 @@ description: Callable[[tuple[Stat, tuple[int | None, int | None], bool, bool]], 
 
 
 class Access(NamedTuple):
-    """How a file is to be opened; `mode` is what chmod made of its permissions, None if nothing."""
+    """How a file is opened; `mode` has its permissions if chmod changed them, else None."""
 
     read: bool
     write: bool
     mode: int | None
 
     def check(self, mode: int) -> None:
-        """Raise EACCES, for root as well, if a file of this mode cannot be opened so."""
+        """Raise EACCES, for root as well, if a file of this mode cannot be opened like this."""
         if self.mode is not None:
             mode = self.mode
         if self.read and not mode & 0o444:
@@ -136,9 +135,9 @@ READ, WRITE, BOTH, NEITHER = (
 
 
 def file_stat(entry: Attribute | Special) -> Stat:
-    """Return what stat tells of a file with these permissions."""
+    """Return the stat of a file."""
     return Stat(stat.S_IFREG | entry.mode, PAGE_SIZE if isinstance(entry, Attribute) else 0, 1)
 
 
-# In sysfs links have no size, whatever their text is.
+# Links in sysfs have no size, whatever their text is.
 LINK_STAT = Stat(stat.S_IFLNK | 0o777, 0, 1)

@@ -1,4 +1,4 @@
-"""Errors that a test has put in the way of reads and writes of attributes."""
+"""Errors that a test has injected into reads and writes of attributes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from apfs.errors import KernelError
 
 
 class Faults(dict[str, tuple[int, int]]):
-    """An errno and how many accesses it is still for, by the path of the attribute."""
+    """An errno, and the number of accesses that will fail with it, by the path of the attribute."""
 
     def inject(self, path: str, number: int, accesses: int) -> None:
         """Make the next reads and writes of the attribute at `path`, which need not exist yet, fail with an errno."""
         self[path] = (number, accesses)
 
     def take(self, path: str) -> None:
-        """Raise the error that is in the way of an access to this path, if there is one left."""
+        """Raise the error that was injected into this path, if an access is left that it is for."""
         if path in self:
             number, left = self.pop(path)
             if left > 1:

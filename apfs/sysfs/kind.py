@@ -1,6 +1,6 @@
-"""Kinds of nodes, and the numbers by which nodes are known.
+"""Kinds of nodes, and the numbers that identify nodes.
 
-A node is (kind, key, entry), packed into one integer; `apfs.sysfs` says what that means.
+A node is (kind, key, entry), packed into one integer; `apfs.sysfs` explains what they are.
 
     kind << 40 | key << 8 | entry
 """
@@ -24,7 +24,7 @@ ENTRY_MASK = (1 << ENTRY_BITS) - 1
 
 
 class Kind(ABC):
-    """A kind of node: everything that its nodes have in common, and a number that is part of their identities."""
+    """A kind of node: what all its nodes have in common, and a number that is part of their identities."""
 
     def __init__(self, kinds: list[Kind]) -> None:
         """Join the kinds of a tree, which are numbered from 1."""
@@ -49,7 +49,7 @@ class Kind(ABC):
 
     @abstractmethod
     def open(self, key: int, entry: int, access: Access) -> SpecialFile | AttributeOf | None:
-        """Open a regular file or, if it is an attribute, return which one of what.
+        """Open a regular file or, if it is an attribute, return which one, and its subject.
 
         None if there is no such node; EISDIR and ELOOP if it is no regular file, EACCES by its mode.
         """
@@ -66,13 +66,13 @@ class Kind(ABC):
 
 
 class Population(Kind):
-    """A kind whose members are listed one by one in directories of another kind."""
+    """A kind whose members appear one by one in the listings of directories of another kind."""
 
     type: ClassVar[int]
     """File type of the members, as in S_IFMT."""
 
     lasting = False
-    """Whether its members last."""
+    """Whether its members are lasting."""
 
     @abstractmethod
     def find(self, parent: int, name: str) -> int | None:

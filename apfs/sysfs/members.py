@@ -1,4 +1,4 @@
-"""Which directories of a kind exist, and what they are called."""
+"""Which directories of a kind exist, and their names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Names(Protocol):
-    """How the members of a kind are called."""
+    """The names of the members of a kind."""
 
     def name(self, key: int) -> str:
-        """Return the directory entry name of a key."""
+        """Return the name that a key has in its directory."""
 
     def find(self, name: str) -> int | None:
         """Return the key that has this name, whether or not it exists at present."""
@@ -48,9 +48,9 @@ _T = TypeVar("_T")
 
 
 class Registry(Generic[_T]):
-    """Objects that come and go at run time, by name and by a serial number that is never given out twice.
+    """Objects that come and go at run time, by name and by a serial number that is never used twice.
 
-    It is the `Members` of the one directory they stand in, and the `Selection` of links to all of them.
+    It is the `Members` of the one directory that contains them, and the `Selection` of links to all of them.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Registry(Generic[_T]):
         """How often an object came or went."""
 
     def add(self, name: str, item: _T) -> int:
-        """Enter an object under a name that is free, and return its key."""
+        """Add an object under a name that is free, and return its key."""
         self._serial += 1
         self._objects[self._serial] = item
         self._names[self._serial] = name
@@ -75,7 +75,7 @@ class Registry(Generic[_T]):
         return f"{stem}.{self._serial + 1}"
 
     def discard(self, name: str) -> None:
-        """Take an object out."""
+        """Remove an object."""
         key = self._keys.pop(name)
         del self._objects[key], self._names[key]
         self.changes += 1
@@ -93,7 +93,7 @@ class Registry(Generic[_T]):
         return len(self._objects)
 
     def name(self, key: int) -> str:
-        """Return the name of an object; what is gone has none."""
+        """Return the name of an object, `(removed)` if it is gone."""
         return self._names.get(key, "(removed)")
 
     def find(self, name: str) -> int | None:
@@ -105,7 +105,7 @@ class Registry(Generic[_T]):
         return self._objects.get(key)
 
     def parent(self, _key: int) -> int:
-        """Return the key of the only directory that they stand in."""
+        """Return the key of the only directory that contains them."""
         return 0
 
     def keys(self, _parent: int, after: int = -1) -> Iterator[int]:
@@ -122,7 +122,7 @@ class Registry(Generic[_T]):
 
 
 class FixedName:
-    """Membership of a fixed subdirectory: its key is its parent's, and it has one name."""
+    """The members of a fixed subdirectory, which has one name and the key of its parent."""
 
     def __init__(self, name: str, subject: Callable[[int], object | None]) -> None:
         self._name = name

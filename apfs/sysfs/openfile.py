@@ -1,6 +1,6 @@
-"""Open files with behaviour of their own: everything but attributes.
+"""Open files with behaviour of their own: all but those of attributes.
 
-An open file holds the position and the buffers of one open(2); the node it was opened from holds nothing.
+An open file has the position and the buffers of one open(2); nodes have no state.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def record_refusal(journal: Journal, operation: Operation, path: str, data: str,
 
 
 class SpecialFile:
-    """Base of open files that are no attributes: puts what they refuse into the journal, once.
+    """Base of all open files that are not attributes: records each refused read and write, once.
 
-    Subclasses say in `on_read` and `on_write` what can be done with them, and override `poll` and `close` where there
-    is something to wait for or to let go of. Reads and writes may raise `KernelError`.
+    Subclasses implement `on_read` and `on_write`, both of which may raise `KernelError`, and override `poll` and
+    `close` if there is something to wait for or to release.
     """
 
     seekable: bool = True
-    """Whether lseek and pread are possible; if not, offsets mean nothing."""
+    """Whether lseek and pread are possible; if not, offsets are ignored."""
 
     watches: ClassVar[bool] = False
-    """Whether `watch` is to be told which other files the process polls that opened this one."""
+    """Whether `watch` is called with the other files that the process polls which opened this one."""
 
     writing: ClassVar[Operation] = "write"
     """What the journal calls a refused write."""
@@ -46,7 +46,7 @@ class SpecialFile:
     def __init__(self, journal: Journal, path: str) -> None:
         self._journal = journal
         self.path = path
-        """Where it is, or whatever else tells a human which file it is."""
+        """Where it is, or what else identifies it to people."""
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return up to `size` bytes, none at the end."""
@@ -57,7 +57,7 @@ class SpecialFile:
             raise
 
     def write(self, data: bytes) -> int:
-        """Take bytes and return how many were taken. Offsets of writes never matter here."""
+        """Take bytes and return how many were taken. Offsets of writes do not matter."""
         try:
             return self.on_write(data)
         except KernelError as error:
@@ -65,14 +65,14 @@ class SpecialFile:
             raise
 
     def poll(self) -> int:
-        """Return the poll events that are ready: all of them, as in a file without a poll operation."""
+        """Return the poll events that are ready: all of them, as for a file without a poll operation."""
         return READY
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release what belongs to this open file."""
 
     def watch(self, file: object) -> None:
-        """Hear which other file the process polls that opened this one."""
+        """Take note of another file that the process polls which opened this one."""
 
     def on_read(self, offset: int, size: int) -> bytes | memoryview:
         del offset, size
@@ -83,7 +83,7 @@ class SpecialFile:
         raise KernelError(errno.EBADF, f"{self.path} cannot be written")
 
     def _shown(self, data: bytes) -> str:
-        """Return what the journal shows of a refused write: as of attributes, at most a page of text."""
+        """Return what the journal shows of a refused write: at most a page of text, as for attributes."""
         return data[:PAGE_SIZE].decode("latin-1")
 
 

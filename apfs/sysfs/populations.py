@@ -1,4 +1,4 @@
-"""Links and files that come and go by the dozen, such as `/sys/bus/ap/devices/*` and `/dev/vfio/<group>`."""
+"""Links and files of which there are many, such as `/sys/bus/ap/devices/*` and `/dev/vfio/<group>`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class LinkSet(Population):
 
 
 class FileSet(Population):
-    """Files that are members of a kind, such as `/dev/vfio/<group>`, all alike but for their subject."""
+    """Files of which each member of a kind has one, such as `/dev/vfio/<group>`."""
 
     type = stat.S_IFREG
 

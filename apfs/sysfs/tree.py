@@ -1,4 +1,4 @@
-"""All nodes of one host, and the requests that a file system gets for them."""
+"""All nodes of one host, and the requests of a file system."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _OPENINGS = 1024
 
 
 class Tree:
-    """All nodes of one host, and the requests that a file system gets for them.
+    """All nodes of one host, and the requests of a file system.
 
-    Requests raise `KernelError`: ENOENT for what does not exist (any more), and what each method names.
+    Requests raise `KernelError`: ENOENT for nodes that do not exist (any more), and what each method names.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -40,9 +40,9 @@ class Tree:
         self._kinds: list[Kind] = []
         self._opened: set[AttributeFile] = set()
         self._openings: dict[tuple[int, Access], Opening] = {}
-        """What can be opened, by node and access, as far as it was found out after the last uevent."""
+        """What can be opened, by node and access, as found out since the last uevent."""
         self._openings_at = 0
-        """How many uevents there had been then."""
+        """How many uevents there were then."""
         self._iattrs: dict[int, _Iattr] = {}
         self.faults = Faults()
         self.root = Directory(self._kinds, None, FixedName("", lambda _key: self), (), lasting=True)
@@ -88,14 +88,14 @@ class Tree:
         return self._permitted(node, found) if self._iattrs else found
 
     def describe(self, node: int) -> Description:
-        """Return what stat tells of a node, whose it is, and how long that is true."""
+        """Return the stat of a node, its owner, and for how long these are true."""
         kind, key, entry = self._unpack(node)
         found = kind.stat(key, entry)
         if found is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         changed = self._iattrs.get(node) if self._iattrs else None
         if changed:
-            # The node may go, and what is made again has its first permissions, hence it varies.
+            # It varies: if the node goes away and comes back, it has its original permissions.
             owner = (changed.uid, changed.gid)
             return Description(self._permitted(node, found), owner, kind.permanent(entry), varies=True)
         return description((found, _NOBODY, kind.permanent(entry), kind.varies(entry)))
@@ -160,9 +160,10 @@ class Tree:
         return found
 
     def _remember(self, node: int, access: Access, found: AttributeOf) -> Opening:
-        """Remember that an attribute can be opened, which is half of the work of opening, reading and closing it.
+        """Remember that an attribute can be opened. Finding out takes 1.5 of the 5 µs that open, read and close take.
 
-        It is true until names or permissions change: until the next uevent (see `apfs.sysfs`) or `setattr`.
+        Only names and permissions matter for that, so it stays true until the next uevent (see `apfs.sysfs`) or
+        `setattr`.
         """
         if len(self._openings) >= _OPENINGS:
             self._openings.clear()
@@ -176,9 +177,9 @@ class Tree:
         self._openings_at = self.journal.uevents_sent
 
     def deactivate(self) -> None:
-        """Cut open files off from nodes that are gone: each read and write gives ENODEV for ever (kernfs_drain).
+        """Disconnect open files from nodes that are gone: all their reads and writes give ENODEV (kernfs_drain).
 
-        To be called when something has been removed, before anything of the same name can come back.
+        To be called when something was removed, before anything of the same name can appear.
         """
         for file in self._opened:
             file.gone = file.gone or not self._exists(file.node)
@@ -190,7 +191,7 @@ class Tree:
         return kind.stat(key, entry) is not None
 
     def check_directory(self, node: int) -> None:
-        """Make sure that a directory can be opened: ENOENT if it is gone, ENOTDIR if it is none."""
+        """Make sure that a directory can be opened: ENOENT if it is gone, ENOTDIR if the node is something else."""
         kind, key, entry = self._unpack(node)
         if not isinstance(kind, Directory) or entry:
             raise KernelError(errno.ENOTDIR, f"{self.path(node)} is not a directory")
@@ -210,7 +211,7 @@ class Tree:
 
     @property
     def owned(self) -> bool:
-        """Whether there may be a node whose permissions or ownership were changed."""
+        """Whether permissions or ownership of any node were changed."""
         return bool(self._iattrs)
 
 
@@ -228,7 +229,7 @@ _NOBODY = (None, None)
 def link_text(link: str, target: str) -> str:
     """Text of a link between two absolute paths (kernfs_get_target_path).
 
-    One `../` per level up from the directory that holds the link to the nearest one that also holds the target.
+    One `../` for each level from the directory of the link up to the nearest one that contains the target as well.
     """
     here, there = link.split("/")[1:-1], target.split("/")[1:]
     common = 0
