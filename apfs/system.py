@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from apfs.ap.names import Apqn
-    from apfs.ctl.channel import HandedFile
+    from apfs.vfio.handed import HandedFile
 
 _LAST = 255
 
