@@ -72,8 +72,6 @@ class Libvirt:
 
         `LibvirtError` says what is missing on this machine.
         """
-        if shutil.which("virsh") is None:
-            raise LibvirtError("virsh is not installed: apt install libvirt-clients")
         self.host = host
         self._enter = () if network is None else network.enter
         words = [*PYTHON, "-m", "apfs", "libvirtd", "--die-with-parent", "--mount", str(host.path), *options]
@@ -112,6 +110,8 @@ class Libvirt:
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.communicate()
+        # Its own work, unless it was killed.
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def virsh(
         self, *arguments: str, check: bool = False, stdin: str = "", timeout: float | None = COMMAND_SECONDS

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from apfs.mounts import environment
 from apfs.mounts.server import PYTHON
 from apfs.vmm import build, emulator
 
@@ -112,8 +113,8 @@ def _prepare_qemu(directory: Path) -> list[tuple[str, str]]:
             (prefix / name).symlink_to(Path(qemu).parents[1] / name)
     launcher = directory / emulator.NAME
     # libvirt does not let QEMU have its own environment.
-    environment = f"APFS_QEMU='{real}' APFS_QEMU_PLUGIN='{build.plugin()}'"
-    launcher.write_text(f'#!/bin/sh\n{environment} exec {" ".join(PYTHON)} -m apfs.vmm "$@"\n')
+    variables = f"APFS_QEMU='{real}' APFS_QEMU_PLUGIN='{build.plugin()}'"
+    launcher.write_text(f'#!/bin/sh\n{variables} exec {" ".join(PYTHON)} -m apfs.vmm "$@"\n')
     launcher.chmod(0o755)
     return [(os.path.realpath(qemu), str(real)), (str(launcher), os.path.realpath(place))]
 
@@ -153,52 +154,65 @@ def prepare(directory: Path, wishes: Wishes) -> list[tuple[str, str]]:
     return binds + _prepare_users(directory) + _prepare_qemu(directory)
 
 
+def _found(program: str, packages: str) -> str:
+    """Return the path of a program. `LibvirtError` if it is not installed."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+    if path is None:
+        raise LibvirtError(f"{program} is not installed: apt install {packages}")
+    return path
+
+
+def _command(directory: Path, options: Sequence[str], wishes: Wishes, libvirtd: str) -> list[str]:
+    """Fill the directory, and return the command that runs libvirtd with it."""
+    words = [*PYTHON, "-m", "apfs", "exec", "--die-with-parent", *options]
+    for source, destination in prepare(directory, wishes):
+        words += ["--bind", f"{source}:{destination}"]
+    network, listen = ([], []) if wishes.tcp is None else (["--net", "host"], ["--listen"])
+    return [*words, *network, "--", "sh", "-c", _START, "sh", libvirtd, *listen]
+
+
 def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None]) -> None:
     """Run libvirtd inside `apfs exec` with these options until SIGINT, SIGTERM or SIGHUP; then nothing is left.
 
     `ready` is called with the directory when it answers: `run/libvirt-sock` is its socket, `log` its logs and QEMU's.
     `LibvirtError` if it does not come to that, or ends by itself.
     """
-    libvirtd = shutil.which(wishes.libvirtd, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
-    if libvirtd is None:
+    libvirtd = _found(wishes.libvirtd, "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl")
+    _found("virsh", "libvirt-clients")
+    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=wishes.tcp is None):
+        # Before it starts QEMU, libvirt sets its groups, which is not allowed in the user namespace that is made then.
         raise LibvirtError(
-            f"{wishes.libvirtd} is not installed: "
-            "apt install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl"
+            "libvirt starts QEMU only for root: be root, in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
         )
     with tempfile.TemporaryDirectory(prefix="apfs-libvirt-", ignore_cleanup_errors=True) as name, _Stop() as stopped:
         directory = Path(name)
         if len(os.fsencode(directory / "run/libvirt-sock-ro")) > _SOCKET_NAME:
             raise LibvirtError(f"{directory.parent}: too long a name for sockets in it: set TMPDIR to a shorter one")
-        words = [*PYTHON, "-m", "apfs", "exec", "--die-with-parent", *options]
-        for source, destination in prepare(directory, wishes):
-            words += ["--bind", f"{source}:{destination}"]
-        if wishes.tcp is not None:
-            words += ["--net", "host"]
-        words += ["--", "sh", "-c", _START, "sh", libvirtd]
-        words += [] if wishes.tcp is None else ["--listen"]
+        command = _command(directory, options, wishes, libvirtd)
+        _run(command, directory, stopped, lambda: ready(directory))
+
+
+def _run(command: list[str], directory: Path, stopped: _Stop, ready: Callable[[], None]) -> None:
+    variables = {
+        **os.environ,
+        "NOTIFY_SOCKET": str(directory / "notify"),
         # Without a system bus it does not ask the machine's systemd to look after QEMU.
-        environment = {
-            **os.environ,
-            "NOTIFY_SOCKET": str(directory / "notify"),
-            "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=",
-        }
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
-            (directory / "log/output").open("wb") as output,
-        ):
-            notify.bind(str(directory / "notify"))
-            daemon = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
-            )
-            try:
-                if _wait(daemon, stopped, notify.fileno()) and _answers(directory, daemon, stopped):
-                    ready(directory)
-                    _wait(daemon, stopped)
-                if not stopped.asked:
-                    raise LibvirtError(f"libvirtd failed: {_last_words(directory / 'log')}")
-            finally:
-                daemon.terminate()
-                daemon.wait()
+        "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=",
+    }
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, (directory / "log/output").open("wb") as output:
+        notify.bind(variables["NOTIFY_SOCKET"])
+        daemon = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables, start_new_session=True
+        )
+        try:
+            if _wait(daemon, stopped, notify.fileno()) and _answers(directory, daemon, stopped):
+                ready()
+                _wait(daemon, stopped)
+            if not stopped.asked:
+                raise LibvirtError(f"libvirtd failed: {_last_words(directory / 'log')}")
+        finally:
+            daemon.terminate()
+            daemon.wait()
 
 
 def _answers(directory: Path, daemon: subprocess.Popen[bytes], stopped: _Stop) -> bool:

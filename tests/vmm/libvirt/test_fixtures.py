@@ -132,13 +132,22 @@ def test_missing_programs_are_named(apfs_mount: MountedHost, tmp_path: Path, mon
     for program in ("bwrap", "virsh", "sh", "cc"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LibvirtError, match=r"no qemu-system-s390x: apt install qemu-system-misc"):
+    with pytest.raises(LibvirtError, match=r"^no qemu-system-s390x: apt install qemu-system-misc"):
         Libvirt(apfs_mount)
-    with pytest.raises(LibvirtError, match=r"nosuch is not installed: apt install libvirt-daemon "):
+    with pytest.raises(LibvirtError, match=r"^nosuch is not installed: apt install libvirt-daemon "):
         Libvirt(apfs_mount, options=["--libvirtd", "nosuch"])
     (tmp_path / "virsh").unlink()
-    with pytest.raises(LibvirtError, match=r"virsh is not installed: apt install libvirt-clients"):
+    with pytest.raises(LibvirtError, match=r"^virsh is not installed: apt install libvirt-clients"):
         Libvirt(apfs_mount)
+
+
+def test_users_are_told_that_it_is_for_root() -> None:
+    command = [sys.executable, "-m", "apfs", "libvirtd"]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("apfs: libvirt starts QEMU only for root: be root, ")
 
 
 def test_a_libvirtd_that_fails_tells_why(apfs_mount: MountedHost, tmp_path: Path) -> None:
