@@ -88,14 +88,14 @@ class SpecialFile:
 
 
 class TextFile(SpecialFile):
-    """A read-only text without the limits of sysfs, made whenever reading starts at offset 0."""
+    """A read-only text without the limits of sysfs, made by the first read and by each at offset 0."""
 
     def __init__(self, journal: Journal, path: str, make: Callable[[], str]) -> None:
         super().__init__(journal, path)
         self._make = make
-        self._text = b""
+        self._text: bytes | None = None
 
     def on_read(self, offset: int, size: int) -> bytes:
-        if offset == 0:
+        if self._text is None or offset == 0:
             self._text = self._make().encode()
         return self._text[offset : offset + size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
@@ -47,6 +47,9 @@ STORES = (
     ("/sys/class/zcrypt/destroy", "extra"),
     (f"/dev/vfio-ap/{M1}/guest", "1"),
     (f"/dev/vfio-ap/{M1}/guest", "0"),
+    ("/sys/module/vfio_ap/uevent", "remove"),
+    ("/sys/module/vfio/uevent", "remove"),
+    ("/sys/bus/mdev/uevent", "remove"),
     ("/ctl/console", "plug 9 CEX7P"),
     ("/ctl/console", "unplug 9"),
     ("/ctl/console", "unplug 5"),
@@ -67,6 +70,7 @@ def names(shell: Shell) -> dict[str, Stat]:
     return dict(shell.find())
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(STORES), min_size=1, max_size=12))
 def test_no_name_changes_without_a_uevent(stores: list[tuple[str, str]]) -> None:
     host = Host(loads(WORKED))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import inspect
+import json
 import os
+import select
+import stat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,10 +16,13 @@ import pyfuse3
 import pytest
 from pyfuse3 import FileHandleT, FUSEError, InodeT
 
+from apfs.ctl.channel import Channel
 from apfs.fuse import operations as handlers
+from apfs.fuse.cache import FOREVER
 from apfs.fuse.operations import REFUSED, Operations
 from apfs.host import Host
 from apfs.journal.records import Crash
+from apfs.scenario.reader import load
 from apfs.sysfs.entries import READ
 
 if TYPE_CHECKING:
@@ -31,9 +38,9 @@ HANDLERS = [name for name, member in vars(Operations).items() if inspect.iscorou
 class Server:
     """Handlers without a mount."""
 
-    def __init__(self) -> None:
-        self.host = Host()
-        self.operations = Operations(self.host, lambda: None)
+    def __init__(self, stored: Callable[[], None] = lambda: None) -> None:
+        self.host = Host(load("default"))
+        self.operations = Operations(self.host, stored)
 
     def inode(self, path: str) -> InodeT:
         return InodeT(self.host.tree.resolve(path))
@@ -109,3 +116,105 @@ def test_what_cannot_be_done_in_sysfs_is_refused_without_waiting(server: Server,
     assert name in HANDLERS
     assert server.refused(name, InodeT(1), b"name", 0o644, CONTEXT) == expected
     assert not server.host.journal.last
+
+
+GET_API_VERSION = json.dumps({"cmd": 0x3B64, "arg": 0, "memory": "", "descriptor": None}).encode()
+
+
+def test_a_file_that_watches_is_told_what_its_process_polls(server: Server) -> None:
+    channel = server.open("/ctl/ioctl", os.O_RDWR, pid=7)
+    container = server.open("/dev/vfio/vfio", os.O_RDWR, pid=7)  # which does not watch in its place
+
+    def reply(*polls: tuple[FileHandleT, int]) -> Any:  # noqa: ANN401 -- JSON
+        server.answer("write", channel, 0, GET_API_VERSION)
+        for handle, pid in polls:
+            server.answer("poll", InodeT(2), handle, None, SimpleNamespace(pid=pid))
+        return json.loads(server.answer("read", channel, 0, 4096))
+
+    done = {"value": 0, "writes": [], "file": None}
+    assert reply((container, 7)) == done
+    assert reply((container, 8)) is None
+    assert reply((channel, 7), (container, 7)) == done  # itself is no other file
+    other = server.open("/ctl/ioctl", os.O_RDWR, pid=8)
+    assert reply((container, 8)) is None
+    assert reply((container, 7)) == done
+    server.answer("release", other)
+    assert reply((container, 7)) == done
+
+
+def test_a_closed_file_watches_no_more(server: Server) -> None:
+    before = sum(isinstance(thing, Channel) for thing in gc.get_objects())
+    server.answer("release", server.open("/ctl/ioctl", os.O_RDWR, pid=7))
+    assert sum(isinstance(thing, Channel) for thing in gc.get_objects()) == before
+
+
+class Poller:
+    """A program that waits."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def notify(self) -> None:
+        self.woken += 1
+
+
+def test_pollers_are_woken_once_when_there_is_something(server: Server) -> None:
+    events, log = server.open("/ctl/uevents"), server.open("/ctl/journal")
+    waiting, closed, late = Poller(), Poller(), Poller()
+    for handle, poller in ((events, waiting), (log, closed)):
+        assert server.answer("read", handle, 0, 4096) == b""
+        assert server.answer("poll", InodeT(2), handle, poller, CONTEXT) == 0
+    server.answer("release", log)
+    mask = server.open(APMASK, os.O_WRONLY)
+    for text in (b"-5", b"+5"):
+        server.answer("write", mask, 0, text)
+        assert (waiting.woken, closed.woken) == (1, 0)
+    assert server.answer("poll", InodeT(2), events, late, CONTEXT) == select.POLLIN | select.POLLRDNORM
+    server.answer("write", mask, 0, b"-5")
+    assert (waiting.woken, late.woken) == (1, 0)
+
+
+def test_a_store_that_succeeds_may_have_changed_timers() -> None:
+    told: list[bool] = []
+    server = Server(lambda: told.append(True))
+    mask = server.open(APMASK, os.O_WRONLY)
+    server.answer("write", mask, 0, b"-5")
+    assert told == [True]
+    assert server.refused("write", mask, 0, b"zz") == errno.EINVAL
+    assert told == [True]
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "direct", "stream"),
+    [(APMASK, os.O_RDWR | os.O_TRUNC | os.O_APPEND, True, False), ("/dev/vfio/vfio", os.O_RDWR, True, True)],
+)
+def test_how_files_are_opened(server: Server, path: str, flags: int, *, direct: bool, stream: bool) -> None:
+    info = server.answer("open", server.inode(path), flags, CONTEXT)
+    assert (info.direct_io, info.keep_cache, info.nonseekable) == (direct, False, stream)
+
+
+def test_what_stat_reports(server: Server) -> None:
+    found = server.answer("getattr", InodeT(pyfuse3.ROOT_INODE), CONTEXT)
+    assert (found.st_ino, found.st_mode, found.st_nlink, found.st_size) == (1, stat.S_IFDIR | 0o755, 5, 0)
+    assert (found.st_uid, found.st_gid, found.st_blksize) == (os.getuid(), os.getgid(), 4096)
+    assert found.st_mtime_ns == found.st_ctime_ns == found.st_atime_ns > 0
+    found = server.answer("lookup", server.inode("/sys/bus/ap"), b"apmask", CONTEXT)
+    assert (found.st_ino, found.st_mode, found.st_nlink) == (server.inode(APMASK), stat.S_IFREG | 0o644, 1)
+    assert found.attr_timeout == FOREVER
+    assert found.entry_timeout == FOREVER  # it always exists
+    assert server.answer("lookup", server.inode("/sys/devices/ap"), b"card05", CONTEXT).entry_timeout == 0
+    assert server.refused("lookup", server.inode("/sys/bus/ap"), b"\xff", CONTEXT) == errno.ENOENT
+
+
+def test_setattr_changes_what_it_is_told_and_truncate_nothing(server: Server) -> None:
+    mask = server.inode(APMASK)
+    asked = SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_uid=7, st_gid=8)
+    for changed, expected in (
+        ((), (0o644, os.getuid(), os.getgid())),
+        (("uid",), (0o644, 7, os.getgid())),
+        (("gid",), (0o644, 7, 8)),
+        (("mode",), (0o600, 7, 8)),
+    ):
+        fields = SimpleNamespace(**{f"update_{name}": name in changed for name in ("mode", "uid", "gid")})
+        found = server.answer("setattr", mask, asked, fields, None, CONTEXT)
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == expected

@@ -207,6 +207,12 @@ def test_injected_faults_hit_so_many_accesses_and_change_nothing(desk: Desk) -> 
         assert refusal.value.errno == errno.EIO
     assert desk.counter.writes == []
     assert bytes(file.read(0, 10)) == b"read 1\n"
+    desk.tree.faults.inject("/top/rw", errno.EIO, 3)
+    for _ in range(3):
+        with pytest.raises(KernelError):
+            file.read(0, 10)
+    assert bytes(file.read(0, 10)) == b"read 2\n"
+    assert not desk.tree.faults
     desk.tree.faults.inject("/top/rw", errno.EIO, 1)
     desk.tree.faults.clear()
     assert file.write(b"1") == 1
@@ -219,6 +225,7 @@ def test_text_files_have_no_limit_and_cannot_be_written() -> None:
     assert file.read(3, 100) == b"st"
     assert len(file.read(0, 100000)) == 10000
     assert file.poll() == READY
+    assert TextFile(Journal(), "/text", lambda: "text").read(2, 10) == b"xt"  # reading may start anywhere
     with pytest.raises(KernelError) as refusal:
         file.write(b"1")
     assert refusal.value.errno == errno.EBADF
