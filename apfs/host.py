@@ -10,6 +10,7 @@ from apfs import layout
 from apfs.ap.hardware import Machine
 from apfs.ap.zcrypt import switch_card, switch_queue
 from apfs.errors import KernelError
+from apfs.guest import Guest
 from apfs.scenario.model import Scenario
 from apfs.system import System
 from apfs.vfio_ap.attributes import matrix_mdev
@@ -26,16 +27,13 @@ class Host(System):
     def __init__(self, scenario: Scenario | None = None) -> None:
         """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
         self.scenario = scenario or Scenario()
-        super().__init__(_machine(self.scenario), self.scenario.name, self.scenario.driver)
+        super().__init__(_machine(self.scenario), self.scenario.name, self.scenario.driver, Guest)
         layout.build(self)
         self._boot()
 
     def _boot(self) -> None:
         """Start up as far as udev and chzdev bring a machine before anybody could look: in silence."""
-        self.journal.muted = True
-        self.modules["zcrypt"].load()
-        self.modules["zcrypt_cex4"].load()
-        self.ap_bus.scan()
+        self.boot()
         if self.scenario.vfio_ap:
             self.modprobe("vfio_ap")
         self.ap_bus.change_apmask(self.scenario.apmask)

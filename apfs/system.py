@@ -20,13 +20,15 @@ from apfs.mdev.core import MdevBus
 from apfs.sysfs.members import Registry
 from apfs.sysfs.tree import Tree
 from apfs.vfio.device import VfioCore
+from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.driver import VfioAp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from apfs.ap.names import Apqn
     from apfs.vfio.handed import HandedFile
+    from apfs.vfio_ap.ops import MatrixMdev
 
 _LAST = 255
 
@@ -34,12 +36,15 @@ _LAST = 255
 class System:
     """The parts of a host. Methods raise `KernelError` and then have changed nothing."""
 
-    def __init__(self, machine: Machine, name: str, revision: str) -> None:
+    def __init__(
+        self, machine: Machine, name: str, revision: str, start_guest: Callable[[System, MatrixMdev], System]
+    ) -> None:
         """Wire the parts: nothing is loaded, scanned or shown yet.
 
         `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` shows
-        them.
+        them. `start_guest` boots the guest of this system that has opened a mediated device.
         """
+        self._start_guest = start_guest
         self.name = name
         self.revision = revision
         self.machine = machine
@@ -52,6 +57,9 @@ class System:
         self.vfio = VfioCore(journal)
         self.handed: Registry[HandedFile] = Registry()
         """Files that ioctls made, until they are closed."""
+        self.guests: Registry[System] = Registry()
+        """Guests by the UUID of their mediated device, from the opening of that to its close."""
+        self.ended = False
         self.vfio_ap: VfioAp | None = None
         self.zcdn = ZcdnClass(self.tree)
         self.z90crypt = MiscDevice(journal, "z90crypt", 58, "z90crypt")
@@ -72,11 +80,74 @@ class System:
         vfio.parts = [self.vfio_misc, SysClass(journal, "vfio"), SysClass(journal, "vfio-dev")]
         return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, vfio_ap)}
 
+    def boot(self) -> None:
+        """Load zcrypt and scan, as a Linux with crypto cards does before anybody could look: the journal is muted."""
+        self.journal.muted = True
+        self.modules["zcrypt"].load()
+        self.modules["zcrypt_cex4"].load()
+        self.ap_bus.scan()
+
+    def end(self) -> None:
+        """End, as a VM ends, and all guests with it: nothing happens on it any more."""
+        self.ended = True
+        for guest in self.guests:
+            self.guests.discard(guest.name)
+            guest.end()
+
+    # -- guests ------------------------------------------------------------------------------------
+
+    def guest(self, uuid: str) -> System:
+        """Return the running guest of a mediated device. ENODEV if there is no such device, or no guest has it open."""
+        guest = self.guests.get(uuid)
+        if guest is None:
+            known = self.mdev_bus.mdevs.get(uuid) is not None
+            raise KernelError(errno.ENODEV, no_guest(uuid) if known else f"there is no mediated device {uuid}")
+        return guest
+
+    def set_guest_mode(self, uuid: str, *, secure_execution: bool) -> None:
+        """Say whether guests of a mediated device are in Secure Execution mode, which the next one will be.
+
+        ENODEV if there is no such device, EBUSY while a guest runs.
+        """
+        device = self.mdev_bus.mdevs.get(uuid)
+        mdev = matrix_mdev(device) if device else None
+        if mdev is None:
+            raise KernelError(errno.ENODEV, f"there is no mediated device {uuid}, or no driver has it")
+        if mdev.vm is not None:
+            raise KernelError(errno.EBUSY, f"the guest of {uuid} runs: its mode is chosen before it starts")
+        mdev.secure_execution = secure_execution
+
+    def _programmed(self, mdev: MatrixMdev) -> None:
+        """Start, end or change the guest of a mediated device, of which the driver tells that it programmed it."""
+        guest = self.guests.get(mdev.mdev.uuid)
+        if mdev.vm is None:
+            if guest is not None:
+                self.guests.discard(guest.name)
+                guest.end()
+        elif guest is not None:
+            guest.machine.reprogrammed()
+        elif not self.ended:
+            self.guests.add(mdev.mdev.uuid, self._start_guest(self, mdev))
+
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self, seconds: int) -> None:
-        """Let time pass. The bus scans whenever its period is over."""
+        """Let time pass, for guests too. A bus scans whenever its period is over."""
+        while self.guests and seconds > self.until_scan:
+            step = self.until_scan
+            self._tick(step)
+            seconds -= step
+        self._tick(seconds)
+
+    def _tick(self, seconds: int) -> None:
         self.ap_bus.tick(seconds)
+        for guest in self.guests:
+            guest.tick(seconds)
+
+    @property
+    def until_scan(self) -> int:
+        """Seconds until the next scan, on this system or on a guest."""
+        return min([self.ap_bus.until_scan, *(guest.until_scan for guest in self.guests)])
 
     def scan(self) -> None:
         """Make the bus scan now."""
@@ -84,25 +155,31 @@ class System:
 
     # -- hardware: seen by the bus at its next scan ------------------------------------------------
 
+    def _hardware(self) -> Machine:
+        """Return the machine, to plug cards into it and the like. EOPNOTSUPP where nobody can."""
+        return self.machine
+
     def plug(self, apid: int, card: str, fields: Mapping[str, int] | None = None, serial: str | None = None) -> None:
         """Insert a card such as `CEX8C`. EEXIST if the adapter is there, EINVAL for an unknown type or value."""
         _in_range("adapter", apid)
-        if apid in self.machine.cards:
+        machine = self._hardware()
+        if apid in machine.cards:
             raise KernelError(errno.EEXIST, f"adapter {apid:02x} is plugged already")
         try:
             word = with_fields(hwinfo_of(card), fields or {})
         except ValueError as error:
             raise KernelError(errno.EINVAL, str(error)) from None
-        self.machine.plug(apid, CardHardware(word, serial or default_serial(apid)))
+        machine.plug(apid, CardHardware(word, serial or default_serial(apid)))
 
     def unplug(self, apid: int) -> None:
         """Take a card out. ENODEV if there is none."""
-        self._card(apid)
+        self._card(apid, self._hardware())
         self.machine.unplug(apid)
 
     def change_domains(self, *, add: Iterable[int] = (), remove: Iterable[int] = (), control: bool = False) -> None:
         """Give usage (or control) domains to the host or take them away."""
-        configuration = self.machine.configuration
+        machine = self._hardware()
+        configuration = machine.configuration
         mask = configuration.control_domains if control else configuration.domains
         for number in add:
             _in_range("domain", number)
@@ -111,21 +188,21 @@ class System:
             _in_range("domain", number)
             mask = mask.without(number)
         if control:
-            self.machine.change(control_domains=mask)
+            machine.change(control_domains=mask)
         else:
-            self.machine.change(domains=mask)
+            machine.change(domains=mask)
 
     def configure(self, apid: int, *, on: bool) -> None:
         """Configure or deconfigure a card from outside, as an operator does. ENODEV if there is none."""
-        self._card(apid).configured = on
+        self._card(apid, self._hardware()).configured = on
 
     def checkstop(self, apid: int, *, on: bool) -> None:
         """Check-stop a card, or repair it. ENODEV if there is none."""
-        self._card(apid).checkstopped = on
+        self._card(apid, self._hardware()).checkstopped = on
 
     def set_tapq(self, apid: int, fields: Mapping[str, int], apqi: int | None = None) -> None:
         """Change fields of the TAPQ word of a card, or of one of its queues. ENODEV, EINVAL."""
-        card = self._card(apid)
+        card = self._card(apid, self._hardware())
         if apqi is not None and apqi not in self.machine.configuration.domains:
             raise KernelError(errno.ENODEV, f"domain {apqi:04x} is not configured")
         try:
@@ -140,7 +217,7 @@ class System:
 
     def fail_reset(self, apqn: Apqn, response: int) -> None:
         """Make the next reset of a queue end with a response code."""
-        self._card(apqn.apid)
+        self._card(apqn.apid, self.machine)
         self.machine.failing_resets[apqn] = response
 
     def inject(self, path: str, number: int, accesses: int = 1) -> None:
@@ -152,8 +229,9 @@ class System:
         self.tree.faults.clear()
         self.machine.failing_resets.clear()
 
-    def _card(self, apid: int) -> CardHardware:
-        card = self.machine.cards.get(apid)
+    @staticmethod
+    def _card(apid: int, machine: Machine) -> CardHardware:
+        card = machine.cards.get(apid)
         if card is None:
             raise KernelError(errno.ENODEV, f"no card is plugged as adapter {apid:02x}")
         return card
@@ -171,6 +249,7 @@ class System:
 
     def _init_vfio_ap(self) -> None:
         self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
+        self.vfio_ap.driver.programmed = self._programmed
 
     def rmmod(self, name: str) -> None:
         """Unload a module. ENOENT if it is not loaded, EAGAIN while it is in use.
@@ -196,6 +275,11 @@ class System:
         if module is None:
             raise KernelError(errno.ENOENT, f"no module {name!r} on this host: there are {', '.join(self.modules)}")
         return module
+
+
+def no_guest(uuid: str) -> str:
+    """Return what to tell whoever looks for a guest that does not run."""
+    return f"no guest runs on mediated device {uuid}: write 1 to /dev/vfio-ap/{uuid}/guest, or start a VMM"
 
 
 def _in_range(what: str, number: int) -> None:

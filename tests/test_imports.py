@@ -32,14 +32,15 @@ ALLOWED: dict[str, set[str]] = {
     "scenario": {"errors", "kernel", "ap"},
     "ctl": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system"},
     "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl"},
-    "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout"},
+    "guest": {"errors", "vfio_ap", "system", "layout"},
+    "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout", "guest"},
     "recording": {"errors", "kernel", "ap", "scenario", "host"},
     # the shells
     "mounts": {"errors", "journal", "ap", "vfio_ap"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "sandbox": {"mounts", "vfio"},
     "vmm": {"mounts"},
-    "testing": {"errors", "journal", "sysfs", "host", "scenario", "mounts"},
+    "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
     "cli": {
         *("ap", "fuse", "host", "journal", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),
         "vmm",
@@ -47,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": {"errors", "host", "journal", "scenario", "testing"},
 }
-PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl", "layout", "host"}
+PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl", "layout"}
+PURE |= {"guest", "host"}
 OUTSIDE = {
     *("__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "json"),
     *("fnmatch", "itertools", "operator", "re", "select", "stat", "struct", "typing"),

@@ -13,6 +13,8 @@ from apfs.ap.mask import NONE, Mask
 from apfs.ap.qinfo import FIELDS, Qci, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from apfs.ap.names import Apqn
 
 Environment = Literal["lpar", "zvm", "kvm"]
@@ -81,7 +83,7 @@ class Machine:
         self._qci = qci
         self.environment: Environment = environment
         self.secure_execution = secure_execution
-        self.cards: dict[int, CardHardware] = {}
+        self.cards: Mapping[int, CardHardware] = {}
         self.failing_resets: dict[Apqn, int] = {}
         """Response code that the next reset of a queue ends with, once."""
 
@@ -102,9 +104,10 @@ class Machine:
 
     def qci(self) -> Qci:
         """Execute PQAP(QCI): the present configuration, with empty masks if the facility is missing."""
-        if self._qci.supported:
-            return self._qci
-        return replace(self._qci, adapters=NONE, domains=NONE, control_domains=NONE, facilities=frozenset())
+        configuration = self.configuration
+        if configuration.supported:
+            return configuration
+        return replace(configuration, adapters=NONE, domains=NONE, control_domains=NONE, facilities=frozenset())
 
     def change(
         self, *, adapters: Mask | None = None, domains: Mask | None = None, control_domains: Mask | None = None
@@ -123,14 +126,17 @@ class Machine:
         """The configuration as it is, whether or not QCI can tell."""
         return self._qci
 
+    def reprogrammed(self) -> None:
+        """Hear that the hypervisor changed what it passes to this machine. Only that of a guest has something to do."""
+
     def plug(self, apid: int, card: CardHardware) -> None:
         """Insert a card and make it available."""
-        self.cards[apid] = card
+        self.cards = {**self.cards, apid: card}
         self.change(adapters=self._qci.adapters.with_(apid))
 
     def unplug(self, apid: int) -> None:
         """Remove a card."""
-        del self.cards[apid]
+        self.cards = {other: card for other, card in self.cards.items() if other != apid}
         self.change(adapters=self._qci.adapters.without(apid))
 
     def domains_of(self, apid: int) -> Mask:

@@ -166,6 +166,13 @@ VERBS: dict[str, ConsoleVerb] = {
         1,
         1,
     ),
+    "se-guest": ConsoleVerb(
+        "UUID on|off",
+        "whether the next guest of a mediated device is in Secure Execution mode",
+        lambda system, words: system.set_guest_mode(words[0], secure_execution=_on(words[1])),
+        2,
+        2,
+    ),
     "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda system, words: system.modprobe(words[0]), 1, 1),
     "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda system, words: system.rmmod(words[0]), 1, 1),
 }

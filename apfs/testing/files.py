@@ -1,7 +1,7 @@
 """What a test does with an emulated host: read, write, and ask what happened.
 
-`Files` is what all hosts can do. `Shell` does it to a `Host` in this process, without a mount; for mounted hosts there
-is `apfs.testing.mounted`.
+`Files` is what all hosts can do. `Shell` does it to a `Host`, or a guest of one, in this process, without a mount; for
+mounted hosts there is `apfs.testing.mounted`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from apfs.host import Host
     from apfs.journal.records import Action, Refusal, Uevent
     from apfs.sysfs.entries import Stat
+    from apfs.system import System
 
 _LINKS = 40
 
@@ -90,17 +91,21 @@ class Files(ABC):
         return status
 
 
-class Shell(Files):
-    """The files of a host in this process; every refusal is a `KernelError`."""
+class SystemShell(Files):
+    """The files of a host or a guest in this process; every refusal is a `KernelError`."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self._tree = host.tree
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._tree = system.tree
+
+    def guest(self, uuid: str) -> SystemShell:
+        """Return a shell on the running guest of a mediated device. ENODEV without one."""
+        return SystemShell(self.system.guest(uuid))
 
     @property
     def journal(self) -> History:
         """Everything that happened until now."""
-        return History.of(self.host.journal)
+        return History.of(self.system.journal)
 
     def _walk(self, path: str, *, follow: bool = True) -> int:
         """Return the node at a path, as path_resolution(7) does."""
@@ -169,3 +174,11 @@ class Shell(Files):
         if stat.S_ISDIR(found.mode):
             for entry in self._tree.readdir(node):
                 yield from self._find(posixpath.join(path, entry.name), entry.node)
+
+
+class Shell(SystemShell):
+    """The files of a host in this process."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.host = host

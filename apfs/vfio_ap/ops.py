@@ -22,7 +22,7 @@ from apfs.vfio_ap.matrix import EMPTY, Axis, Matrix
 from apfs.vfio_ap.migration import MigrationFile, ResumingFile, Row, SavingFile, Target, make_stream, stream_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from apfs.ap.bus import ApBus
     from apfs.ap.qinfo import Qci
@@ -51,6 +51,8 @@ class VfioApDriver(ApDriver):
         """Oldest first."""
         self.bad_resets: dict[Apqn, int] = {}
         """Queues whose last reset ended with a response that keeps them from guests."""
+        self.programmed: Callable[[MatrixMdev], None] = lambda _mdev: None
+        """Called whenever what a guest has was programmed: at its start, at each change, at its end."""
 
     def bound(self, apid: int) -> Mask:
         """Return the domains whose queues on an adapter are bound to the driver."""
@@ -189,6 +191,10 @@ class MatrixMdev:
         """Assigned numbers that the host gained and that the guest gets when the scan is complete."""
         self.vm: object | None = None
         """The VM that has the device, None without a guest."""
+        self.apcb = EMPTY
+        """What the VM was programmed with last; without one nothing."""
+        self.secure_execution = False
+        """Whether its guests run in Secure Execution mode."""
         self.vdev: VfioDevice
         self.state = State.RUNNING
         self.transfer: MigrationFile | None = None
@@ -321,7 +327,9 @@ class MatrixMdev:
             self.vdev.signal(IRQ_CONFIG_CHANGED)
 
     def _program(self, matrix: Matrix) -> None:
+        self.apcb = matrix
         self.journal.add(GuestUpdate(self.mdev.uuid, *(mask.hex256() for mask in matrix)))
+        self.driver.programmed(self)
 
     def in_guest(self, apqn: Apqn) -> bool:
         """Whether a running guest has this queue."""
@@ -343,8 +351,8 @@ class MatrixMdev:
         """Detach from the VM: the guest loses everything, all linked queues are reset, a migration session ends."""
         self._end_session()
         self.state = State.RUNNING
-        self._program(EMPTY)
         self.vm = None
+        self._program(EMPTY)
         self.driver.reset(self._linked_rows())
 
     def release_queues(self) -> None:

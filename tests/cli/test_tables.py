@@ -44,7 +44,7 @@ def part(text: str, title: str) -> list[list[str]]:
 
 def test_small_host() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert (
         tables(bench)
         == f"""\
@@ -101,7 +101,7 @@ def test_largest_host_fits_on_a_screen() -> None:
 
 def test_states_of_queues() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.unbind("06.00ff")
     bench.echo(0, "/sys/devices/ap/card07/07.0004/online")
     assert part(tables(bench), "queues")[1:] == [
@@ -126,7 +126,7 @@ def test_states_of_queues() -> None:
 
 def test_each_queue_is_in_one_row() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.unbind("05.0004")
     bench.console("checkstop 7 on", "scan", "configure 5 off")
     rows = part(tables(bench), "queues")[1:]
@@ -175,8 +175,8 @@ def test_exceptions_and_faults() -> None:
 def test_failed_reset() -> None:
     bench = built()
     bench.console("fail-reset 05.0004")
-    bench.guest(M1)
-    bench.guest(M1, 0)
+    bench.run_guest(M1)
+    bench.run_guest(M1, 0)
     what = "not passed to guests: last reset ended with response code 7"
     assert part(tables(bench), "exceptions")[1:] == [["05", what, "0004"]]
 
@@ -283,7 +283,7 @@ def lines(bench: Shell) -> list[str]:
 
 def test_records_of_a_host() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     with refused("EADDRNOTAVAIL"):
         bench.put(M1, "assign_adapter", 7)
     bench.console("scan")

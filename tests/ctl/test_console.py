@@ -351,7 +351,7 @@ def test_blanks_do_not_matter(bench: Bench, text: str) -> None:
 def test_status_tells_the_whole_state() -> None:
     bench = built()
     bench.unbind("06.00ab")
-    bench.guest(M1)
+    bench.run_guest(M1)
     status: dict[str, Any] = json.loads(bench.cat("/ctl/status"))
     assert status["scenario"] == "worked"
     assert status["driver"] == "v2"
@@ -404,8 +404,8 @@ def eventful() -> Bench:
     bench.create(M2)
     bench.echo(M2, f"{MDEV_DRIVER}/unbind")
     bench.console("fail-reset 05.0004", "fault /sys/bus/ap/apmask EBUSY 3")
-    bench.guest(M1)
-    bench.guest(M1, 0)
+    bench.run_guest(M1)
+    bench.run_guest(M1, 0)
     bench.console("fail-reset 06.0004 4", "configure 6 off", "checkstop 7 on", "scan")
     bench.unbind("06.00ff")
     return bench
@@ -470,7 +470,7 @@ def test_the_journal_is_numbered_and_complete(bench: Bench) -> None:
     with refused("ENODEV"):
         bench.put(M1, "assign_adapter", 64)
     bench.console("scan")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.put(M1, "assign_domain", 4)
     bench.put(M1, "assign_adapter", 5)
     entries = [json.loads(line) for line in bench.cat("/ctl/journal").splitlines()]

@@ -43,7 +43,7 @@ def failing_reset(bench: Bench) -> None:
 
 
 def failing_reset_by_file(bench: Bench) -> None:
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.echo("1", f"/dev/vfio-ap/{M1}/reset")
 

@@ -82,10 +82,10 @@ def test_refusals_and_assignments_send_nothing() -> None:
     with refused("EEXIST"):
         bench.create(M1)
     bench.assign(M1, (5,), (4,), (4,))
-    bench.guest(M1)
+    bench.run_guest(M1)
     with refused("EBUSY"):
         bench.put(M1, "remove", 1)
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     bench.put(M1, "remove", 0)
     assert bench.uevents() == []
 

@@ -106,12 +106,12 @@ def test_queues_stay_unbound_and_are_taken_back_when_it_is_loaded() -> None:
 def test_while_a_device_is_in_use_nothing_goes() -> None:
     bench = built()
     bench.create(M2)
-    bench.guest(M1)
+    bench.run_guest(M1)
     before = bench.dump()
     with refused("EAGAIN"):
         bench.console("rmmod vfio_ap")
     assert bench.dump() == before
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     bench.console("rmmod vfio_ap")
     assert not bench.exists(MATRIX)
 

@@ -109,7 +109,7 @@ class Bench(Shell):
             for number in numbers:
                 self.put(uuid, name, number)
 
-    def guest(self, uuid: str, text: object = 1) -> None:
+    def run_guest(self, uuid: str, text: object = 1) -> None:
         """Start (1) or stop (0) a guest."""
         self.echo(text, f"/dev/vfio-ap/{uuid}/guest")
 

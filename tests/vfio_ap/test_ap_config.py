@@ -247,7 +247,7 @@ def test_a_refusal_changes_nothing(line: str, expected: str, guest: int) -> None
     bench = built()
     bench.create(M2)
     bench.assign(M2, (5, 6), (0x47,))
-    bench.guest(M1, guest)
+    bench.run_guest(M1, guest)
     bench.mark()
     before = bench.dump()
     with refused(expected):
@@ -307,7 +307,7 @@ def test_moving_queues_from_one_device_to_another() -> None:
 
 def test_only_what_was_removed_is_reset() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.write(path(), config_text((5,), (4, 0xAB), ()))
     assert [record.count for record in bench.records(QueuesReset)] == [2]

@@ -167,7 +167,7 @@ def test_without_qci_every_guest_matrix_stays_empty() -> None:
     assert bench.matrix(M1) == ["05.0004"]
     assert bench.guest_matrix(M1) == []
     assert bench.guest_control_domains(M1) == []
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.queue_status("05.0004") == "assigned\n"
 
 
@@ -357,7 +357,7 @@ def test_doing_it_again_does_nothing(name: str, text: str) -> None:
     bench = Bench()
     bench.create(M1)
     bench.assign(M1, (5,), (4,), (4,))
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     before = bench.dump()
     assert bench.put(M1, name, text) == len(text) + 1
@@ -426,8 +426,8 @@ def test_a_guest_changes_nothing_about_what_is_accepted(guest: int) -> None:
     bench = crowded()
     bench.assign(M2, (6,), (0xFF,))
     if guest:
-        bench.guest(M1)
-        bench.guest(M2)
+        bench.run_guest(M1)
+        bench.run_guest(M2)
     with refused("EADDRNOTAVAIL"):
         bench.put(M2, "assign_adapter", "7")
     bench.put(M2, "assign_adapter", "5")

@@ -126,7 +126,7 @@ class World:
 
     def renew(self) -> None:
         self.bench = Bench(HOST)
-        self.bench.guest(M1, self._guest)
+        self.bench.run_guest(M1, self._guest)
         self.dump = self.bench.dump()
 
 

@@ -111,16 +111,16 @@ def test_cards_out_of_order_pass(verb: str) -> None:
 def test_a_failed_reset_is_remembered_until_the_next(response: str, passes: bool) -> None:  # noqa: FBT001
     bench = built()
     bench.console(f"fail-reset 06.00ab {response}")
-    bench.guest(M1)
-    bench.guest(M1, 0)  # resets all queues and filters nothing
+    bench.run_guest(M1)
+    bench.run_guest(M1, 0)  # resets all queues and filters nothing
     assert bench.guest_matrix(M1) == FOUR
     code = int(response or "7")
     (reset,) = bench.records(QueuesReset)
     assert (reset.count, reset.failed) == (4, {"06.00ab": code})
     rewrite(bench)
     assert bench.guest_matrix(M1) == (FOUR if passes else FIVE)
-    bench.guest(M1)
-    bench.guest(M1, 0)  # this time it goes well
+    bench.run_guest(M1)
+    bench.run_guest(M1, 0)  # this time it goes well
     assert bench.guest_matrix(M1) == (FOUR if passes else FIVE)
     rewrite(bench)
     assert bench.guest_matrix(M1) == FOUR
@@ -130,9 +130,9 @@ def test_a_failed_reset_is_remembered_until_the_next(response: str, passes: bool
 def test_the_driver_resets_again_where_that_can_help(response: str) -> None:
     bench = built()
     bench.console(f"fail-reset 06.00ab {response}")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     (reset,) = bench.records(QueuesReset)
     assert (reset.count, reset.failed) == (4, {})
     rewrite(bench)
@@ -143,8 +143,8 @@ def test_the_driver_resets_again_where_that_can_help(response: str) -> None:
 def test_a_freshly_bound_queue_counts_as_good() -> None:
     bench = built()
     bench.console("fail-reset 06.00ab")
-    bench.guest(M1)
-    bench.guest(M1, 0)
+    bench.run_guest(M1)
+    bench.run_guest(M1, 0)
     rewrite(bench)
     assert bench.guest_matrix(M1) == FIVE
     bench.unbind("06.00ab")
@@ -166,8 +166,8 @@ def test_a_bad_reset_is_told_in_the_log_without_a_device() -> None:
 def test_clear_faults_takes_a_failing_reset_back() -> None:
     bench = built()
     bench.console("fail-reset 06.00ab", "clear-faults")
-    bench.guest(M1)
-    bench.guest(M1, 0)
+    bench.run_guest(M1)
+    bench.run_guest(M1, 0)
     rewrite(bench)
     assert bench.guest_matrix(M1) == FOUR
 
@@ -186,7 +186,7 @@ def stale() -> Bench:
     assert bench.matrix(M1) == ["05.0004", "06.0004"]
     assert bench.guest_matrix(M1) == ["05.0004"]
     assert bench.guest_control_domains(M1) == [0x47]
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     return bench
 
@@ -223,7 +223,7 @@ def test_when_files_filter(name: str, text: str, guest_matrix: list[str], contro
 def test_assigning_can_take_away() -> None:
     bench = built()
     bench.unbind("06.0047")
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.guest_matrix(M1) == FOUR
     bench.mark()
     bench.put(M1, "assign_domain", "0x47")
@@ -265,7 +265,7 @@ def test_a_rewrite_pushes_up_to_three_times(
     config: str, pushed: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 ) -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.write(f"{MATRIX}/{M1}/ap_config", config)
     assert bench.pushes() == [tuple(mask_text(numbers) for numbers in masks) for masks in pushed]
@@ -290,7 +290,7 @@ def test_what_is_taken_from_the_guest_is_reset(
     bench = built()
     bench.unbind(*unbound)
     if guest:
-        bench.guest(M1)
+        bench.run_guest(M1)
     bench.mark()
     bench.put(M1, name, text)
     total = sum(record.count for record in bench.records(QueuesReset))
@@ -303,7 +303,7 @@ def test_what_is_taken_from_the_guest_is_reset(
 def test_binding_a_queue_filters() -> None:
     bench = built()
     bench.unbind("06.00ab")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.bind("06.00ab")
     assert bench.guest_matrix(M1) == FOUR
@@ -364,7 +364,7 @@ def test_a_queue_of_nobody_is_reset_alone() -> None:
 )
 def test_masks_matter_through_binding_only(mask: str, text: str, guest_matrix: list[str]) -> None:
     bench = built(SPARE)
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.echo(text, f"/sys/bus/ap/{mask}")
     assert bench.guest_matrix(M1) == guest_matrix
@@ -388,7 +388,7 @@ def test_a_mask_that_gives_queues_to_the_driver_filters() -> None:
 
 def test_losing_an_adapter() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("unplug 6", "scan")
     assert bench.guest_matrix(M1) == FIVE
@@ -403,7 +403,7 @@ def test_losing_an_adapter() -> None:
 
 def test_losing_a_domain() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("remove-domain 0xab", "scan")
     assert bench.guest_matrix(M1) == ["05.0004", "06.0004"]
@@ -414,7 +414,7 @@ def test_losing_a_domain() -> None:
 
 def test_losing_what_is_not_assigned_pushes_nothing() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("unplug 7", "remove-domain 0xff", "remove-control-domain 0xff", "scan")
     assert bench.guest_matrix(M1) == FOUR
@@ -432,7 +432,7 @@ def test_losing_something_filters_nothing() -> None:
 def test_a_control_domain_that_the_host_loses_is_lost_by_the_guest() -> None:
     """Since Linux 7.2 (vfio_ap_mdev_hot_unplug_cfg); older releases had a wrong mask operation."""
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     before = bench.guest_control_domains(M1)
     assert before == [4, 0xAB]
     bench.mark()
@@ -451,7 +451,7 @@ def test_a_control_domain_that_the_host_loses_is_lost_by_the_guest() -> None:
 def test_gaining_an_adapter_waits_for_the_end_of_the_scan() -> None:
     bench = built()
     bench.console("unplug 6", "scan")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("plug 6 CEX8C")
     assert bench.guest_matrix(M1) == FIVE
@@ -470,7 +470,7 @@ def test_gaining_a_domain_that_is_assigned() -> None:
     bench.put(M1, "assign_domain", "9")
     bench.put(M1, "assign_domain", "0x30")
     assert bench.guest_matrix(M1) == FOUR
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("add-domain 9", "scan")
     assert bench.guest_matrix(M1) == product((5, 6), (4, 9, 0xAB))
@@ -481,7 +481,7 @@ def test_gaining_adapter_and_domain_in_one_scan() -> None:
     bench = built()
     bench.put(M1, "assign_domain", "9")
     bench.console("unplug 6", "scan")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("plug 6 CEX8C", "add-domain 9", "scan")
     assert bench.guest_matrix(M1) == product((5, 6), (4, 9, 0xAB))
@@ -491,7 +491,7 @@ def test_gaining_adapter_and_domain_in_one_scan() -> None:
 def test_losing_and_gaining_in_one_scan() -> None:
     bench = built()
     bench.put(M1, "assign_domain", "9")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("remove-domain 0xab", "add-domain 9", "unplug 6", "scan")
     assert bench.guest_matrix(M1) == product((5,), (4, 9))
@@ -501,7 +501,7 @@ def test_losing_and_gaining_in_one_scan() -> None:
 def test_gaining_a_queue_that_stays_unbound_takes_the_adapters() -> None:
     bench = built()
     bench.put(M1, "assign_domain", "9")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.echo("0", "/sys/bus/ap/drivers_autoprobe")
     bench.console("add-domain 9", "scan")
     assert bench.guest_matrix(M1) == [".0004", ".0009", ".00ab"]
@@ -513,7 +513,7 @@ def test_gaining_a_control_domain() -> None:
     bench = built()
     bench.put(M1, "assign_control_domain", "9")
     bench.put(M1, "assign_control_domain", "10")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("add-control-domain 11", "scan")
     assert bench.pushes() == []
@@ -559,7 +559,7 @@ def test_every_device_follows_the_host() -> None:
     bench = built()
     bench.create(M2)
     bench.assign(M2, (6,), (0x47,))
-    bench.guest(M1)  # M2 has none, which makes no difference
+    bench.run_guest(M1)  # M2 has none, which makes no difference
     bench.console("unplug 6", "scan")
     assert bench.guest_matrix(M1) == FIVE
     assert bench.guest_matrix(M2) == [".0047"]
@@ -578,7 +578,7 @@ def test_without_a_change_of_the_configuration_a_scan_filters_nothing() -> None:
 def test_a_card_of_another_type_is_unbound_and_bound_again() -> None:
     # No configuration change: the guest loses the adapter with its queues and gets it back when they are bound.
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.console("tapq 6 at=13", "scan")
     assert bench.guest_matrix(M1) == FOUR
@@ -591,13 +591,13 @@ def test_a_card_of_another_type_is_unbound_and_bound_again() -> None:
 
 def test_a_guest_gets_what_is_there_and_leaves_it() -> None:
     bench = stale()
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     bench.mark()
-    bench.guest(M1)
+    bench.run_guest(M1)
     adapters, domains, control = mask_text((5,)), mask_text((4,)), mask_text((0x47,))
     assert bench.pushes() == [(adapters, domains, control)]
     bench.mark()
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     zero = mask_text(())
     assert bench.pushes() == [(zero, zero, zero)]
     assert bench.resets() == [2]  # all linked queues: also 06.0004, which the guest did not have
@@ -626,7 +626,7 @@ def test_the_guest_of_the_newest_device_hears_of_changes_first() -> None:
     bench.assign(M1, (9,))
     bench.assign(M2, (10,))
     for uuid in (M1, M2):
-        bench.guest(uuid)
+        bench.run_guest(uuid)
     for change in ("plug 9 CEX8C", "plug 10 CEX8C"), ("unplug 9", "unplug 10"):
         bench.mark()
         bench.console(*change, "scan")

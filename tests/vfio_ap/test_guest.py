@@ -42,7 +42,7 @@ def test_a_change_is_given_to_the_guest_and_signalled(
     bench.put(M1, name, text)
     assert bench.story(GuestUpdate, Interrupt) == []  # nobody is there
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.put(M1, name, text)
     assert bench.story(GuestUpdate, Interrupt) == [
@@ -64,7 +64,7 @@ def test_a_change_is_given_to_the_guest_and_signalled(
 )
 def test_what_the_guest_would_not_notice_is_not_signalled(name: str, text: str) -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.put(M1, name, text)
     assert bench.story(GuestUpdate, Interrupt) == []
@@ -74,8 +74,8 @@ def test_the_other_guest_is_left_alone() -> None:
     bench = built()
     bench.create(M2)
     bench.assign(M2, (5, 6), (0x47,))
-    bench.guest(M1)
-    bench.guest(M2)
+    bench.run_guest(M1)
+    bench.run_guest(M2)
     bench.mark()
     bench.put(M2, "unassign_adapter", "6")
     assert bench.interrupts() == [(M2, "config_changed")]
@@ -88,18 +88,18 @@ def test_start_and_stop() -> None:
     bench = built()
     path = f"/dev/vfio-ap/{M1}/guest"
     assert bench.cat(path) == "0\n"
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.cat(path) == "1\n"
     assert bench.pushes() == [(mask_text((5, 6)), mask_text((4, 0xAB)), CONTROL)]
     bench.mark()
-    bench.guest(M1)  # is running already
+    bench.run_guest(M1)  # is running already
     assert bench.pushes() == []
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.cat(path) == "0\n"
     assert bench.pushes() == [NOTHING]
     assert bench.resets() == [4]
     bench.mark()
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.pushes() == []
     assert bench.resets() == []
 
@@ -107,16 +107,16 @@ def test_start_and_stop() -> None:
 def test_all_linked_queues_are_reset_at_the_end_whether_the_guest_had_them_or_not() -> None:
     bench = built()
     bench.unbind("06.00ab")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.resets() == [3]
 
 
 def test_a_device_without_anything_can_be_used() -> None:
     bench = Bench()
     bench.create(M1)
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.pushes() == [NOTHING]
     bench.assign(M1, (5,), (4,))
     assert bench.queue_status("05.0004") == "in use\n"
@@ -177,7 +177,7 @@ def test_a_second_open_has_no_further_effect() -> None:
 )
 def test_a_device_in_use_stays(path: str, text: str) -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     before = bench.dump()
     for _ in range(2):
@@ -191,7 +191,7 @@ def test_a_device_in_use_stays(path: str, text: str) -> None:
     assert all(line.startswith(f"notice vfio_ap_mdev {M1}: ") and "#0" in line for line in notices)
     with refused("EEXIST"):
         bench.create(M1)
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     bench.echo(text, path)
     assert not bench.exists(f"{MATRIX}/{M1}/matrix")
     assert bench.queue_status("05.0004") == "unassigned\n"
@@ -199,7 +199,7 @@ def test_a_device_in_use_stays(path: str, text: str) -> None:
 
 def test_a_zero_removes_nothing_and_asks_nobody() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.put(M1, "remove", "0")
     assert bench.interrupts() == []
@@ -209,16 +209,16 @@ def test_the_module_stays_as_long_as_a_device_is_in_use() -> None:
     bench = built()
     bench.create(M2)
     assert bench.cat("/sys/module/vfio_ap/refcnt") == "0\n"
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.cat("/sys/module/vfio_ap/refcnt") == "1\n"
-    bench.guest(M2)
+    bench.run_guest(M2)
     assert bench.cat("/sys/module/vfio_ap/refcnt") == "2\n"
-    bench.guest(M2, 0)
+    bench.run_guest(M2, 0)
     before = bench.dump()
     with refused("EAGAIN"):
         bench.console("rmmod vfio_ap")
     assert bench.dump() == before
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     bench.console("rmmod vfio_ap")
     assert not bench.exists(MATRIX)
 
@@ -232,7 +232,7 @@ def test_reset() -> None:
     with refused("ENODEV"):
         bench.echo(1, path)
     bench.unbind("06.00ab")
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.mark()
     bench.echo(1, path)
     assert bench.resets() == [3]  # all linked queues: 06.0004, which the guest does not have, is one
@@ -243,7 +243,7 @@ def test_reset() -> None:
 @pytest.mark.parametrize("verb", ["fail-reset 05.00ab 7", "configure 5 off", "checkstop 6 on"])
 def test_a_reset_that_does_not_end_well(verb: str) -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.console(verb)
     with refused("EIO"):
         bench.echo(1, f"/dev/vfio-ap/{M1}/reset")

@@ -103,7 +103,7 @@ def test_the_notation_of_numbers_is_that_of_sysfs(bench: Bench) -> None:
 
 @pytest.mark.parametrize("name", ["STOP", "RUNNING", "STOP_COPY", "RESUMING"])
 def test_without_a_guest_there_is_nothing_to_migrate(bench: Bench, name: str) -> None:
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     with refused("ENODEV"):
         bench.echo(name, STATE)
     assert bench.cat(STATE) == "RUNNING\n"
@@ -197,7 +197,7 @@ def test_the_size_is_told_in_any_state(bench: Bench) -> None:
     for name in ("STOP", "STOP_COPY", "RESUMING", "RUNNING"):
         state(bench, name)
         assert bench.cat(SIZE) == "72\n"
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.cat(SIZE) == "72\n"
     bench.put(M1, "unassign_adapter", "5")
     assert bench.cat(SIZE) == "40\n"
@@ -291,7 +291,7 @@ def finish(bench: Bench, end: str) -> None:
     if end in State.__members__:
         state(bench, end)
         return
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     if end == "remove":
         bench.put(M1, "remove", 1)
 
@@ -390,9 +390,9 @@ def test_a_failed_reset_does_neither(bench: Bench) -> None:
 @pytest.mark.parametrize("name", ["STOP", "STOP_COPY", "RESUMING"])
 def test_a_device_opens_as_running(bench: Bench, name: str) -> None:
     state(bench, name)
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.cat(STATE) == "RUNNING\n"
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.cat(STATE) == "RUNNING\n"
     assert not has_file(bench)
     state(bench, "STOP_COPY")

@@ -183,7 +183,7 @@ def test_refusals_of_create_are_not_logged() -> None:
 )
 def test_turning_bits_on(mask: str, text: str, apqns: list[str], guest: int) -> None:
     bench = built()
-    bench.guest(M1, guest)
+    bench.run_guest(M1, guest)
     bench.mark()
     before = bench.dump()
     if not apqns:

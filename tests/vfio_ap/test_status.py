@@ -26,9 +26,9 @@ def test_by_assignment(
     bench.create(M2, M1)
     bench.assign(M1, adapters, domains)
     assert bench.queue_status("05.0004") == without_guest
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert bench.queue_status("05.0004") == with_guest
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.queue_status("05.0004") == without_guest
     bench.put(M1, "remove", 1)
     assert bench.queue_status("05.0004") == UNASSIGNED
@@ -37,7 +37,7 @@ def test_by_assignment(
 def test_in_use_are_only_queues_that_the_guest_really_has() -> None:
     bench = built()
     bench.unbind("06.00ab")
-    bench.guest(M1)
+    bench.run_guest(M1)
     assert [bench.queue_status(apqn) for apqn in ("05.0004", "05.00ab", "06.0004")] == [IN_USE, IN_USE, ASSIGNED]
     bench.bind("06.00ab")
     assert bench.queue_status("06.0004") == IN_USE
@@ -47,7 +47,7 @@ def test_a_guest_of_another_device_does_not_matter() -> None:
     bench = built()
     bench.create(M2)
     bench.assign(M2, (5,), (0x47,))
-    bench.guest(M2)
+    bench.run_guest(M2)
     assert bench.queue_status("05.0004") == ASSIGNED
     assert bench.queue_status("05.0047") == IN_USE
 
@@ -76,7 +76,7 @@ def test_it_is_there_only_while_vfio_ap_has_the_queue() -> None:
 
 def test_it_follows_the_matrix() -> None:
     bench = built()
-    bench.guest(M1)
+    bench.run_guest(M1)
     bench.put(M1, "unassign_domain", 4)
     assert bench.queue_status("05.0004") == UNASSIGNED
     bench.write(f"{MATRIX}/{M1}/ap_config", "0x04,0x08,0x0")

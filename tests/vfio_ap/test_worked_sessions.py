@@ -98,7 +98,7 @@ def test_filtering() -> None:
 def test_with_a_guest() -> None:
     bench = built()
     before = bench.dump(MATRIX)
-    bench.guest(M1)
+    bench.run_guest(M1)
     for apqn in FOUR:
         assert bench.queue_status(apqn) == "in use\n"
     assert bench.dump(MATRIX) == before
@@ -123,7 +123,7 @@ def test_with_a_guest() -> None:
         bench.put(M1, "remove", "1")
     assert (M1, "request") in bench.interrupts()
     assert bench.guest_matrix(M1) == product((5,), (4, 0x47, 0xAB))
-    bench.guest(M1, 0)
+    bench.run_guest(M1, 0)
     assert bench.put(M1, "remove", "1") == 2
     assert not bench.exists(f"{MATRIX}/{M1}")
 

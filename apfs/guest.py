@@ -1,0 +1,37 @@
+"""A guest: a system whose hardware is what a mediated device of another system passes to it."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, NoReturn
+
+from apfs import layout
+from apfs.errors import KernelError
+from apfs.system import System
+from apfs.vfio_ap.guest_machine import GuestMachine
+
+if TYPE_CHECKING:
+    from apfs.vfio_ap.ops import MatrixMdev
+
+
+class Guest(System):
+    """The Linux that runs on a VM. Its own guests, if it passes queues on, are made as those of its host are."""
+
+    def __init__(self, host: System, mdev: MatrixMdev) -> None:
+        """Boot it, as silently as a host: zcrypt is loaded and the bus has scanned; vfio_ap is not loaded."""
+        machine = GuestMachine(host.machine, mdev)
+        super().__init__(machine, mdev.mdev.uuid, host.revision, Guest)
+        self.clock = host.clock
+        layout.build(self)
+        machine.reprogrammed()
+        self.boot()
+        self.journal.muted = False
+
+    def end(self) -> None:
+        """End, as a VM ends: its own guests first. It has nothing any more."""
+        super().end()
+        self.machine.reprogrammed()
+
+    def _hardware(self) -> NoReturn:
+        """Refuse with EOPNOTSUPP: nobody can plug cards into a guest."""
+        raise KernelError(errno.EOPNOTSUPP, f"guest {self.name} has what its host gives it: change that on the host")
