@@ -42,9 +42,23 @@ if TYPE_CHECKING:
     from apfs.mdev.core import Mdev
     from apfs.sysfs.directory import Directory
     from apfs.sysfs.entries import Entry
+    from apfs.sysfs.members import Registry
     from apfs.system import System
 
 _T = TypeVar("_T")
+
+
+class _Roots:
+    """The roots of guests' trees, keyed as the guests are."""
+
+    def __init__(self, guests: Registry[System]) -> None:
+        self._guests = guests
+        self.name, self.find = guests.name, guests.find
+        self.parent, self.keys, self.count = guests.parent, guests.keys, guests.count
+
+    def subject(self, key: int) -> Directory | None:
+        guest = self._guests.subject(key)
+        return None if guest is None else guest.tree.root
 
 
 def _group(mdev: Mdev) -> vfio.VfioGroup | None:
@@ -95,6 +109,7 @@ def build(system: System) -> None:
     ctl = root.fixed("ctl", files.CTL_ENTRIES, always=system)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", system.handed, handed)
+    root.fixed("guests").trees("0", _Roots(system.guests))
 
 
 def _link(name: str, target: str, exists: Callable[[], object] = lambda: True) -> Link:

@@ -13,7 +13,7 @@ from apfs.ap.hardware import CardHardware, Machine, default_serial
 from apfs.ap.qinfo import hwinfo_of, with_fields
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
-from apfs.journal.log import Journal
+from apfs.journal.log import GuestJournal, Journal
 from apfs.kernel.device import MiscDevice, SysClass
 from apfs.kernel.module import Module
 from apfs.mdev.core import MdevBus
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from apfs.ap.names import Apqn
+    from apfs.sysfs.nodes import Nodes
     from apfs.vfio.handed import HandedFile
     from apfs.vfio_ap.ops import MatrixMdev
 
@@ -37,27 +38,33 @@ class System:
     """The parts of a host. Methods raise `KernelError` and then have changed nothing."""
 
     def __init__(
-        self, machine: Machine, name: str, revision: str, start_guest: Callable[[System, MatrixMdev], System]
+        self,
+        machine: Machine,
+        name: str,
+        revision: str,
+        start_guest: Callable[[System, MatrixMdev], System],
+        nodes: Nodes[Tree] | None = None,
     ) -> None:
         """Wire the parts: nothing is loaded, scanned or shown yet.
 
         `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` shows
-        them. `start_guest` boots the guest of this system that has opened a mediated device.
+        them. `start_guest` boots the guest of this system that has opened a mediated device. A
+        guest shares `nodes` with its host.
         """
         self._start_guest = start_guest
         self.name = name
         self.revision = revision
         self.machine = machine
-        self.journal = journal = Journal()
+        self.journal = journal = Journal() if nodes is None else GuestJournal(nodes.stir)
         self.clock: Literal["real", "manual"] = "manual"
         """Who lets time pass: a shell by `real` time, or only callers of `tick`."""
-        self.tree = Tree(journal)
+        self.tree = Tree(journal, nodes)
         self.ap_bus = ApBus(self.tree, machine)
         self.mdev_bus = MdevBus(self.tree)
         self.vfio = VfioCore(journal)
-        self.handed: Registry[HandedFile] = Registry()
+        self.handed: Registry[HandedFile] = Registry(self.tree.nodes.changes)
         """Files that ioctls made, until they are closed."""
-        self.guests: Registry[System] = Registry()
+        self.guests: Registry[System] = Registry(self.tree.nodes.changes)
         """Guests by the UUID of their mediated device, from the opening of that to its close."""
         self.ended = False
         self.vfio_ap: VfioAp | None = None
@@ -93,6 +100,7 @@ class System:
         for guest in self.guests:
             self.guests.discard(guest.name)
             guest.end()
+        self.tree.close()
 
     # -- guests ------------------------------------------------------------------------------------
 
@@ -127,7 +135,9 @@ class System:
         elif guest is not None:
             guest.machine.reprogrammed()
         elif not self.ended:
-            self.guests.add(mdev.mdev.uuid, self._start_guest(self, mdev))
+            guest = self._start_guest(self, mdev)
+            self.guests.add(guest.name, guest)
+            guest.tree.place = self.tree.resolve(f"/guests/{guest.name}")
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -152,6 +162,10 @@ class System:
     def scan(self) -> None:
         """Make the bus scan now."""
         self.ap_bus.scan()
+
+    def timers(self) -> tuple[object, ...]:
+        """Return what restarts a timer of scans when it changes: periods and numbers of scans."""
+        return (self.ap_bus.config_time, self.ap_bus.scans, *(guest.timers() for guest in self.guests))
 
     # -- hardware: seen by the bus at its next scan ------------------------------------------------
 

@@ -75,7 +75,7 @@ def _answered(
             self.host.journal.add(Crash(handler.__name__, traceback.format_exc()))
             raise FUSEError(errno.EIO) from None
         finally:
-            if self._journal.last != self._heard or self._handed.changes != self._handed_over or self.pollers:
+            if self._journal.last != self._heard or self._changes.count != self._changed or self.pollers:
                 self.happened()
 
     return answer
@@ -99,7 +99,7 @@ class Operations(pyfuse3.Operations):
         self._stored = stored
         self._tree = host.tree
         self._journal = host.journal
-        self._handed = host.handed
+        self._changes = host.tree.nodes.changes
         self._root = host.tree.root.id(0)
         self._files: dict[int, OpenFile] = {}
         self._handles = map(FileHandleT, itertools.count(1))
@@ -121,8 +121,8 @@ class Operations(pyfuse3.Operations):
         """
         self._heard = self._journal.last
         """The last record that `happened` has seen."""
-        self._uevents = self._handed_over = 0
-        """Numbers of uevents and of changes of `/ctl/fds` at that time. One of them grows whenever a name changes."""
+        self._uevents = self._changed = 0
+        """Numbers of uevents and of other changes at that time. One of them grows whenever a name changes."""
         self._uid, self._gid = os.getuid(), os.getgid()
         self._born = time.time_ns()
 
@@ -299,8 +299,8 @@ class Operations(pyfuse3.Operations):
     def happened(self) -> None:
         """Tell the kernel about changed names, and wake the pollers of files that have something to read now."""
         self._heard = self._journal.last
-        if self._uevents != self._journal.uevents_sent or self._handed_over != self._handed.changes:
-            self._uevents, self._handed_over = self._journal.uevents_sent, self._handed.changes
+        if self._uevents != self._journal.uevents_sent or self._changed != self._changes.count:
+            self._uevents, self._changed = self._journal.uevents_sent, self._changes.count
             self.cache.changed()
         if self.pollers:
             for fh in [fh for fh in self.pollers if self._files[fh].poll()]:

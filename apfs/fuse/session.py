@@ -50,14 +50,14 @@ class ScanTimer:
         if self._state() != self._armed:
             self._sleep.cancel()
 
-    def _state(self) -> tuple[int, int]:
-        return self._host.ap_bus.config_time, self._host.ap_bus.scans
+    def _state(self) -> tuple[object, ...]:
+        return self._host.timers()
 
     async def run(self) -> None:
         """Sleep and scan for ever."""
         while True:
             self._armed = self._state()
-            due = self._host.ap_bus.until_scan
+            due = self._host.until_scan
             with trio.CancelScope() as self._sleep:
                 await trio.sleep(due)
                 self._host.tick(due)

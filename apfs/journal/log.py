@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from apfs.journal.records import LogLine, Record, Uevent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from apfs.journal.records import Level
 
@@ -73,3 +73,18 @@ class Journal:
     def _index(self, sequence: int) -> int:
         """Return the index of the record after that of a sequence number."""
         return sequence - self.last + len(self._records)
+
+
+class GuestJournal(Journal):
+    """The journal of a guest: whoever serves its host has to hear that something happened."""
+
+    def __init__(self, stir: Callable[[], None]) -> None:
+        """Call `stir` with every record."""
+        super().__init__()
+        self._stir = stir
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        super().add(record)
+        if not self.muted:
+            self._stir()

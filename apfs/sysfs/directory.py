@@ -21,7 +21,7 @@ from apfs.sysfs.entries import (
     dir_entry,
     file_stat,
 )
-from apfs.sysfs.kind import ENTRY_BITS, KEY_BITS, Kind, Population
+from apfs.sysfs.kind import ENTRY_BITS, KEY_BITS, Kinds, Population
 from apfs.sysfs.members import FixedName, Members, Names, Selection, existing
 from apfs.sysfs.populations import FileSet, LinkSet
 
@@ -66,7 +66,7 @@ class Directory(Population):
 
     def __init__(
         self,
-        kinds: list[Kind],
+        kinds: Kinds,
         parent: Directory | None,
         members: Members,
         entries: Sequence[Entry],
@@ -143,6 +143,12 @@ class Directory(Population):
     def files(self, first: str, members: Members, file: Special) -> FileSet:
         """Declare a population of files."""
         return self._populate(first, FileSet(self._kinds, self, members, file))
+
+    def trees(self, first: str, members: Members) -> Graft:
+        """Declare a population of directories that show trees: the subject of each is the root of one."""
+        child = self._populate(first, Graft(self._kinds, self, members, ()))
+        self._add_below(child)
+        return child
 
     def _populate(self, first: str, child: _P) -> _P:
         self._populations.append(child)
@@ -259,3 +265,23 @@ class Directory(Population):
 
 def _lasts(entry: Entry) -> bool:
     return isinstance(entry, Special) or (isinstance(entry, Attribute) and entry.visible is None)
+
+
+class Graft(Directory):
+    """Directories of one tree in which the entries of the roots of others are."""
+
+    def _root(self, key: int) -> Directory | None:
+        root = self.members.subject(key)
+        return root if isinstance(root, Directory) else None
+
+    def stat(self, key: int, entry: int) -> Stat | None:
+        root = self._root(key)
+        return None if root is None else root.stat(0, entry)
+
+    def lookup(self, key: int, name: str) -> int | None:
+        root = self._root(key)
+        return None if root is None else root.lookup(0, name)
+
+    def readdir(self, key: int, position: int) -> Iterator[DirEntry] | None:
+        root = self._root(key)
+        return None if root is None else root.readdir(0, position)

@@ -112,6 +112,14 @@ description: Callable[[tuple[Stat, tuple[int | None, int | None], bool, bool]], 
 )
 
 
+class Iattr(NamedTuple):
+    """What chmod and chown changed."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
 class Access(NamedTuple):
     """How a file is opened; `mode` has its permissions if chmod changed them, else None."""
 

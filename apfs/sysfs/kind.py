@@ -8,7 +8,7 @@ A node is (kind, key, entry), packed into one integer; `apfs.sysfs` explains wha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,13 +23,19 @@ KEY_MASK = (1 << KEY_BITS) - 1
 ENTRY_MASK = (1 << ENTRY_BITS) - 1
 
 
+class Kinds(Protocol):
+    """Where the kinds of a tree are found by their numbers."""
+
+    def register(self, kind: Kind) -> int:
+        """Enter a kind and return its number."""
+
+
 class Kind(ABC):
     """A kind of node: what all its nodes have in common, and a number that is part of their identities."""
 
-    def __init__(self, kinds: list[Kind]) -> None:
-        """Join the kinds of a tree, which are numbered from 1."""
-        kinds.append(self)
-        self._base = len(kinds) << KIND_SHIFT
+    def __init__(self, kinds: Kinds) -> None:
+        """Join the kinds of a tree."""
+        self._base = kinds.register(self) << KIND_SHIFT
 
     def id(self, key: int, entry: int = 0) -> int:
         """Return the identity of a node."""

@@ -47,19 +47,28 @@ class Selection(Protocol):
 _T = TypeVar("_T")
 
 
+class Changes:
+    """How often names may have changed that no uevent of the host tells of."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Registry(Generic[_T]):
     """Objects that come and go at run time, by name and by a serial number that is never used twice.
 
     It is the `Members` of the one directory that contains them, and the `Selection` of links to all of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes | None = None) -> None:
+        """Be empty; `changes` counts how often an object comes or goes."""
+        self._changes = changes or Changes()
         self._objects: dict[int, _T] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, int] = {}
         self._serial = 0
-        self.changes = 0
-        """How often an object came or went."""
 
     def add(self, name: str, item: _T) -> int:
         """Add an object under a name that is free, and return its key."""
@@ -67,7 +76,7 @@ class Registry(Generic[_T]):
         self._objects[self._serial] = item
         self._names[self._serial] = name
         self._keys[name] = self._serial
-        self.changes += 1
+        self._changes.count += 1
         return self._serial
 
     def unique(self, stem: str) -> str:
@@ -78,7 +87,7 @@ class Registry(Generic[_T]):
         """Remove an object."""
         key = self._keys.pop(name)
         del self._objects[key], self._names[key]
-        self.changes += 1
+        self._changes.count += 1
 
     def get(self, name: str) -> _T | None:
         """Return the object of that name."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
 from apfs.sysfs.entries import LINK_STAT, Access, Special, Stat, file_stat
-from apfs.sysfs.kind import Kind, Population
+from apfs.sysfs.kind import Kind, Kinds, Population
 from apfs.sysfs.members import Members, Names, Selection, existing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LinkSet(Population):
     type = stat.S_IFLNK
 
     def __init__(
-        self, kinds: list[Kind], parent: Kind, target: Kind, selection: Selection, names: Names, *, keyed: bool
+        self, kinds: Kinds, parent: Kind, target: Kind, selection: Selection, names: Names, *, keyed: bool
     ) -> None:
         super().__init__(kinds)
         self._parent = parent
@@ -70,7 +70,7 @@ class FileSet(Population):
 
     type = stat.S_IFREG
 
-    def __init__(self, kinds: list[Kind], parent: Kind, members: Members, file: Special) -> None:
+    def __init__(self, kinds: Kinds, parent: Kind, members: Members, file: Special) -> None:
         super().__init__(kinds)
         self._parent = parent
         self._members = members

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import stat
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
 from apfs.sysfs.attribute_file import AttributeFile, Opening
 from apfs.sysfs.directory import Directory
-from apfs.sysfs.entries import AttributeOf, Description, description
+from apfs.sysfs.entries import AttributeOf, Description, Iattr, description
 from apfs.sysfs.faults import Faults
 from apfs.sysfs.kind import ENTRY_BITS, ENTRY_MASK, KEY_MASK, KIND_SHIFT
 from apfs.sysfs.members import FixedName
+from apfs.sysfs.nodes import Nodes, TreeKinds
 from apfs.sysfs.openfile import SpecialFile, record_refusal
 
 if TYPE_CHECKING:
@@ -30,25 +31,37 @@ _OPENINGS = 1024
 
 
 class Tree:
-    """All nodes of one host, and the requests of a file system.
+    """All nodes of one host or guest, and the requests of a file system.
 
-    Requests raise `KernelError`: ENOENT for nodes that do not exist (any more), and what each method names.
+    It answers requests for nodes of other trees with the same `nodes`, too. Requests raise `KernelError`: ENOENT for
+    nodes that do not exist (any more), and what each method names.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, nodes: Nodes[Tree] | None = None) -> None:
         self.journal = journal
-        self._kinds: list[Kind] = []
-        self._opened: set[AttributeFile] = set()
-        self._openings: dict[tuple[int, Access], Opening] = {}
+        self.nodes = nodes or Nodes()
+        self._number = self.nodes.admit(self)
+        self._own_kinds = TreeKinds(self.nodes.kinds, self._number)
+        self._kinds = self.nodes.kinds
+        self._opened = self.nodes.opened
+        self._openings = self.nodes.openings
         """What can be opened, by node and access, as found out since the last uevent."""
         self._openings_at = 0
         """How many uevents there were then."""
-        self._iattrs: dict[int, _Iattr] = {}
+        self._iattrs = self.nodes.iattrs
         self.faults = Faults()
-        self.root = Directory(self._kinds, None, FixedName("", lambda _key: self), (), lasting=True)
+        self.root = Directory(self._own_kinds, None, FixedName("", lambda _key: self), (), lasting=nodes is None)
+        self.place: int | None = None
+        """The directory of another tree in which the root's entries are shown."""
+
+    def close(self) -> None:
+        """End: there are no such nodes any more, and nothing works that is open."""
+        self._own_kinds.forget()
+        self.nodes.dismiss(self._number)
+        self.deactivate()
 
     def _unpack(self, node: int) -> tuple[Kind, int, int]:
-        return self._kinds[(node >> KIND_SHIFT) - 1], node >> ENTRY_BITS & KEY_MASK, node & ENTRY_MASK
+        return self._kinds[node >> KIND_SHIFT], node >> ENTRY_BITS & KEY_MASK, node & ENTRY_MASK
 
     def path(self, node: int) -> str:
         """Return the absolute path of a node, whether or not it exists at present."""
@@ -65,15 +78,19 @@ class Tree:
     def parent(self, directory: int) -> int:
         """Return the directory that contains a directory; the root contains itself."""
         kind, key, _ = self._unpack(directory)
-        if isinstance(kind, Directory) and kind.parent is not None:
-            return kind.parent.id(kind.members.parent(key))
-        return directory
+        if not isinstance(kind, Directory) or kind.parent is None:
+            return directory
+        parent = kind.parent.id(kind.members.parent(key))
+        if kind.parent.parent is None:
+            place = self.nodes.tree_of(directory, self).place
+            return parent if place is None else place
+        return parent
 
     def lookup(self, directory: int, name: str) -> int:
         """Return the node of an entry; ENOTDIR in what is not a directory."""
         kind, key, entry = self._unpack(directory)
         if not isinstance(kind, Directory) or entry:
-            raise KernelError(errno.ENOTDIR, f"{self.path(directory)} is not a directory")
+            raise self._no_directory(directory)
         node = kind.lookup(key, name)
         if node is None:
             raise KernelError(errno.ENOENT, f"no {name!r} in {self.path(directory)}")
@@ -101,7 +118,7 @@ class Tree:
         return description((found, _NOBODY, kind.permanent(entry), kind.varies(entry)))
 
     def _permitted(self, node: int, found: Stat) -> Stat:
-        mode = self._iattrs.get(node, _Iattr()).mode
+        mode = self._iattrs.get(node, Iattr()).mode
         return found if mode is None else found._replace(mode=stat.S_IFMT(found.mode) | mode)
 
     def readlink(self, node: int) -> str:
@@ -119,7 +136,7 @@ class Tree:
         """
         kind, key, entry = self._unpack(directory)
         if not isinstance(kind, Directory) or entry:
-            raise KernelError(errno.ENOTDIR, f"{self.path(directory)} is not a directory")
+            raise self._no_directory(directory)
         entries = kind.readdir(key, position)
         if entries is None:
             raise KernelError(errno.ENOENT, f"{self.path(directory)} is gone")
@@ -140,11 +157,16 @@ class Tree:
             self._forget_openings()
         opening = self._openings.get((node, access))
         if opening is None:
-            found = self._find(node, access)
-            if not isinstance(found, AttributeOf):
+            found = self.nodes.tree_of(node, self).opening(node, access)
+            if not isinstance(found, Opening):
                 return found
-            opening = self._remember(node, access, found)
+            opening = found
         return AttributeFile(opening)
+
+    def opening(self, node: int, access: Access) -> Opening | SpecialFile:
+        """Find out, for any tree with the same nodes, whether a node of this one can be opened, as `open` does."""
+        found = self._find(node, access)
+        return self._remember(node, access, found) if isinstance(found, AttributeOf) else found
 
     def _find(self, node: int, access: Access) -> SpecialFile | AttributeOf:
         if node in self._iattrs:
@@ -186,6 +208,10 @@ class Tree:
         for node in [node for node in self._iattrs if not self._exists(node)]:
             del self._iattrs[node]
 
+    def _no_directory(self, node: int) -> KernelError:
+        self.stat(node)
+        return KernelError(errno.ENOTDIR, f"{self.path(node)} is not a directory")
+
     def _exists(self, node: int) -> bool:
         kind, key, entry = self._unpack(node)
         return kind.stat(key, entry) is not None
@@ -194,7 +220,7 @@ class Tree:
         """Make sure that a directory can be opened: ENOENT if it is gone, ENOTDIR if the node is something else."""
         kind, key, entry = self._unpack(node)
         if not isinstance(kind, Directory) or entry:
-            raise KernelError(errno.ENOTDIR, f"{self.path(node)} is not a directory")
+            raise self._no_directory(node)
         if kind.members.subject(key) is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
 
@@ -202,8 +228,8 @@ class Tree:
         """Change permissions or ownership, which sysfs keeps until the node goes away (kernfs_iop_setattr)."""
         self.stat(node)
         self._openings.clear()
-        old = self._iattrs.get(node, _Iattr())
-        self._iattrs[node] = _Iattr(
+        old = self._iattrs.get(node, Iattr())
+        self._iattrs[node] = Iattr(
             old.mode if mode is None else mode & 0o7777,
             old.uid if uid is None else uid,
             old.gid if gid is None else gid,
@@ -213,14 +239,6 @@ class Tree:
     def owned(self) -> bool:
         """Whether permissions or ownership of any node were changed."""
         return bool(self._iattrs)
-
-
-class _Iattr(NamedTuple):
-    """What chmod and chown changed."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
 
 
 _NOBODY = (None, None)

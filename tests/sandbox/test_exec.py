@@ -70,7 +70,7 @@ def test_emulated_entries_are_at_their_real_paths() -> None:
         "9/9 (complete)", "CEX8C",
         "/sys/bus/ap/drivers/cex4queue", "/sys/devices/virtual/vfio/0",
         "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough",
-        "/dev/apfs:", "ctl", "dev", "sys", "",
+        "/dev/apfs:", "ctl", "dev", "guests", "sys", "",
         "/dev/vfio:", "0", "devices", "vfio", "",
         "/dev/vfio-ap:", "669d9b23-fe1b-4ecb-be08-a2fabca99b71",
         "0 /dev/apfs", "",
