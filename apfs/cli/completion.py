@@ -75,11 +75,19 @@ def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 def mdevs(parameter: str) -> Completer:
     """Return a completer that offers the mediated devices of the mount that another parameter names."""
+    return _listed(parameter, "dev/vfio-ap")
 
+
+def guests(parameter: str) -> Completer:
+    """Return a completer that offers the running guests of the mount that another parameter names."""
+    return _listed(parameter, "guests")
+
+
+def _listed(parameter: str, directory: str) -> Completer:
     def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         names: list[str] = []
         with contextlib.suppress(OSError):
-            names = os.listdir(Path(ctx.params.get(parameter) or "", "dev/vfio-ap"))  # noqa: PTH208 -- names are wanted
+            names = os.listdir(Path(ctx.params.get(parameter) or "", directory))  # noqa: PTH208 -- names are wanted
         return _matching(((name, None) for name in names), incomplete.lower())
 
     return complete

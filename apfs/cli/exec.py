@@ -57,6 +57,15 @@ class _Exec(click.Command):
     shell_complete=completion.mounted,
 )
 @click.option(
+    "--guest",
+    "-g",
+    "uuids",
+    multiple=True,
+    metavar="UUID",
+    help="Run COMMAND on the guest of this mediated device, not on the host. Repeatable: on a guest of that guest.",
+    shell_complete=completion.guests("mounted"),
+)
+@click.option(
     "--net",
     type=click.Choice(["private", "host"]),
     default="private",
@@ -73,6 +82,7 @@ class _Exec(click.Command):
 def command(
     scenario: str | None,
     mounted: Path | None,
+    uuids: tuple[str, ...],
     net: str,
     *,
     keep_id: bool,
@@ -84,7 +94,9 @@ def command(
     """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and else the real machine.
 
     The command needs no flag and no change. With --mount several commands share one host; otherwise one is started
-    for the command and ends with it.
+    for the command and ends with it. With --guest the command sees what the Linux on a VM sees that has queues of the
+    host: an AP bus with the guest matrix of the mediated device. The guest must run. Inside `apfs exec` its host is the
+    one there, unless --mount or --scenario names another.
 
     \b
     INSIDE
@@ -102,6 +114,7 @@ def command(
     EXAMPLE
         apfs exec -- mdevctl types
         apfs exec --mount /tmp/z -- bash
+        apfs exec --mount /tmp/z --guest UUID -- lszcrypt -V
 
     \b
     EXIT STATUS
@@ -121,9 +134,11 @@ def command(
     if die_with_parent:
         # All that belongs to the sandbox ends with this process, however that ends.
         linux.die_with_parent()
+    if uuids and not scenario and not mounted and table.is_apfs(compose.HOST):
+        mounted = Path(compose.HOST)
     sandbox = compose.Sandbox(net == "private", keep_id, list(pairs), list(tmpfs))
     try:
-        status = run.run(list(words), sandbox, mount=mounted, scenario=scenario or "default")
+        status = run.run(list(words), sandbox, mount=mounted, scenario=scenario or "default", guest_of=uuids)
     except (run.SandboxError, table.MountsError) as error:
         fail(str(error), run.FAILED)
     raise SystemExit(status)

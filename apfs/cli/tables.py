@@ -70,6 +70,7 @@ def _tables(document: dict[str, Any]) -> Iterator[tuple[str, Table]]:
     yield "exceptions", _table(("card", "what", "domains"), _exceptions(document))
     yield "mediated devices", _table(("uuid", "group", "device", "opened by", "migration"), _mdevs(document))
     yield "matrices of mediated devices", _table(_MATRIX_COLUMNS, _matrices(mdevs))
+    yield "guests", _table(("uuid", "cards", "queues", "bindings", "modules", "guests"), _guests(document["guests"]))
     faults = ((path, fault["errno"], str(fault["accesses"])) for path, fault in document["faults"].items())
     yield "injected faults", _table(("attribute", "error", "accesses"), faults)
 
@@ -168,6 +169,15 @@ def _mdevs(document: dict[str, Any]) -> Iterator[Row]:
         yield uuid, str(mdev["group"]), mdev["device"], mdev["opener"] or "-", mdev["migration_state"]
     for uuid in document["unbound_mdevs"]:
         yield uuid, "-", "-", "-", "unbound"
+
+
+def _guests(guests: dict[str, Any]) -> Iterator[Row]:
+    for uuid, guest in guests.items():
+        bindings = guest["bindings"]
+        complete = "complete" if bindings["complete"] else f"{bindings['bound']} bound"
+        mode = ", secure execution" if guest["secure_execution"] else ""
+        cards, modules = _numbers(guest["cards"], _ADAPTER), " ".join(guest["modules"])
+        yield uuid, cards, str(bindings["queues"]), complete + mode, modules, " ".join(guest["guests"]) or "-"
 
 
 def _matrices(mdevs: dict[str, Any]) -> Iterator[Row]:

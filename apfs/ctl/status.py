@@ -72,8 +72,19 @@ def _mdev(mdev: MatrixMdev) -> dict[str, object]:
     }
 
 
+def _guest(guest: System) -> dict[str, object]:
+    bound, queues, complete = guest.ap_bus.bindings()
+    return {
+        "secure_execution": guest.machine.secure_execution,
+        "cards": list(guest.ap_bus.cards),
+        "bindings": {"bound": bound, "queues": queues, "complete": complete},
+        "modules": [module.name for module in guest.modules.values() if module.loaded],
+        "guests": [inner.name for inner in guest.guests],
+    }
+
+
 def status(system: System) -> str:
-    """Return the state of the host as one JSON object: masks, cards, queues, mediated devices, faults, modules."""
+    """Return the state of the host as one JSON object: masks, cards, queues, mediated devices, guests and so on."""
     bus = system.ap_bus
     supported = system.machine.configuration.supported
     bound, queues, complete = bus.bindings()
@@ -108,6 +119,7 @@ def status(system: System) -> str:
             for path, (number, accesses) in system.tree.faults.items()
         },
         "mdevs": {uuid: _mdev(mdev) for uuid, mdev in mdevs.items()},
+        "guests": {guest.name: _guest(guest) for guest in system.guests},
         "unbound_mdevs": [uuid for uuid in devices if uuid not in mdevs],
         "modules": {module.name: {"refcnt": module.refcount} for module in system.modules.values() if module.loaded},
     }

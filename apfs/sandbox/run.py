@@ -13,10 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from apfs.mounts import environment, server, table
+from apfs.mounts import environment, guests, server, table
 from apfs.sandbox import compose, linux, supervisor, uevents
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from apfs.sandbox.compose import Sandbox
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -47,9 +49,12 @@ def _resolve(command: str) -> None:
         raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
 
 
-def run(command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: str) -> int:
+def run(
+    command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: str, guest_of: Sequence[str] = ()
+) -> int:
     """Run a command in a sandbox on a mount, or else on a host of its own, and return its exit status.
 
+    With the UUID of a mediated device, it runs on the guest that has the device; with more, on a guest of that one.
     `SandboxError`, and `MountsError` if there is no host. `SystemExit` if the command cannot be run at all.
     """
     if shutil.which("bwrap") is None:
@@ -57,7 +62,7 @@ def run(command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: s
     _resolve(command[0])
     if mount is not None:
         table.check_answers(str(mount))
-        return _run_on(Path(table.absolute(str(mount))), command, sandbox)
+        return _run_on(_place(Path(table.absolute(str(mount))), guest_of), command, sandbox)
     server.check_fuse()
     private = tempfile.mkdtemp(prefix="apfs-exec-")
     # When this process ends, however that happens, the pipe is closed, and the server unmounts and ends too.
@@ -65,7 +70,7 @@ def run(command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: s
     started = None
     try:
         started = server.start_server(private, ["--scenario", scenario], lifeline=reader)
-        return _run_on(Path(private), command, sandbox)
+        return _run_on(_place(Path(private), guest_of), command, sandbox)
     finally:
         os.close(reader)
         os.close(writer)
@@ -73,6 +78,12 @@ def run(command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: s
             Path(private).rmdir()
         else:
             started.wait()
+
+
+def _place(mount: Path, guest_of: Sequence[str]) -> Path:
+    for uuid in guest_of:
+        mount = guests.place(mount, uuid)
+    return mount
 
 
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:

@@ -9,21 +9,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from apfs.testing.files import Files, Shell
+    from apfs.testing.files import Files, Shell, SystemShell
     from apfs.testing.libvirt import Libvirt, LibvirtError, LibvirtPair, Network
-    from apfs.testing.mounted import MountedHost, Pair
+    from apfs.testing.mounted import MountedGuest, MountedHost, Pair
 
 _HOMES = {
     "Files": "apfs.testing.files",
     "Libvirt": "apfs.testing.libvirt",
     "LibvirtError": "apfs.testing.libvirt",
     "LibvirtPair": "apfs.testing.libvirt",
+    "MountedGuest": "apfs.testing.mounted",
     "MountedHost": "apfs.testing.mounted",
     "Network": "apfs.testing.libvirt",
     "Pair": "apfs.testing.mounted",
     "Shell": "apfs.testing.files",
+    "SystemShell": "apfs.testing.files",
 }
-__all__ = ["Files", "Libvirt", "LibvirtError", "LibvirtPair", "MountedHost", "Network", "Pair", "Shell"]
+__all__ = [
+    "Files",
+    "Libvirt",
+    "LibvirtError",
+    "LibvirtPair",
+    "MountedGuest",
+    "MountedHost",
+    "Network",
+    "Pair",
+    "Shell",
+    "SystemShell",
+]
 
 
 def __getattr__(name: str) -> object:

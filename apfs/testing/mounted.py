@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from apfs.mounts import migration, server, table
+from apfs.mounts import guests, migration, server, table
 from apfs.testing.files import Files
 
 if TYPE_CHECKING:
@@ -29,78 +29,18 @@ COMMAND_SECONDS = 60
 """How long a command may take unless `timeout` says otherwise."""
 
 
-class MountedHost(Files):
-    """A host that is mounted on a new directory. What it refuses is an `OSError`, as with any file."""
+class MountedFiles(Files):
+    """A mounted host or a guest of one. What it refuses is an `OSError`, as with any file."""
 
-    def __init__(
-        self,
-        scenario: str | os.PathLike[str] = "default",
-        *,
-        clock: Clock = "manual",
-        allow_other: bool | None = None,
-    ) -> None:
-        """Mount a scenario: a name of the gallery, a file, or, if there is a newline in it, the TOML text itself.
+    def __init__(self, path: Path, selection: Sequence[str]) -> None:
+        self.path = path
+        """Where it is: `path / "sys/bus/ap"`."""
+        self.selection = selection
+        """Options of `apfs exec` that name it."""
 
-        With a `manual` clock the AP bus scans when it is told to; with a `real` one also every `config_time` seconds.
-        `allow_other` lets other users in; None does so for root only.
-        `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
-        """
-        place = tempfile.mkdtemp(prefix="apfs-")
-        # The server ends when the writing end is closed, which the kernel does for a process that dies.
-        reader, self._lifeline = os.pipe()
-        try:
-            with _as_argument(scenario) as argument:
-                options = ["--scenario", argument, "--clock", clock]
-                if allow_other is not None:
-                    options.append("--allow-other" if allow_other else "--no-allow-other")
-                self._server = server.start_server(place, options, lifeline=reader)
-        except BaseException:
-            os.close(self._lifeline)
-            # If the server has come as far as mounting, it removes the directory itself.
-            with contextlib.suppress(OSError):
-                Path(place).rmdir()
-            raise
-        finally:
-            os.close(reader)
-        self.path = Path(place)
-        """The mount: `path / "sys/bus/ap"`."""
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        return self._server.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server still runs."""
-        return self._server.poll() is None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unmount and remove the directory, also if files are open or the server was killed. Twice is no error."""
-        if self._lifeline < 0:
-            return
-        # Not by the lifeline alone: a process forked from this one may hold it too.
-        self._server.terminate()
-        try:
-            # Returns when the mount helper is gone too, which clears the mount of a server that was killed.
-            self._server.communicate(timeout=_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.communicate()
-        os.close(self._lifeline)
-        self._lifeline = -1
-        if table.is_apfs(str(self.path)):
-            table.unmount(str(self.path), lazy=True)
-        with contextlib.suppress(FileNotFoundError):  # the server's work, if it came to it
-            self.path.rmdir()
+    def guest(self, uuid: str) -> MountedGuest:
+        """Return the running guest of a mediated device. `mounts.MountsError` if none runs."""
+        return MountedGuest(self, uuid)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -149,13 +89,13 @@ class MountedHost(Files):
         cwd: str | os.PathLike[str] | None = None,
         timeout: float | None = COMMAND_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command that sees this host at `/sys` and `/dev`, by `apfs exec --mount`, and return what it said.
+        """Run a command that sees this system at `/sys` and `/dev`, by `apfs exec --mount`, and return what it said.
 
         `options` are those of `apfs exec`, such as `("--tmpfs", "/etc/mdevctl.d")`; `env` is added to the environment.
         With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. Status 125 means
         that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
         """
-        words = [*server.PYTHON, "-m", "apfs", "exec", "--die-with-parent", "--mount", str(self.path), *options]
+        words = [*server.PYTHON, "-m", "apfs", "exec", "--die-with-parent", *self.selection, *options]
         environment = {**os.environ, **(env or {})}
         result = subprocess.run(
             [*words, "--", *command],
@@ -183,6 +123,87 @@ class MountedHost(Files):
     ) -> subprocess.CompletedProcess[str]:
         """Run a bash script as `exec` runs commands; `arguments` are its `$1`, `$2` ..."""
         return self.exec("bash", "-c", script, "bash", *arguments, options=options, check=check, timeout=timeout)
+
+
+class MountedHost(MountedFiles):
+    """A host that is mounted on a new directory. What it refuses is an `OSError`, as with any file."""
+
+    def __init__(
+        self,
+        scenario: str | os.PathLike[str] = "default",
+        *,
+        clock: Clock = "manual",
+        allow_other: bool | None = None,
+    ) -> None:
+        """Mount a scenario: a name of the gallery, a file, or, if there is a newline in it, the TOML text itself.
+
+        With a `manual` clock the AP bus scans when it is told to; with a `real` one also every `config_time` seconds.
+        `allow_other` lets other users in; None does so for root only.
+        `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
+        """
+        place = tempfile.mkdtemp(prefix="apfs-")
+        # The server ends when the writing end is closed, which the kernel does for a process that dies.
+        reader, self._lifeline = os.pipe()
+        try:
+            with _as_argument(scenario) as argument:
+                options = ["--scenario", argument, "--clock", clock]
+                if allow_other is not None:
+                    options.append("--allow-other" if allow_other else "--no-allow-other")
+                self._server = server.start_server(place, options, lifeline=reader)
+        except BaseException:
+            os.close(self._lifeline)
+            # If the server has come as far as mounting, it removes the directory itself.
+            with contextlib.suppress(OSError):
+                Path(place).rmdir()
+            raise
+        finally:
+            os.close(reader)
+        super().__init__(Path(place), ("--mount", place))
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._server.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+        return self._server.poll() is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmount and remove the directory, also if files are open or the server was killed. Twice is no error."""
+        if self._lifeline < 0:
+            return
+        # Not by the lifeline alone: a process forked from this one may hold it too.
+        self._server.terminate()
+        try:
+            # Returns when the mount helper is gone too, which clears the mount of a server that was killed.
+            self._server.communicate(timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.communicate()
+        os.close(self._lifeline)
+        self._lifeline = -1
+        if table.is_apfs(str(self.path)):
+            table.unmount(str(self.path), lazy=True)
+        with contextlib.suppress(FileNotFoundError):  # the server's work, if it came to it
+            self.path.rmdir()
+
+
+class MountedGuest(MountedFiles):
+    """The guest of a mediated device of a mounted host, as long as it runs. Paths are those on the guest."""
+
+    def __init__(self, host: MountedFiles, uuid: str) -> None:
+        super().__init__(guests.place(host.path, uuid), (*host.selection, "--guest", uuid))
+        self.uuid = uuid
 
 
 @dataclass(frozen=True, slots=True)

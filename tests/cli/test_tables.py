@@ -78,6 +78,10 @@ matrices of mediated devices
 uuid                                  matrix    adapters  domains    control
 {M1}  assigned  05-06     0004 00ab  0004 00ab
                                       guest     05-06     0004 00ab  0004 00ab
+
+guests
+uuid                                  cards  queues  bindings  modules             guests
+{M1}  05-06  4       complete  zcrypt zcrypt_cex4  -
 """
     )
 
