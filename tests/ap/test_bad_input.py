@@ -6,7 +6,8 @@ import stat
 
 import pytest
 
-from .machines import Box, toml
+from tests.ap.machines import toml
+from tests.hosts import Bench
 
 ROOTS = ("/sys/bus/ap", "/sys/devices/ap", "/sys/class/zcrypt", "/sys/devices/virtual/zcrypt", "/sys/module")
 
@@ -20,9 +21,9 @@ SCENARIO = toml(
 )
 
 
-def machine() -> Box:
-    box = Box(SCENARIO)
-    assert box.write("/sys/class/zcrypt/create", "node") == ""
+def machine() -> Bench:
+    box = Bench(SCENARIO)
+    assert box.store("/sys/class/zcrypt/create", "node") == ""
     box.heard()
     return box
 
@@ -108,11 +109,11 @@ def grammar(path: str) -> Refusals:
     return GRAMMARS[name] if found is None else found
 
 
-def files(box: Box) -> dict[str, int]:
+def files(box: Bench) -> dict[str, int]:
     """Return the modes of all attributes of the bus, by path."""
     found = {}
     for root in ROOTS:
-        for path, node in box.sh.find(root):
+        for path, node in box.find(root):
             if stat.S_ISREG(node.mode):
                 found[path] = node.mode
     return found
@@ -133,26 +134,26 @@ def test_the_table_knows_the_collection() -> None:
 
 def test_every_other_file_refuses_to_be_opened_for_writing() -> None:
     box = machine()
-    before = box.tree()
+    before = box.dump()
     for path, mode in files(box).items():
         if not mode & 0o222:
-            assert box.write(path, "1") == "EACCES", path
+            assert box.store(path, "1") == "EACCES", path
         if not mode & 0o444:
-            assert box.read(path) == "EACCES", path
-    assert box.tree() == before
+            assert box.shown(path) == "EACCES", path
+    assert box.dump() == before
     assert box.events() == []
 
 
 @pytest.mark.parametrize("path", WRITABLE)
 def test_odd_texts(path: str) -> None:
     box = machine()
-    before = box.tree()
+    before = box.dump()
     # The refusals first, all on one machine, which must not have noticed any of them.
     refusals = grammar(path)
-    outcomes = {label: box.write(path, CORPUS[label]) for label in refusals}
+    outcomes = {label: box.store(path, CORPUS[label]) for label in refusals}
     assert outcomes == refusals
-    assert box.write(path, b"") == ""
-    assert box.tree() == before
+    assert box.store(path, b"") == ""
+    assert box.dump() == before
     assert box.events() == []
     assert box.host.ap_bus.scans == 1
 
@@ -161,7 +162,7 @@ def test_odd_texts(path: str) -> None:
 def test_odd_texts_that_are_taken(path: str) -> None:
     for label, data in CORPUS.items():
         if label not in grammar(path):
-            assert machine().write(path, data) == "", label
+            assert machine().store(path, data) == "", label
 
 
 @pytest.mark.parametrize(
@@ -191,15 +192,15 @@ def test_odd_texts_that_are_taken(path: str) -> None:
 )
 def test_what_the_odd_ones_mean(path: str, label: str, shown: str) -> None:
     box = machine()
-    assert box.write(path, CORPUS[label]) == ""
-    assert box.cat(path) == f"{shown}\n"
+    assert box.store(path, CORPUS[label]) == ""
+    assert box.shown(path) == f"{shown}\n"
 
 
 @pytest.mark.parametrize("label", [label for label in CORPUS if label != "nothing"])
 def test_odd_names_of_nodes_can_be_taken_back(label: str) -> None:
     box = machine()
     before = box.names("/sys/devices/virtual/zcrypt")
-    assert box.write("/sys/class/zcrypt/create", CORPUS[label]) == ""
+    assert box.store("/sys/class/zcrypt/create", CORPUS[label]) == ""
     (name,) = box.names("/sys/devices/virtual/zcrypt") - before
-    assert box.write("/sys/class/zcrypt/destroy", name) == ""
+    assert box.store("/sys/class/zcrypt/destroy", name) == ""
     assert box.names("/sys/devices/virtual/zcrypt") == before

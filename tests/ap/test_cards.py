@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, toml
+from tests.ap.machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, sample, toml
+from tests.hosts import Bench
 
 ALWAYS = {
     "uevent",
@@ -24,9 +25,9 @@ ALWAYS = {
 QUEUES = {"00.0029"}
 
 
-def one(kind: str, card: str = "", **names: str) -> Box:
+def one(kind: str, card: str = "", **names: str) -> Bench:
     """Boot a machine with one card and one domain."""
-    return Box(toml({0: kind}, [0x29], card=card, **names))
+    return Bench(toml({0: kind}, [0x29], card=card, **names))
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def test_types(letter: str, mode: str, functions: str, names: set[str], generati
     assert box.cat(f"{CARD0}/uevent") == (
         f"DEVTYPE=ap_card\nDRIVER=cex4card\nDEV_TYPE={hwtype:04X}\nMODALIAS=ap:t{hwtype:02X}\nMODE={mode}\n"
     )
-    assert box.write(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
+    assert box.store(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
     assert box.names(CARD0) == ALWAYS | QUEUES
     assert box.cat(f"{CARD0}/uevent") == (
         f"DEVTYPE=ap_card\nDEV_TYPE={hwtype:04X}\nMODALIAS=ap:t{hwtype:02X}\nMODE={mode}\n"
@@ -99,7 +100,7 @@ def test_a_card_has_only_half_of_the_facility_word() -> None:
 
 
 def test_the_name_has_two_lower_case_hex_digits() -> None:
-    box = Box(toml({26: "CEX8C", 255: "CEX8A"}, [255]))
+    box = Bench(toml({26: "CEX8C", 255: "CEX8A"}, [255]))
     assert {"card1a", "cardff"} <= box.names(DEVICES)
     assert box.names(f"{BUS}/devices") == {"card1a", "cardff", "1a.00ff", "ff.00ff"}
 
@@ -142,20 +143,20 @@ def test_versions() -> None:
 
 @pytest.mark.parametrize("how", ["card offline", "queues offline", "deconfigured", "check-stopped", "queues unbound"])
 def test_what_has_to_be_fetched_is_an_empty_line_if_it_cannot_be(how: str) -> None:
-    box = Box()
+    box = sample()
     for apid, card in ((0, CARD0), (4, CARD4)):
         if how == "card offline":
-            assert box.write(f"{card}/online", "0") == ""
+            assert box.store(f"{card}/online", "0") == ""
         elif how == "deconfigured":
-            assert box.write(f"{card}/config", "0") == ""
+            assert box.store(f"{card}/config", "0") == ""
         elif how == "check-stopped":
             box.host.checkstop(apid, on=True)
         for domain in ("0029", "002a"):
             queue = f"{apid:02x}.{domain}"
             if how == "queues offline":
-                assert box.write(f"{card}/{queue}/online", "0") == ""
+                assert box.store(f"{card}/{queue}/online", "0") == ""
             elif how == "queues unbound":
-                assert box.write(f"{BUS}/drivers/cex4queue/unbind", queue) == ""
+                assert box.store(f"{BUS}/drivers/cex4queue/unbind", queue) == ""
     box.host.scan()
     for path in (f"{CARD0}/serialnr", *(f"{CARD4}/{name}" for name in ("serialnr", "API_ordinalnr", "FW_version"))):
         assert box.cat(path) == "\n", path
@@ -164,8 +165,8 @@ def test_what_has_to_be_fetched_is_an_empty_line_if_it_cannot_be(how: str) -> No
 
 
 def test_any_online_queue_is_good_enough_to_ask() -> None:
-    box = Box()
-    assert box.write(f"{Q0}/online", "0") == ""
+    box = sample()
+    assert box.store(f"{Q0}/online", "0") == ""
     assert box.cat(f"{CARD0}/serialnr") == "93AABEET\n"
 
 
@@ -174,12 +175,12 @@ def test_any_online_queue_is_good_enough_to_ask() -> None:
 
 @pytest.mark.parametrize("text", ["0", "5", "\n", "x", "\0"])
 def test_any_text_resets_the_counters_of_a_card_and_its_bound_queues(text: str) -> None:
-    box = Box()
+    box = sample()
     card = box.host.ap_bus.cards[0]
     card.requests = 12
     card.queue_requests = {0x29: 5, 0x2A: 7}
     box.host.ap_bus.cards[4].requests = 3
-    assert box.write(f"{CARD0}/request_count", text) == ""
+    assert box.store(f"{CARD0}/request_count", text) == ""
     assert box.cat(f"{CARD0}/request_count") == "0\n"
     assert box.cat(f"{Q0}/request_count") == "0\n"
     assert box.cat(f"{CARD0}/00.002a/request_count") == "0\n"
@@ -187,13 +188,13 @@ def test_any_text_resets_the_counters_of_a_card_and_its_bound_queues(text: str) 
 
 
 def test_counters_of_queues() -> None:
-    box = Box()
+    box = sample()
     card = box.host.ap_bus.cards[0]
     card.requests = 12
     card.queue_requests = {0x29: 5, 0x2A: 7}
-    assert box.write(f"{Q0}/request_count", "") == ""
+    assert box.store(f"{Q0}/request_count", "") == ""
     assert box.cat(f"{Q0}/request_count") == "5\n"
-    assert box.write(f"{Q0}/request_count", "x") == ""
+    assert box.store(f"{Q0}/request_count", "x") == ""
     assert box.cat(f"{Q0}/request_count") == "0\n"
     assert box.cat(f"{CARD0}/00.002a/request_count") == "7\n"
     assert box.cat(f"{CARD0}/request_count") == "12\n"
@@ -208,25 +209,25 @@ def test_counters_of_queues() -> None:
 
 @pytest.mark.parametrize("text", ["2", "-1", "+1", "on", "y", "\n", "x1", "0x1 "])
 def test_online_takes_0_and_1(text: str) -> None:
-    box = Box()
+    box = sample()
     expected = "" if text.startswith("0") else "EINVAL"
-    before = box.tree()
-    assert box.write(f"{CARD0}/online", text) == expected
-    assert (box.tree() == before) == bool(expected)
+    before = box.dump()
+    assert box.store(f"{CARD0}/online", text) == expected
+    assert (box.dump() == before) == bool(expected)
     assert bool(box.events()) != bool(expected)
 
 
 def test_switching_a_card_switches_its_queues_and_tells_of_each() -> None:
-    box = Box()
-    assert box.write(f"{CARD0}/00.002a/online", "0") == ""
+    box = sample()
+    assert box.store(f"{CARD0}/00.002a/online", "0") == ""
     box.heard()
-    assert box.write(f"{CARD0}/online", "0\n") == ""
+    assert box.store(f"{CARD0}/online", "0\n") == ""
     assert box.short_events() == ["change card00 ONLINE=0", "change card00/00.0029 ONLINE=0"]
-    assert box.write(f"{CARD0}/online", "0") == ""
+    assert box.store(f"{CARD0}/online", "0") == ""
     assert box.short_events() == ["change card00 ONLINE=0"]
     for path in (CARD0, Q0, f"{CARD0}/00.002a"):
         assert box.cat(f"{path}/online") == "0\n"
-    assert box.write(f"{CARD0}/online", "1") == ""
+    assert box.store(f"{CARD0}/online", "1") == ""
     assert box.short_events() == [
         "change card00 ONLINE=1",
         "change card00/00.0029 ONLINE=1",
@@ -235,17 +236,17 @@ def test_switching_a_card_switches_its_queues_and_tells_of_each() -> None:
     for path in (CARD0, Q0, f"{CARD0}/00.002a"):
         assert box.cat(f"{path}/online") == "1\n"
     assert box.cat(f"{CARD4}/online") == "1\n"
-    assert box.write(f"{CARD0}/online", " 1abc") == ""
+    assert box.store(f"{CARD0}/online", " 1abc") == ""
     assert box.short_events() == ["change card00 ONLINE=1"]
 
 
 def test_only_queues_of_zcrypt_are_switched() -> None:
-    box = Box(vfio_ap=True)
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "04.002a") == ""
+    box = sample(vfio_ap=True)
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "04.002a") == ""
     box.heard()
-    assert box.write(f"{CARD0}/online", "0") == ""
-    assert box.write(f"{CARD4}/online", "0") == ""
+    assert box.store(f"{CARD0}/online", "0") == ""
+    assert box.store(f"{CARD4}/online", "0") == ""
     assert box.short_events() == [
         "change card00 ONLINE=0",
         "change card00/00.002a ONLINE=0",
@@ -255,7 +256,7 @@ def test_only_queues_of_zcrypt_are_switched() -> None:
 
 @pytest.mark.parametrize("how", ["deconfigured", "check-stopped"])
 def test_an_unusable_card_can_go_offline_but_not_online(how: str) -> None:
-    box = Box()
+    box = sample()
     if how == "deconfigured":
         box.host.configure(0, on=False)
     else:
@@ -263,8 +264,8 @@ def test_an_unusable_card_can_go_offline_but_not_online(how: str) -> None:
     box.host.scan()
     box.heard()
     assert box.cat(f"{CARD0}/online") == "0\n"
-    assert box.write(f"{CARD0}/online", "2") == "EINVAL"
-    assert box.write(f"{CARD0}/online", "1") == "ENODEV"
+    assert box.store(f"{CARD0}/online", "2") == "EINVAL"
+    assert box.store(f"{CARD0}/online", "1") == "ENODEV"
     assert box.events() == []
     box.host.configure(0, on=True)
     box.host.checkstop(0, on=False)
@@ -275,10 +276,10 @@ def test_an_unusable_card_can_go_offline_but_not_online(how: str) -> None:
 
 
 def test_going_offline_while_unusable_is_remembered() -> None:
-    box = Box()
-    assert box.write(f"{CARD0}/config", "0") == ""
-    assert box.write(f"{CARD0}/online", "0") == ""
-    assert box.write(f"{CARD0}/config", "1") == ""
+    box = sample()
+    assert box.store(f"{CARD0}/config", "0") == ""
+    assert box.store(f"{CARD0}/online", "0") == ""
+    assert box.store(f"{CARD0}/config", "1") == ""
     box.host.scan()
     assert box.cat(f"{CARD0}/online") == box.cat(f"{Q0}/online") == "0\n"
 
@@ -288,17 +289,17 @@ def test_going_offline_while_unusable_is_remembered() -> None:
 
 @pytest.mark.parametrize("text", ["2", "-1", "+1", "on", "\n", "x"])
 def test_config_takes_0_and_1(text: str) -> None:
-    box = Box()
-    before = box.tree()
-    assert box.write(f"{CARD0}/config", text) == "EINVAL"
-    assert box.tree() == before
+    box = sample()
+    before = box.dump()
+    assert box.store(f"{CARD0}/config", text) == "EINVAL"
+    assert box.dump() == before
     assert box.events() == []
 
 
 def test_deconfiguring_reaches_the_queues_with_the_next_scan() -> None:
-    box = Box()
+    box = sample()
     card_keys = "DEVTYPE=ap_card DRIVER=cex4card DEV_TYPE=000E MODALIAS=ap:t0E MODE=cca"
-    assert box.write(f"{CARD0}/config", "0\n") == ""
+    assert box.store(f"{CARD0}/config", "0\n") == ""
     assert box.events() == [f"change card00 CONFIG=0 {card_keys}"]
     assert box.cat(f"{CARD0}/config") == "0\n"
     assert box.cat(f"{CARD0}/online") == "0\n"
@@ -313,7 +314,7 @@ def test_deconfiguring_reaches_the_queues_with_the_next_scan() -> None:
     assert box.cat(f"{BUS}/ap_adapter_mask").startswith("0x88")
     box.host.scan()
     assert box.events() == []
-    assert box.write(f"{CARD0}/config", "1") == ""
+    assert box.store(f"{CARD0}/config", "1") == ""
     box.host.scan()
     assert box.short_events() == [
         "change card00 CONFIG=1",
@@ -326,28 +327,28 @@ def test_deconfiguring_reaches_the_queues_with_the_next_scan() -> None:
 
 
 def test_the_event_is_sent_without_a_change_too() -> None:
-    box = Box()
+    box = sample()
     for _ in range(2):
-        assert box.write(f"{CARD0}/config", "1") == ""
+        assert box.store(f"{CARD0}/config", "1") == ""
         assert box.short_events() == ["change card00 CONFIG=1"]
 
 
 @pytest.mark.parametrize("environment", ["zvm", "kvm"])
 def test_configuring_needs_the_sclp_facility(environment: str) -> None:
     box = one("CEX8C", top=f'environment = "{environment}"')
-    before = box.tree()
-    assert box.write(f"{CARD0}/config", "0") == "EOPNOTSUPP"
-    assert box.tree() == before
+    before = box.dump()
+    assert box.store(f"{CARD0}/config", "0") == "EOPNOTSUPP"
+    assert box.dump() == before
     assert box.events() == []
     # Nothing has to be asked of SCLP for the state that is there already.
-    assert box.write(f"{CARD0}/config", "1") == ""
+    assert box.store(f"{CARD0}/config", "1") == ""
     assert box.short_events() == ["change card00 CONFIG=1"]
-    assert box.write(f"{CARD0}/config", "2") == "EINVAL"
+    assert box.store(f"{CARD0}/config", "2") == "EINVAL"
 
 
 def test_sclp_refuses_for_a_card_that_was_pulled() -> None:
-    box = Box()
+    box = sample()
     box.host.unplug(0)
-    assert box.write(f"{CARD0}/config", "0") == "EIO"
+    assert box.store(f"{CARD0}/config", "0") == "EIO"
     assert box.cat(f"{CARD0}/config") == "1\n"
     assert box.events() == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from apfs.sysfs.entries import BOTH, READ
-
-from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, toml
+from tests.ap.machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, sample, toml
+from tests.hosts import Bench
 
 ALWAYS = {
     "uevent",
@@ -24,8 +24,8 @@ ALWAYS = {
 IN_PROGRESS, NO_TIMER = "Reset in progress.\n", "No Reset Timer set.\n"
 
 
-def one(kind: str, card: str = "", top: str = "") -> Box:
-    return Box(toml({0: kind}, [0x29], top=top, card=card))
+def one(kind: str, card: str = "", top: str = "") -> Bench:
+    return Bench(toml({0: kind}, [0x29], top=top, card=card))
 
 
 # -- which files there are ------------------------------------------------------------------------------------------
@@ -42,21 +42,21 @@ def one(kind: str, card: str = "", top: str = "") -> Box:
 def test_files_come_and_go_with_the_driver(kind: str, names: set[str]) -> None:
     box = one(kind)
     assert box.names(Q0) == ALWAYS | {"driver"} | names
-    assert box.write(f"{BUS}/apmask", "-0") == ""
+    assert box.store(f"{BUS}/apmask", "-0") == ""
     assert box.names(Q0) == ALWAYS | {"driver", "status"}
-    assert box.write(f"{BUS}/drivers/vfio_ap/unbind", "00.0029") == ""
+    assert box.store(f"{BUS}/drivers/vfio_ap/unbind", "00.0029") == ""
     assert box.names(Q0) == ALWAYS
-    assert box.write(f"{BUS}/apmask", "+0") == ""
+    assert box.store(f"{BUS}/apmask", "+0") == ""
     assert box.names(Q0) == ALWAYS | {"driver"} | names
 
 
 def test_open_files_do_not_outlive_the_driver() -> None:
-    box = Box(vfio_ap=True)
+    box = sample(vfio_ap=True)
     online = box.host.tree.open(box.host.tree.resolve(f"{Q0}/online"), BOTH)
     config = box.host.tree.open(box.host.tree.resolve(f"{Q0}/config"), READ)
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
     status = box.host.tree.open(box.host.tree.resolve(f"{Q0}/status"), READ)
-    assert box.write(f"{BUS}/aqmask", "+0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "+0x29") == ""
     for file in (online, status):
         with pytest.raises(Exception, match="ENODEV"):
             file.read(0, 10)
@@ -67,26 +67,26 @@ def test_open_files_do_not_outlive_the_driver() -> None:
 
 
 def test_a_queue_is_uninitiated_once_it_was_unbound() -> None:
-    box = Box(vfio_ap=True)
+    box = sample(vfio_ap=True)
     box.host.ap_bus.cards[0].queue_requests[0x29] = 5
     assert box.cat(f"{Q0}/request_count") == "5\n"
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
     assert box.cat(f"{Q0}/request_count") == "-\n"
     assert box.cat(f"{Q0}/requestq_count") == box.cat(f"{Q0}/pendingq_count") == "0\n"
     assert box.cat(f"{Q0}/interrupt") == "Interrupts disabled.\n"
     box.host.scan()
     assert box.cat(f"{Q0}/request_count") == "-\n"
-    assert box.write(f"{BUS}/drivers/vfio_ap/unbind", "00.0029") == ""
+    assert box.store(f"{BUS}/drivers/vfio_ap/unbind", "00.0029") == ""
     assert box.cat(f"{Q0}/request_count") == "-\n"
-    assert box.write(f"{BUS}/aqmask", "+0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "+0x29") == ""
     assert box.cat(f"{Q0}/request_count") != "-\n"
     assert box.cat(f"{Q0}/interrupt") == "Interrupts enabled.\n"
 
 
 @pytest.mark.parametrize("vfio_ap", [True, False])
 def test_a_queue_that_never_was_with_zcrypt_shows_a_number(vfio_ap: bool) -> None:  # noqa: FBT001 -- parametrized
-    box = Box(vfio_ap=vfio_ap)
-    assert box.write(f"{BUS}/apmask", "-9") == ""
+    box = sample(vfio_ap=vfio_ap)
+    assert box.store(f"{BUS}/apmask", "-9") == ""
     box.host.plug(9, "CEX8A")
     box.host.scan()
     queue = f"{DEVICES}/card09/09.0029"
@@ -99,9 +99,9 @@ def test_a_queue_that_never_was_with_zcrypt_shows_a_number(vfio_ap: bool) -> Non
 @pytest.mark.parametrize("how", ["configured = false", "checkstopped = true"])
 def test_a_queue_that_appears_unusable(how: str) -> None:
     for mask, driver, shown in (("", "cex4queue", "0\n"), ("-0", "vfio_ap", "-\n")):
-        box = Box(toml({}, [0x29]))
+        box = Bench(toml({}, [0x29]))
         if mask:
-            assert box.write(f"{BUS}/apmask", mask) == ""
+            assert box.store(f"{BUS}/apmask", mask) == ""
         box.host.plug(0, "CEX8C")
         if how.startswith("configured"):
             box.host.configure(0, on=False)
@@ -119,8 +119,8 @@ def test_a_queue_that_appears_unusable(how: str) -> None:
 
 @pytest.mark.parametrize("text", ["1", "0", "\n", "x", "\0"])
 def test_a_reset_is_over_at_once_on_a_usable_queue_of_zcrypt(text: str) -> None:
-    box = Box()
-    assert box.write(f"{Q0}/reset", text) == ""
+    box = sample()
+    assert box.store(f"{Q0}/reset", text) == ""
     assert box.cat(f"{Q0}/reset") == NO_TIMER
     assert box.cat(f"{Q0}/interrupt") == "Interrupts enabled.\n"
     assert box.cat(f"{Q0}/request_count") == "0\n"
@@ -129,14 +129,14 @@ def test_a_reset_is_over_at_once_on_a_usable_queue_of_zcrypt(text: str) -> None:
 
 @pytest.mark.parametrize("driver", ["vfio_ap", None])
 def test_a_reset_of_an_uninitiated_queue_lasts_until_zcrypt_has_it(driver: str | None) -> None:
-    box = Box(vfio_ap=driver is not None)
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
+    box = sample(vfio_ap=driver is not None)
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
     assert box.driver(Q0) == driver
-    assert box.write(f"{Q0}/reset", "1") == ""
+    assert box.store(f"{Q0}/reset", "1") == ""
     assert box.cat(f"{Q0}/reset") == IN_PROGRESS
     box.host.scan()
     assert box.cat(f"{Q0}/reset") == IN_PROGRESS
-    assert box.write(f"{BUS}/aqmask", "+0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "+0x29") == ""
     assert box.cat(f"{Q0}/reset") == NO_TIMER
 
 
@@ -144,7 +144,7 @@ def test_a_reset_of_an_uninitiated_queue_lasts_until_zcrypt_has_it(driver: str |
 
 
 def test_ap_functions_are_asked_of_the_hardware_now() -> None:
-    box = Box()
+    box = sample()
     box.host.set_tapq(0, {"slcf": 1, "bs": 2}, 0x29)
     assert box.cat(f"{Q0}/ap_functions") == "0x93808000\n"
     assert box.cat(f"{CARD0}/00.002a/ap_functions") == "0x92800000\n"
@@ -153,7 +153,7 @@ def test_ap_functions_are_asked_of_the_hardware_now() -> None:
 
 @pytest.mark.parametrize("how", ["deconfigured", "check-stopped"])
 def test_unusable_queues_can_still_be_looked_at(how: str) -> None:
-    box = Box()
+    box = sample()
     if how == "deconfigured":
         box.host.configure(0, on=False)
     else:
@@ -206,13 +206,13 @@ def test_ep11_keys() -> None:
 @pytest.mark.parametrize(("card", "queue", "none"), [(CARD0, Q0, NO_CCA_KEYS), (CARD4, Q4, NO_EP11_KEYS)])
 @pytest.mark.parametrize("how", ["queue offline", "card offline", "deconfigured", "pulled"])
 def test_keys_that_cannot_be_asked_for(card: str, queue: str, none: str, how: str) -> None:
-    box = Box()
+    box = sample()
     if how == "queue offline":
-        assert box.write(f"{queue}/online", "0") == ""
+        assert box.store(f"{queue}/online", "0") == ""
     elif how == "card offline":
-        assert box.write(f"{card}/online", "0") == ""
+        assert box.store(f"{card}/online", "0") == ""
     elif how == "deconfigured":
-        assert box.write(f"{card}/config", "0") == ""
+        assert box.store(f"{card}/config", "0") == ""
         box.host.scan()
     else:
         box.host.unplug(int(card[-2:], 16))
@@ -226,17 +226,17 @@ def test_keys_that_cannot_be_asked_for(card: str, queue: str, none: str, how: st
 
 @pytest.mark.parametrize("text", ["2", "-1", "+1", "on", "\n", "y", "x1"])
 def test_online_takes_0_and_1(text: str) -> None:
-    box = Box()
-    before = box.tree()
-    assert box.write(f"{Q0}/online", text) == "EINVAL"
-    assert box.tree() == before
+    box = sample()
+    before = box.dump()
+    assert box.store(f"{Q0}/online", text) == "EINVAL"
+    assert box.dump() == before
     assert box.events() == []
 
 
 def test_the_event_is_sent_always() -> None:
-    box = Box()
+    box = sample()
     for text in ("1", "0\n", " 0", "1abc"):
-        assert box.write(f"{Q0}/online", text) == ""
+        assert box.store(f"{Q0}/online", text) == ""
         value = text.strip()[0]
         assert box.events() == [f"change card00/00.0029 ONLINE={value} DEVTYPE=ap_queue DRIVER=cex4queue MODE=cca"]
         assert box.cat(f"{Q0}/online") == f"{value}\n"
@@ -262,32 +262,32 @@ def test_the_event_is_sent_always() -> None:
     ],
 )
 def test_bringing_a_queue_up(state: str, text: str, expected: str) -> None:
-    box = Box()
+    box = sample()
     if "offline" in state:
-        assert box.write(f"{CARD0}/online", "0") == ""
+        assert box.store(f"{CARD0}/online", "0") == ""
     if "deconfigured" in state or "back" in state:
-        assert box.write(f"{CARD0}/config", "0") == ""
+        assert box.store(f"{CARD0}/config", "0") == ""
     if "card" not in state or "back" in state:
         box.host.scan()
     if "check" in state:
         box.host.checkstop(0, on=True)
         box.host.scan()
     if "back" in state:
-        assert box.write(f"{CARD0}/config", "1") == ""
+        assert box.store(f"{CARD0}/config", "1") == ""
     box.heard()
-    assert box.write(f"{Q0}/online", text) == expected
+    assert box.store(f"{Q0}/online", text) == expected
     assert bool(box.events()) == (not expected)
 
 
 def test_a_queue_is_online_whenever_zcrypt_gets_it() -> None:
-    box = Box(vfio_ap=True)
-    assert box.write(f"{Q0}/online", "0") == ""
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
-    assert box.write(f"{BUS}/aqmask", "+0x29") == ""
+    box = sample(vfio_ap=True)
+    assert box.store(f"{Q0}/online", "0") == ""
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "+0x29") == ""
     assert box.cat(f"{Q0}/online") == "1\n"
-    assert box.write(f"{Q0}/online", "0") == ""
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
-    assert box.write(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
+    assert box.store(f"{Q0}/online", "0") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
     assert box.cat(f"{Q0}/online") == "1\n"
 
 
@@ -298,9 +298,9 @@ MDEV = f"/sys/devices/vfio_ap/matrix/{UUID}"
 
 
 def test_status() -> None:
-    box = Box(vfio_ap=True)
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
-    assert box.write("/sys/class/mdev_bus/matrix/mdev_supported_types/vfio_ap-passthrough/create", UUID) == ""
+    box = sample(vfio_ap=True)
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
+    assert box.store("/sys/class/mdev_bus/matrix/mdev_supported_types/vfio_ap-passthrough/create", UUID) == ""
     seen = [box.cat(f"{Q0}/status")]
     for path, text in (
         (f"{MDEV}/assign_domain", "0x29"),
@@ -309,7 +309,7 @@ def test_status() -> None:
         (f"/dev/vfio-ap/{UUID}/guest", "0"),
         (f"{MDEV}/unassign_adapter", "0"),
     ):
-        assert box.write(path, text) == ""
+        assert box.store(path, text) == ""
         seen.append(box.cat(f"{Q0}/status"))
     assert seen == ["unassigned\n", "unassigned\n", "assigned\n", "in use\n", "assigned\n", "unassigned\n"]
     assert box.cat(f"{Q4}/status") == "unassigned\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .machines import ALL_ONES, BUS, CARD0, DEVICES, Q0, Q4, SAMPLE, Box, all_but
+from tests.ap.machines import ALL_ONES, BUS, CARD0, DEVICES, Q0, Q4, SAMPLE, all_but
+from tests.hosts import Bench
 
 LISTING = Path(__file__).with_name("sample_machine.txt")
 
@@ -34,22 +35,22 @@ def listing() -> dict[str, tuple[str, str]]:
     return found
 
 
-def shown(box: Box) -> dict[str, tuple[str, str]]:
+def shown(box: Bench) -> dict[str, tuple[str, str]]:
     """Return what the emulated tree has, in the same form, directories left out."""
     found = {}
     for root in (BUS, DEVICES):
-        for path, node in box.sh.find(root):
+        for path, node in box.find(root):
             if stat.S_ISLNK(node.mode):
-                found[path] = ("link", box.sh.readlink(path))
+                found[path] = ("link", box.readlink(path))
             elif stat.S_ISREG(node.mode):
                 content = box.cat(path) if node.mode & 0o444 else ""
                 found[path] = (f"{stat.S_IMODE(node.mode):04o}", content)
     return found
 
 
-def aged() -> Box:
+def aged() -> Bench:
     """Boot the machine and let it scan until it has scanned as often as the sample machine had."""
-    box = Box(SAMPLE)
+    box = Bench(SAMPLE)
     for _ in range(11):
         box.host.scan()
     return box
@@ -74,14 +75,14 @@ def test_the_directories_are_those_of_the_listing() -> None:
     for path in listing():
         while (path := path.rsplit("/", 1)[0]).startswith((f"{BUS}/", f"{DEVICES}/")):
             expected.add(path)
-    found = {path for root in (BUS, DEVICES) for path, node in box.sh.find(root) if stat.S_ISDIR(node.mode)}
+    found = {path for root in (BUS, DEVICES) for path, node in box.find(root) if stat.S_ISDIR(node.mode)}
     assert found == expected
 
 
 def test_all_regular_files_have_a_page_and_one_link() -> None:
     box = aged()
     for root in (BUS, DEVICES):
-        for path, node in box.sh.find(root):
+        for path, node in box.find(root):
             if stat.S_ISREG(node.mode):
                 assert (node.size, node.nlink) == (4096, 1), path
 
@@ -108,43 +109,43 @@ def test_parameters_of_the_bus(path: str, content: str) -> None:
     box = aged()
     assert box.cat(path) == content
     expected = 0o400 if path.endswith("min_items") else 0o444
-    assert stat.S_IMODE(box.sh.stat(path).mode) == expected
+    assert stat.S_IMODE(box.stat(path).mode) == expected
 
 
 def test_paths_beside_the_bus() -> None:
     box = aged()
-    assert box.sh.readlink("/sys/module/zcrypt_cex4/drivers/ap:cex4card") == "../../../bus/ap/drivers/cex4card"
-    assert box.sh.readlink("/sys/module/zcrypt_cex4/drivers/ap:cex4queue") == "../../../bus/ap/drivers/cex4queue"
-    assert box.sh.exists("/sys/module/zcrypt")
-    assert box.sh.exists("/sys/class/misc/z90crypt/dev")
-    assert not box.sh.exists("/sys/module/vfio_ap")
-    assert not box.sh.exists(f"{BUS}/drivers/vfio_ap")
+    assert box.readlink("/sys/module/zcrypt_cex4/drivers/ap:cex4card") == "../../../bus/ap/drivers/cex4card"
+    assert box.readlink("/sys/module/zcrypt_cex4/drivers/ap:cex4queue") == "../../../bus/ap/drivers/cex4queue"
+    assert box.exists("/sys/module/zcrypt")
+    assert box.exists("/sys/class/misc/z90crypt/dev")
+    assert not box.exists("/sys/module/vfio_ap")
+    assert not box.exists(f"{BUS}/drivers/vfio_ap")
 
 
 # -- after modprobe vfio_ap; echo -0x29 > aqmask ----------------------------------------------------------------------
 
 
 @pytest.fixture
-def given_away() -> Box:
+def given_away() -> Bench:
     box = aged()
     box.host.modprobe("vfio_ap")
     assert [event.devpath for event in box.heard() if event.devpath.startswith("/devices/ap")] == []
     assert box.cat(f"{BUS}/bindings_complete_count") == "1\n"
-    assert box.sh.echo("-0x29", f"{BUS}/aqmask") == 6
+    assert box.echo("-0x29", f"{BUS}/aqmask") == 6
     return box
 
 
-def test_loading_vfio_ap_shows_its_driver(given_away: Box) -> None:
-    assert given_away.sh.readlink(f"{BUS}/drivers/vfio_ap/module") == "../../../../module/vfio_ap"
-    assert given_away.sh.readlink("/sys/module/vfio_ap/drivers/ap:vfio_ap") == "../../../bus/ap/drivers/vfio_ap"
+def test_loading_vfio_ap_shows_its_driver(given_away: Bench) -> None:
+    assert given_away.readlink(f"{BUS}/drivers/vfio_ap/module") == "../../../../module/vfio_ap"
+    assert given_away.readlink("/sys/module/vfio_ap/drivers/ap:vfio_ap") == "../../../bus/ap/drivers/vfio_ap"
     assert given_away.names(f"{BUS}/drivers/vfio_ap") == {"00.0029", "04.0029", "bind", "unbind", "uevent", "module"}
     assert given_away.names(f"{BUS}/drivers/cex4queue") == {"00.002a", "04.002a", "bind", "unbind", "uevent", "module"}
     for device in ("00.0029", "04.0029"):
         target = f"../../../../devices/ap/card{device[:2]}/{device}"
-        assert given_away.sh.readlink(f"{BUS}/drivers/vfio_ap/{device}") == target
+        assert given_away.readlink(f"{BUS}/drivers/vfio_ap/{device}") == target
 
 
-def test_the_bus_after_giving_a_domain_away(given_away: Box) -> None:
+def test_the_bus_after_giving_a_domain_away(given_away: Bench) -> None:
     assert given_away.cat(f"{BUS}/aqmask") == all_but(0x29)
     assert given_away.cat(f"{BUS}/apmask") == f"{ALL_ONES}\n"
     assert given_away.cat(f"{BUS}/bindings") == "4/4 (complete)\n"
@@ -152,8 +153,8 @@ def test_the_bus_after_giving_a_domain_away(given_away: Box) -> None:
 
 
 @pytest.mark.parametrize(("queue", "mode"), [(Q0, "cca"), (Q4, "ep11")])
-def test_the_queues_that_were_given_away(given_away: Box, queue: str, mode: str) -> None:
-    assert given_away.sh.readlink(f"{queue}/driver") == "../../../../bus/ap/drivers/vfio_ap"
+def test_the_queues_that_were_given_away(given_away: Bench, queue: str, mode: str) -> None:
+    assert given_away.readlink(f"{queue}/driver") == "../../../../bus/ap/drivers/vfio_ap"
     assert given_away.cat(f"{queue}/status") == "unassigned\n"
     assert given_away.cat(f"{queue}/request_count") == "-\n"
     assert given_away.cat(f"{queue}/interrupt") == "Interrupts disabled.\n"
@@ -163,7 +164,7 @@ def test_the_queues_that_were_given_away(given_away: Box, queue: str, mode: str)
     assert given_away.names(queue) == always | {"status"}
 
 
-def test_the_other_queues_stay_as_they_were(given_away: Box) -> None:
+def test_the_other_queues_stay_as_they_were(given_away: Bench) -> None:
     for path in (f"{CARD0}/00.002a", f"{DEVICES}/card04/04.002a"):
         expected = {name: entry for name, entry in listing().items() if name.startswith(f"{path}/")}
         found = {name: entry for name, entry in shown(given_away).items() if name.startswith(f"{path}/")}
@@ -173,7 +174,7 @@ def test_the_other_queues_stay_as_they_were(given_away: Box) -> None:
         assert found == expected
 
 
-def test_the_events_of_giving_a_domain_away(given_away: Box) -> None:
+def test_the_events_of_giving_a_domain_away(given_away: Bench) -> None:
     assert given_away.events() == [
         "unbind card00/00.0029 DEVTYPE=ap_queue MODE=cca",
         "bind card00/00.0029 DEVTYPE=ap_queue DRIVER=vfio_ap MODE=cca",
@@ -189,21 +190,21 @@ def test_the_events_of_giving_a_domain_away(given_away: Box) -> None:
     assert given_away.events() == []
 
 
-def test_overrides_are_refused_once_masks_give_queues_away(given_away: Box) -> None:
+def test_overrides_are_refused_once_masks_give_queues_away(given_away: Bench) -> None:
     for queue in (Q0, f"{CARD0}/00.002a"):
-        assert given_away.write(f"{queue}/driver_override", "vfio_ap") == "EINVAL"
+        assert given_away.store(f"{queue}/driver_override", "vfio_ap") == "EINVAL"
 
 
 @pytest.mark.parametrize(("adapters", "expected"), [("4", "EBUSY"), ("0xff", "EBUSY"), ("", "")])
-def test_a_domain_in_use_is_not_taken_back(given_away: Box, adapters: str, expected: str) -> None:
+def test_a_domain_in_use_is_not_taken_back(given_away: Bench, adapters: str, expected: str) -> None:
     uuid = "11111111-2222-4333-8444-555555555555"
     kind = "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough"
     mdev = f"/sys/devices/vfio_ap/matrix/{uuid}"
-    assert given_away.write(f"{kind}/create", uuid) == ""
+    assert given_away.store(f"{kind}/create", uuid) == ""
     # The domain goes first: alone it is never refused, and then an adapter only has to be free in that domain.
-    assert given_away.write(f"{mdev}/assign_domain", "0x29") == ""
+    assert given_away.store(f"{mdev}/assign_domain", "0x29") == ""
     if adapters:
-        assert given_away.write(f"{mdev}/assign_adapter", adapters) == ""
-    before = given_away.tree()
-    assert given_away.write(f"{BUS}/aqmask", "+0x29") == expected
-    assert (given_away.tree() == before) == bool(expected)
+        assert given_away.store(f"{mdev}/assign_adapter", adapters) == ""
+    before = given_away.dump()
+    assert given_away.store(f"{BUS}/aqmask", "+0x29") == expected
+    assert (given_away.dump() == before) == bool(expected)

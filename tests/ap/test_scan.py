@@ -14,19 +14,19 @@ from apfs.journal.log import Journal
 from apfs.journal.records import Uevent
 from apfs.sysfs.entries import READ
 from apfs.sysfs.tree import Tree
-
-from .machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, bits, toml
+from tests.ap.machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, bits, sample, toml
+from tests.hosts import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 @pytest.fixture
-def box() -> Box:
-    return Box()
+def box() -> Bench:
+    return sample()
 
 
-def short(box: Box) -> list[str]:
+def short(box: Bench) -> list[str]:
     """Scan, and return the short events."""
     box.heard()
     box.host.scan()
@@ -66,19 +66,19 @@ def test_the_first_scan() -> None:
     assert journal.last == len(events)
 
 
-def test_a_scan_of_a_machine_that_stays_the_same_says_nothing(box: Box) -> None:
-    before = box.tree()
+def test_a_scan_of_a_machine_that_stays_the_same_says_nothing(box: Bench) -> None:
+    before = box.dump()
     assert short(box) == []
-    changed = {path: text for path, text in box.tree().items() if before[path] != text}
+    changed = {path: text for path, text in box.dump().items() if before[path] != text}
     assert changed == {f"{BUS}/scans": "0644 2\n"}
 
 
 # -- plugging and pulling ----------------------------------------------------------------------------------------------
 
 
-def test_a_card_comes(box: Box) -> None:
+def test_a_card_comes(box: Bench) -> None:
     box.host.plug(2, "CEX7A")
-    assert not box.sh.exists(f"{DEVICES}/card02")
+    assert not box.exists(f"{DEVICES}/card02")
     assert box.events() == []
     box.host.scan()
     card = "DEV_TYPE=000D MODALIAS=ap:t0D MODE=accel"
@@ -95,9 +95,9 @@ def test_a_card_comes(box: Box) -> None:
     assert box.cat(f"{BUS}/ap_adapter_mask") == bits(0, 2, 4)
 
 
-def test_a_card_goes(box: Box) -> None:
+def test_a_card_goes(box: Bench) -> None:
     box.host.unplug(0)
-    assert box.sh.exists(CARD0)
+    assert box.exists(CARD0)
     box.host.scan()
     queue = "DEVTYPE=ap_queue MODE=cca"
     assert box.events() == [
@@ -113,14 +113,14 @@ def test_a_card_goes(box: Box) -> None:
     assert box.cat(f"{BUS}/bindings") == "2/2 (complete)\n"
 
 
-def test_what_had_no_driver_is_only_removed(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
-    assert box.write(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
+def test_what_had_no_driver_is_only_removed(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.store(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
     box.host.unplug(0)
     assert short(box) == ["remove card00/00.0029", "unbind card00/00.002a", "remove card00/00.002a", "remove card00"]
 
 
-def test_queues_of_a_card_go_in_the_order_in_which_they_came(box: Box) -> None:
+def test_queues_of_a_card_go_in_the_order_in_which_they_came(box: Bench) -> None:
     box.host.change_domains(add=[5])
     box.host.scan()
     box.host.unplug(0)
@@ -128,7 +128,7 @@ def test_queues_of_a_card_go_in_the_order_in_which_they_came(box: Box) -> None:
     assert removed == ["remove card00/00.0029", "remove card00/00.002a", "remove card00/00.0005", "remove card00"]
 
 
-def test_a_card_that_was_replaced_between_two_scans_stays(box: Box) -> None:
+def test_a_card_that_was_replaced_between_two_scans_stays(box: Bench) -> None:
     box.host.unplug(0)
     box.host.plug(0, "CEX8C", serial="NEWCARD0")
     assert short(box) == []
@@ -148,7 +148,7 @@ def test_a_card_that_was_replaced_between_two_scans_stays(box: Box) -> None:
         ({"ml": 5}, False),
     ],
 )
-def test_another_type_or_other_facilities_make_another_card(box: Box, fields: dict[str, int], again: bool) -> None:  # noqa: FBT001 -- parametrized
+def test_another_type_or_other_facilities_make_another_card(box: Bench, fields: dict[str, int], again: bool) -> None:  # noqa: FBT001 -- parametrized
     file = box.host.tree.open(box.host.tree.resolve(f"{Q0}/config"), READ)
     box.host.set_tapq(0, fields)
     events = short(box)
@@ -174,8 +174,8 @@ def test_another_type_or_other_facilities_make_another_card(box: Box, fields: di
         file.read(0, 10)
 
 
-def test_a_new_card_forgets_what_the_old_one_was_told(box: Box) -> None:
-    assert box.write(f"{CARD0}/online", "0") == ""
+def test_a_new_card_forgets_what_the_old_one_was_told(box: Bench) -> None:
+    assert box.store(f"{CARD0}/online", "0") == ""
     box.host.ap_bus.cards[0].requests = 7
     box.host.set_tapq(0, {"at": 13})
     box.host.scan()
@@ -187,7 +187,7 @@ def test_a_new_card_forgets_what_the_old_one_was_told(box: Box) -> None:
 # -- domains -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_domain_comes_and_goes(box: Box) -> None:
+def test_a_domain_comes_and_goes(box: Bench) -> None:
     box.host.change_domains(add=[5])
     assert short(box) == [
         "add card00/00.0005",
@@ -207,7 +207,7 @@ def test_a_domain_comes_and_goes(box: Box) -> None:
     assert box.cat(f"{BUS}/ap_domain") == "41\n"
 
 
-def test_the_domains_of_a_card_are_gone_through_in_ascending_order(box: Box) -> None:
+def test_the_domains_of_a_card_are_gone_through_in_ascending_order(box: Bench) -> None:
     # Both at once, on one card: each domain is looked at once, whatever has become of it.
     box.host.unplug(4)
     box.host.scan()
@@ -222,20 +222,20 @@ def test_the_domains_of_a_card_are_gone_through_in_ascending_order(box: Box) -> 
     ]
 
 
-def test_control_domains_make_no_queues(box: Box) -> None:
+def test_control_domains_make_no_queues(box: Bench) -> None:
     box.host.change_domains(add=[5], control=True)
     assert short(box) == []
     assert box.cat(f"{BUS}/ap_control_domain_mask") == bits(5, 0x29, 0x2A)
 
 
-def test_a_queue_without_information_is_none(box: Box) -> None:
+def test_a_queue_without_information_is_none(box: Bench) -> None:
     box.host.machine.cards[0].queues[0x29] = 0
     assert short(box) == ["unbind card00/00.0029", "remove card00/00.0029"]
     box.host.machine.cards[0].queues[0x2A] = 0
     assert short(box) == ["unbind card00/00.002a", "remove card00/00.002a", "unbind card00", "remove card00"]
 
 
-def test_an_adapter_that_is_taken_from_the_configuration(box: Box) -> None:
+def test_an_adapter_that_is_taken_from_the_configuration(box: Bench) -> None:
     box.host.machine.change(adapters=Mask.of(4))
     assert short(box)[-1] == "remove card00"
     box.host.machine.change(adapters=Mask.of(0, 4))
@@ -243,7 +243,7 @@ def test_an_adapter_that_is_taken_from_the_configuration(box: Box) -> None:
 
 
 def test_what_is_above_the_limits_is_not_seen() -> None:
-    box = Box(toml({1: "CEX8C"}, [4], qci="max_adapter = 20\nmax_domain = 84"))
+    box = Bench(toml({1: "CEX8C"}, [4], qci="max_adapter = 20\nmax_domain = 84"))
     box.host.plug(20, "CEX8A")
     box.host.plug(21, "CEX8A")
     box.host.change_domains(add=[84, 85])
@@ -252,7 +252,7 @@ def test_what_is_above_the_limits_is_not_seen() -> None:
 
 
 def test_a_machine_without_qci_finds_its_cards_all_the_same() -> None:
-    box = Box(toml({0: "CEX8C"}, [0, 15], qci="supported = false"))
+    box = Bench(toml({0: "CEX8C"}, [0, 15], qci="supported = false"))
     box.host.plug(63, "CEX8P")
     box.host.plug(64, "CEX8P")
     box.host.change_domains(add=[3, 16])
@@ -278,9 +278,9 @@ def test_a_machine_without_qci_finds_its_cards_all_the_same() -> None:
     [(0, None, None), (9, None, None), (10, 10, 10), (14, 14, 14), (15, 14, None), (20, 14, None)],
 )
 def test_hardware_types(facilities: list[str], at: int, with_qact: int | None, without: int | None) -> None:
-    box = Box(toml({0: "CEX8C"}, [0x29], qci=f"facilities = {facilities}", card=f"tapq = {{ at = {at} }}"))
+    box = Bench(toml({0: "CEX8C"}, [0x29], qci=f"facilities = {facilities}", card=f"tapq = {{ at = {at} }}"))
     expected = with_qact if "QACT" in facilities else without
-    assert box.sh.exists(CARD0) == (expected is not None)
+    assert box.exists(CARD0) == (expected is not None)
     if expected is not None:
         assert box.cat(f"{CARD0}/hwtype") == f"{expected}\n"
         assert box.cat(f"{CARD0}/raw_hwtype") == f"{at}\n"
@@ -290,7 +290,7 @@ def test_hardware_types(facilities: list[str], at: int, with_qact: int | None, w
         assert box.driver(Q0) == "cex4queue"
 
 
-def test_a_card_that_becomes_too_old_goes(box: Box) -> None:
+def test_a_card_that_becomes_too_old_goes(box: Bench) -> None:
     box.host.set_tapq(0, {"at": 9})
     assert short(box)[-1] == "remove card00"
     box.host.set_tapq(0, {"at": 14})
@@ -300,7 +300,7 @@ def test_a_card_that_becomes_too_old_goes(box: Box) -> None:
 # -- states ------------------------------------------------------------------------------------------------------------
 
 
-def test_check_stops_make_no_events(box: Box) -> None:
+def test_check_stops_make_no_events(box: Bench) -> None:
     box.host.checkstop(0, on=True)
     assert box.cat(f"{CARD0}/chkstop") == "0\n"
     assert short(box) == []
@@ -318,9 +318,9 @@ def test_check_stops_make_no_events(box: Box) -> None:
 
 @pytest.mark.parametrize("driver", ["cex4queue", "vfio_ap"])
 def test_configuring_from_outside(driver: str) -> None:
-    box = Box(vfio_ap=True)
+    box = sample(vfio_ap=True)
     if driver == "vfio_ap":
-        assert box.write(f"{BUS}/apmask", "-0") == ""
+        assert box.store(f"{BUS}/apmask", "-0") == ""
         box.host.scan()
     for on in (False, True):
         box.heard()
@@ -338,7 +338,7 @@ def test_configuring_from_outside(driver: str) -> None:
         assert short(box) == []
 
 
-def test_a_deconfigured_card_can_be_plugged(box: Box) -> None:
+def test_a_deconfigured_card_can_be_plugged(box: Bench) -> None:
     box.host.plug(9, "CEX8A")
     box.host.configure(9, on=False)
     assert short(box)[0] == "add card09"
@@ -353,67 +353,67 @@ def test_a_deconfigured_card_can_be_plugged(box: Box) -> None:
 # -- all queues have a driver ------------------------------------------------------------------------------------------
 
 
-def unbind_queue(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+def unbind_queue(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
 
 
-def bind_queue(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
+def bind_queue(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
 
 
-def rebind_card(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
-    assert box.write(f"{BUS}/drivers_probe", "card00") == ""
+def rebind_card(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
+    assert box.store(f"{BUS}/drivers_probe", "card00") == ""
 
 
-def refused_bind(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/bind", "00.0029") == "EBUSY"
-    assert box.write(f"{BUS}/drivers_probe", "00.0029") == ""
+def refused_bind(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == "EBUSY"
+    assert box.store(f"{BUS}/drivers_probe", "00.0029") == ""
 
 
-def move(box: Box) -> None:
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
+def move(box: Bench) -> None:
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
 
 
-def move_there_and_back(box: Box) -> None:
+def move_there_and_back(box: Bench) -> None:
     move(box)
-    assert box.write(f"{BUS}/aqmask", "+0x29") == ""
+    assert box.store(f"{BUS}/aqmask", "+0x29") == ""
 
 
-def mask_without_queues(box: Box) -> None:
-    assert box.write(f"{BUS}/aqmask", "-200") == ""
+def mask_without_queues(box: Bench) -> None:
+    assert box.store(f"{BUS}/aqmask", "-200") == ""
 
 
-def plug_what_is_not_shown(box: Box) -> None:
+def plug_what_is_not_shown(box: Bench) -> None:
     box.host.plug(9, "CEX8A", {"at": 9})
 
 
-def new_control_domain(box: Box) -> None:
+def new_control_domain(box: Bench) -> None:
     box.host.change_domains(add=[9], control=True)
 
 
-def pull(box: Box) -> None:
+def pull(box: Bench) -> None:
     box.host.unplug(0)
 
 
-def take_domain(box: Box) -> None:
+def take_domain(box: Bench) -> None:
     box.host.change_domains(remove=[0x29])
 
 
-def new_domain(box: Box) -> None:
+def new_domain(box: Bench) -> None:
     box.host.change_domains(add=[9])
 
 
-def deconfigure(box: Box) -> None:
-    assert box.write(f"{CARD0}/config", "0") == ""
+def deconfigure(box: Bench) -> None:
+    assert box.store(f"{CARD0}/config", "0") == ""
 
 
-def offline(box: Box) -> None:
-    assert box.write(f"{CARD0}/online", "0") == ""
+def offline(box: Bench) -> None:
+    assert box.store(f"{CARD0}/online", "0") == ""
 
 
-def overridden(box: Box) -> None:
-    assert box.write(f"{Q0}/driver_override", "vfio_ap") == ""
+def overridden(box: Bench) -> None:
+    assert box.store(f"{Q0}/driver_override", "vfio_ap") == ""
 
 
 @pytest.mark.parametrize(
@@ -434,8 +434,8 @@ def overridden(box: Box) -> None:
         ([deconfigure, offline, overridden], False),
     ],
 )
-def test_what_makes_the_bus_tell_again(steps: list[Callable[[Box], None]], armed: bool) -> None:  # noqa: FBT001 -- parametrized
-    box = Box(vfio_ap=True)
+def test_what_makes_the_bus_tell_again(steps: list[Callable[[Bench], None]], armed: bool) -> None:  # noqa: FBT001 -- parametrized
+    box = sample(vfio_ap=True)
     for step in steps:
         step(box)
     # Nothing is told before the next scan, whose number of events goes up by one at most.
@@ -449,8 +449,8 @@ def test_what_makes_the_bus_tell_again(steps: list[Callable[[Box], None]], armed
 
 
 def test_nothing_is_told_while_a_queue_has_no_driver() -> None:
-    box = Box()
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
+    box = sample()
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
     assert short(box) == []
     assert box.cat(f"{BUS}/bindings") == "2/4\n"
     # Having lost queues armed nothing, so getting rid of the rest tells nothing either.
@@ -460,7 +460,7 @@ def test_nothing_is_told_while_a_queue_has_no_driver() -> None:
 
 
 def test_what_was_armed_stays_so_until_all_have_a_driver() -> None:
-    box = Box(vfio_ap=True)
+    box = sample(vfio_ap=True)
     unbind_queue(box)
     rebind_card(box)
     assert short(box) == []
@@ -469,7 +469,7 @@ def test_what_was_armed_stays_so_until_all_have_a_driver() -> None:
 
 
 def test_loading_a_driver_tells_if_something_was_armed() -> None:
-    box = Box()
+    box = sample()
     box.host.modprobe("vfio_ap")
     assert not any("BINDINGS" in event for event in box.events())
     box.host.rmmod("vfio_ap")
@@ -482,17 +482,17 @@ def test_loading_a_driver_tells_if_something_was_armed() -> None:
 # -- the default domain ------------------------------------------------------------------------------------------------
 
 
-def domain(box: Box) -> str:
+def domain(box: Bench) -> str:
     return box.cat(f"{BUS}/ap_domain").strip()
 
 
 def test_the_default_domain_is_the_lowest_that_can_be_used() -> None:
-    box = Box(toml({3: "CEX8C"}, [9, 4, 200]))
+    box = Bench(toml({3: "CEX8C"}, [9, 4, 200]))
     assert domain(box) == "4"
 
 
 def test_no_default_domain_without_a_usable_adapter() -> None:
-    box = Box(toml({3: "CEX8C"}, [4], card="configured = false"))
+    box = Bench(toml({3: "CEX8C"}, [4], card="configured = false"))
     assert domain(box) == "-1"
     box.host.scan()
     assert domain(box) == "-1"
@@ -506,30 +506,30 @@ def test_no_default_domain_without_a_usable_adapter() -> None:
 
 
 def test_a_check_stopped_adapter_is_not_usable() -> None:
-    assert domain(Box(toml({3: "CEX8C"}, [4], card="checkstopped = true"))) == "-1"
+    assert domain(Bench(toml({3: "CEX8C"}, [4], card="checkstopped = true"))) == "-1"
 
 
 def test_the_default_domain_is_one_that_the_masks_leave_to_the_host() -> None:
-    box = Box(toml({}, [4, 9]))
+    box = Bench(toml({}, [4, 9]))
     assert domain(box) == "-1"
-    assert box.write(f"{BUS}/aqmask", "-4") == ""
-    assert box.write(f"{BUS}/apmask", "-3") == ""
+    assert box.store(f"{BUS}/aqmask", "-4") == ""
+    assert box.store(f"{BUS}/apmask", "-3") == ""
     box.host.plug(3, "CEX8C")
     box.host.scan()
     assert domain(box) == "-1"
     box.host.plug(5, "CEX8C")
     box.host.scan()
     assert domain(box) == "9"
-    assert box.write(f"{BUS}/aqmask", "-9,+4") == ""
+    assert box.store(f"{BUS}/aqmask", "-9,+4") == ""
     box.host.scan()
     assert domain(box) == "9"
 
 
 def test_the_default_domain_stays_when_it_disappears() -> None:
-    box = Box()
+    box = sample()
     box.host.unplug(0)
     box.host.unplug(4)
     box.host.change_domains(remove=[0x29])
     box.host.scan()
     assert domain(box) == "41"
-    assert box.write(f"{BUS}/ap_domain", "-1") == "EINVAL"
+    assert box.store(f"{BUS}/ap_domain", "-1") == "EINVAL"

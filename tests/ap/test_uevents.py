@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .machines import ALL_ONES, BUS, CARD0, CARD4, DEVICES, Q0, Q4, Box, all_but, toml
+from tests.ap.machines import ALL_ONES, BUS, CARD0, CARD4, DEVICES, Q0, Q4, all_but, sample, toml
+from tests.hosts import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +17,8 @@ QUEUE_KEYS = ("DEVTYPE=ap_queue", "DRIVER=cex4queue", "MODE=cca")
 
 
 @pytest.fixture
-def box() -> Box:
-    return Box(vfio_ap=True)
+def box() -> Bench:
+    return sample(vfio_ap=True)
 
 
 def without_driver(keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ def unbinding(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(key for key in without_driver(keys) if not key.startswith("MODALIAS="))
 
 
-def wire(box: Box) -> list[str]:
+def wire(box: Bench) -> list[str]:
     """Return the events as they go over the wire, without SEQNUM."""
     return [" ".join(f"{key}={value}" for key, value in event.environment()) for event in box.heard()]
 
@@ -50,22 +51,22 @@ def line(action: str, devpath: str, *keys: str) -> str:
         (Q4, "DEVTYPE=ap_queue\nDRIVER=cex4queue\nMODE=ep11\n"),
     ],
 )
-def test_uevent_files(box: Box, path: str, content: str) -> None:
+def test_uevent_files(box: Bench, path: str, content: str) -> None:
     assert box.cat(f"{path}/uevent") == content
 
 
-def test_uevent_files_follow_the_driver(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+def test_uevent_files_follow_the_driver(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
     assert box.cat(f"{CARD0}/uevent") == "DEVTYPE=ap_card\nDEV_TYPE=000E\nMODALIAS=ap:t0E\nMODE=cca\n"
     assert box.cat(f"{Q0}/uevent") == "DEVTYPE=ap_queue\nMODE=cca\n"
-    assert box.write(f"{BUS}/apmask", "-0") == ""
+    assert box.store(f"{BUS}/apmask", "-0") == ""
     assert box.cat(f"{CARD0}/00.002a/uevent") == "DEVTYPE=ap_queue\nDRIVER=vfio_ap\nMODE=cca\n"
 
 
 def test_uevent_files_show_the_type_that_linux_takes_the_card_for() -> None:
     scenario = toml({0: "CEX5A", 1: "CEX8A"}, [4])
-    box = Box(scenario.replace('type = "CEX8A"', 'type = "CEX8A"\ntapq = { at = 20 }'))
+    box = Bench(scenario.replace('type = "CEX8A"', 'type = "CEX8A"\ntapq = { at = 20 }'))
     assert "DEV_TYPE=000B\nMODALIAS=ap:t0B\nMODE=accel\n" in box.cat(f"{CARD0}/uevent")
     assert "DEV_TYPE=000E\nMODALIAS=ap:t0E\nMODE=accel\n" in box.cat(f"{DEVICES}/card01/uevent")
 
@@ -73,53 +74,53 @@ def test_uevent_files_show_the_type_that_linux_takes_the_card_for() -> None:
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
-def card_offline(box: Box) -> None:
-    assert box.write(f"{CARD0}/online", "0") == ""
+def card_offline(box: Bench) -> None:
+    assert box.store(f"{CARD0}/online", "0") == ""
 
 
-def queue_offline(box: Box) -> None:
-    assert box.write(f"{Q0}/online", "0") == ""
+def queue_offline(box: Bench) -> None:
+    assert box.store(f"{Q0}/online", "0") == ""
 
 
-def deconfigure(box: Box) -> None:
-    assert box.write(f"{CARD0}/config", "0") == ""
+def deconfigure(box: Bench) -> None:
+    assert box.store(f"{CARD0}/config", "0") == ""
     box.host.scan()
 
 
-def change_apmask(box: Box) -> None:
-    assert box.write(f"{BUS}/apmask", "-77") == ""
+def change_apmask(box: Bench) -> None:
+    assert box.store(f"{BUS}/apmask", "-77") == ""
 
 
-def change_aqmask(box: Box) -> None:
-    assert box.write(f"{BUS}/aqmask", "-77") == ""
-    assert box.write(f"{BUS}/aqmask", "+77") == ""
+def change_aqmask(box: Bench) -> None:
+    assert box.store(f"{BUS}/aqmask", "-77") == ""
+    assert box.store(f"{BUS}/aqmask", "+77") == ""
 
 
-def rebind_and_scan(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
-    assert box.write(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
+def rebind_and_scan(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
     box.host.scan()
 
 
-def rebind_card(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
-    assert box.write(f"{BUS}/drivers_probe", "card00") == ""
+def rebind_card(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
+    assert box.store(f"{BUS}/drivers_probe", "card00") == ""
 
 
-def give_away(box: Box) -> None:
-    assert box.write(f"{BUS}/aqmask", "-0x29") == ""
+def give_away(box: Bench) -> None:
+    assert box.store(f"{BUS}/aqmask", "-0x29") == ""
 
 
-def pull(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.002a") == ""
+def pull(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.002a") == ""
     box.heard()
     box.host.unplug(0)
     box.host.scan()
 
 
-def synthetic(box: Box) -> None:
+def synthetic(box: Bench) -> None:
     for path in (CARD0, Q0, DEVICES):
-        assert box.write(f"{path}/uevent", "add") == ""
+        assert box.store(f"{path}/uevent", "add") == ""
 
 
 UUID = "fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed"
@@ -193,12 +194,12 @@ EP11_KEYS = ("DEVTYPE=ap_queue", "MODE=ep11")
         ),
     ],
 )
-def test_events_with_all_their_keys(box: Box, step: Callable[[Box], None], expected: list[str]) -> None:
+def test_events_with_all_their_keys(box: Bench, step: Callable[[Bench], None], expected: list[str]) -> None:
     step(box)
     assert wire(box) == expected
 
 
-def test_the_value_of_a_mask_event_ends_with_a_newline(box: Box) -> None:
+def test_the_value_of_a_mask_event_ends_with_a_newline(box: Bench) -> None:
     change_apmask(box)
     (event,) = box.heard()
     assert event.keys == (("APMASK", all_but(77)),)
@@ -206,7 +207,7 @@ def test_the_value_of_a_mask_event_ends_with_a_newline(box: Box) -> None:
     assert len(event.keys[0][1]) == 67
 
 
-def test_a_new_card_with_all_its_keys(box: Box) -> None:
+def test_a_new_card_with_all_its_keys(box: Bench) -> None:
     box.host.change_domains(remove=[0x2A])
     box.host.scan()
     box.heard()
@@ -223,12 +224,12 @@ def test_a_new_card_with_all_its_keys(box: Box) -> None:
     ]
 
 
-def test_queues_go_on_and_offline_in_order_of_binding(box: Box) -> None:
-    assert box.write(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
-    assert box.write(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
+def test_queues_go_on_and_offline_in_order_of_binding(box: Bench) -> None:
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
     for text in ("0", "1"):
         box.heard()
-        assert box.write(f"{CARD0}/online", text) == ""
+        assert box.store(f"{CARD0}/online", text) == ""
         assert [event.devpath for event in box.heard()] == [C, QA, Q]
 
 
@@ -249,8 +250,8 @@ def test_queues_go_on_and_offline_in_order_of_binding(box: Box) -> None:
         (f"add {UUID} A=" + "b" * 1700, ""),
     ],
 )
-def test_synthetic_events_have_limits(box: Box, text: str, expected: str) -> None:
-    assert box.write(f"{CARD0}/uevent", text) == expected
+def test_synthetic_events_have_limits(box: Bench, text: str, expected: str) -> None:
+    assert box.store(f"{CARD0}/uevent", text) == expected
     assert len(box.heard()) == (not expected)
 
 
@@ -271,8 +272,8 @@ def test_synthetic_events_have_limits(box: Box, text: str, expected: str) -> Non
         (f"{Q0}/driver_override", "vfio_ap"),
     ],
 )
-def test_what_makes_no_event(box: Box, path: str, text: str) -> None:
-    assert box.write(path, text) == ""
+def test_what_makes_no_event(box: Bench, path: str, text: str) -> None:
+    assert box.store(path, text) == ""
     assert wire(box) == []
 
 
@@ -289,6 +290,6 @@ def test_what_makes_no_event(box: Box, path: str, text: str) -> None:
         (f"{BUS}/ap_domain", "-1"),
     ],
 )
-def test_refusals_make_no_event(box: Box, path: str, text: str) -> None:
-    assert box.write(path, text) != ""
+def test_refusals_make_no_event(box: Bench, path: str, text: str) -> None:
+    assert box.store(path, text) != ""
     assert wire(box) == []

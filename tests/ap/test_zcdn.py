@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import stat
+from typing import TYPE_CHECKING
 
 import pytest
 
 from apfs.sysfs.entries import BOTH
+from tests.ap.machines import ALL_ONES, BUS, all_but, bits, sample
 
-from .machines import ALL_ONES, BUS, Box, all_but, bits
+if TYPE_CHECKING:
+    from tests.hosts import Bench
 
 CLASS = "/sys/class/zcrypt"
 NODES = "/sys/devices/virtual/zcrypt"
@@ -17,30 +20,30 @@ MASKS = ("ioctlmask", "apmask", "aqmask", "admask")
 
 
 @pytest.fixture
-def box() -> Box:
-    return Box()
+def box() -> Bench:
+    return sample()
 
 
-def test_the_class_has_two_files_for_root_alone(box: Box) -> None:
+def test_the_class_has_two_files_for_root_alone(box: Bench) -> None:
     assert box.names(CLASS) == {"create", "destroy"}
     for name in ("create", "destroy"):
-        assert stat.S_IMODE(box.sh.stat(f"{CLASS}/{name}").mode) == 0o600
-        assert box.read(f"{CLASS}/{name}") == "EIO"
+        assert stat.S_IMODE(box.stat(f"{CLASS}/{name}").mode) == 0o600
+        assert box.shown(f"{CLASS}/{name}") == "EIO"
 
 
-def test_a_node(box: Box) -> None:
-    assert box.write(f"{CLASS}/create", "my_node\n") == ""
+def test_a_node(box: Bench) -> None:
+    assert box.store(f"{CLASS}/create", "my_node\n") == ""
     assert box.names(CLASS) == {"create", "destroy", "my_node"}
-    assert box.sh.readlink(f"{CLASS}/my_node") == "../../devices/virtual/zcrypt/my_node"
+    assert box.readlink(f"{CLASS}/my_node") == "../../devices/virtual/zcrypt/my_node"
     node = f"{NODES}/my_node"
     assert box.names(node) == {*MASKS, "dev", "uevent", "subsystem"}
-    assert box.sh.readlink(f"{node}/subsystem") == "../../../../class/zcrypt"
+    assert box.readlink(f"{node}/subsystem") == "../../../../class/zcrypt"
     major, minor = box.cat(f"{node}/dev").strip().split(":")
     assert minor == "0"
     assert box.cat(f"{node}/uevent").startswith(f"MAJOR={major}\nMINOR=0\nDEVNAME=my_node\n")
     for name in MASKS:
         assert box.cat(f"{CLASS}/my_node/{name}") == ZERO
-        assert stat.S_IMODE(box.sh.stat(f"{node}/{name}").mode) == 0o644
+        assert stat.S_IMODE(box.stat(f"{node}/{name}").mode) == 0o644
     (event,) = box.heard()
     assert (event.action, event.devpath, event.subsystem) == ("add", "/devices/virtual/zcrypt/my_node", "zcrypt")
 
@@ -64,77 +67,77 @@ def test_a_node(box: Box) -> None:
         ("create2", "create2"),
     ],
 )
-def test_names(box: Box, text: str, name: str) -> None:
-    assert box.write(f"{CLASS}/create", text) == ""
+def test_names(box: Bench, text: str, name: str) -> None:
+    assert box.store(f"{CLASS}/create", text) == ""
     assert box.names(NODES) == {name}
-    assert box.write(f"{CLASS}/create", name) == "EEXIST"
-    assert box.write(f"{CLASS}/destroy", f" {name} \n") == ""
+    assert box.store(f"{CLASS}/create", name) == "EEXIST"
+    assert box.store(f"{CLASS}/destroy", f" {name} \n") == ""
     assert box.names(NODES) == set()
 
 
 @pytest.mark.parametrize("name", ["create", "destroy"])
-def test_names_of_attributes_are_taken(box: Box, name: str) -> None:
-    assert box.write(f"{CLASS}/create", name) == "EEXIST"
+def test_names_of_attributes_are_taken(box: Bench, name: str) -> None:
+    assert box.store(f"{CLASS}/create", name) == "EEXIST"
     assert box.names(CLASS) == {"create", "destroy"}
 
 
 @pytest.mark.parametrize("name", ["\x1c", "\x1fx", "x\x85"])
-def test_only_white_space_is_stripped(box: Box, name: str) -> None:
-    assert box.write(f"{CLASS}/create", name) == ""
+def test_only_white_space_is_stripped(box: Bench, name: str) -> None:
+    assert box.store(f"{CLASS}/create", name) == ""
     assert box.names(NODES) == {name}
 
 
-def test_an_empty_write_creates_nothing(box: Box) -> None:
-    assert box.write(f"{CLASS}/create", "") == ""
+def test_an_empty_write_creates_nothing(box: Bench) -> None:
+    assert box.store(f"{CLASS}/create", "") == ""
     assert box.names(NODES) == set()
 
 
-def test_destroy_needs_a_node(box: Box) -> None:
-    assert box.write(f"{CLASS}/create", "one") == ""
+def test_destroy_needs_a_node(box: Bench) -> None:
+    assert box.store(f"{CLASS}/create", "one") == ""
     box.heard()
     for text in ("two", "\n", "ONE", "one two", "create"):
-        assert box.write(f"{CLASS}/destroy", text) == "ENOENT"
+        assert box.store(f"{CLASS}/destroy", text) == "ENOENT"
     assert box.events() == []
-    assert box.write(f"{CLASS}/destroy", "one") == ""
-    assert box.write(f"{CLASS}/destroy", "one") == "ENOENT"
+    assert box.store(f"{CLASS}/destroy", "one") == ""
+    assert box.store(f"{CLASS}/destroy", "one") == "ENOENT"
     assert [(event.action, event.devpath) for event in box.heard()] == [("remove", "/devices/virtual/zcrypt/one")]
 
 
-def test_minors_are_used_again(box: Box) -> None:
+def test_minors_are_used_again(box: Bench) -> None:
     for name in ("a", "b", "c"):
-        assert box.write(f"{CLASS}/create", name) == ""
-    assert box.write(f"{CLASS}/destroy", "b") == ""
-    assert box.write(f"{CLASS}/create", "\n") == ""
+        assert box.store(f"{CLASS}/create", name) == ""
+    assert box.store(f"{CLASS}/destroy", "b") == ""
+    assert box.store(f"{CLASS}/create", "\n") == ""
     assert box.names(NODES) == {"a", "c", "zcrypt_1"}
     assert box.cat(f"{NODES}/zcrypt_1/dev").endswith(":1\n")
 
 
-def test_a_made_up_name_may_be_taken(box: Box) -> None:
-    assert box.write(f"{CLASS}/create", "zcrypt_1") == ""
-    assert box.write(f"{CLASS}/create", "\n") == "EEXIST"
+def test_a_made_up_name_may_be_taken(box: Bench) -> None:
+    assert box.store(f"{CLASS}/create", "zcrypt_1") == ""
+    assert box.store(f"{CLASS}/create", "\n") == "EEXIST"
     assert box.names(NODES) == {"zcrypt_1"}
 
 
-def test_there_are_256_nodes(box: Box) -> None:
+def test_there_are_256_nodes(box: Bench) -> None:
     for number in range(256):
-        assert box.write(f"{CLASS}/create", "\n") == "", number
+        assert box.store(f"{CLASS}/create", "\n") == "", number
     assert len(box.names(NODES)) == 256
     assert "zcrypt_255" in box.names(NODES)
     box.heard()
     for text in ("\n", "another"):
-        assert box.write(f"{CLASS}/create", text) == "ENOSPC"
+        assert box.store(f"{CLASS}/create", text) == "ENOSPC"
     # Whether the name is taken is looked at first.
-    assert box.write(f"{CLASS}/create", "zcrypt_7") == "EEXIST"
+    assert box.store(f"{CLASS}/create", "zcrypt_7") == "EEXIST"
     assert box.events() == []
-    assert box.write(f"{CLASS}/destroy", "zcrypt_7") == ""
-    assert box.write(f"{CLASS}/create", "another") == ""
+    assert box.store(f"{CLASS}/destroy", "zcrypt_7") == ""
+    assert box.store(f"{CLASS}/create", "another") == ""
     assert box.cat(f"{NODES}/another/dev").endswith(":7\n")
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_masks_of_a_node_have_the_grammar_of_the_bus_masks(box: Box, name: str) -> None:
-    assert box.write(f"{CLASS}/create", "a") == ""
-    assert box.write(f"{CLASS}/create", "b") == ""
+def test_masks_of_a_node_have_the_grammar_of_the_bus_masks(box: Bench, name: str) -> None:
+    assert box.store(f"{CLASS}/create", "a") == ""
+    assert box.store(f"{CLASS}/create", "b") == ""
     box.heard()
     path = f"{CLASS}/a/{name}"
     for text, shown in (
@@ -145,10 +148,10 @@ def test_masks_of_a_node_have_the_grammar_of_the_bus_masks(box: Box, name: str) 
         ("\n", ZERO),
         ("+255", bits(255)),
     ):
-        assert box.write(path, text) == ""
+        assert box.store(path, text) == ""
         assert box.cat(path) == shown
     for text in ("+256", "0-5", "0X1", "+5,-", "x y", "0x" + "0" * 65):
-        assert box.write(path, text) == "EINVAL"
+        assert box.store(path, text) == "EINVAL"
     assert box.cat(path) == bits(255)
     for other in MASKS:
         assert box.cat(f"{CLASS}/b/{other}") == ZERO
@@ -157,11 +160,11 @@ def test_masks_of_a_node_have_the_grammar_of_the_bus_masks(box: Box, name: str) 
     assert box.events() == []
 
 
-def test_open_files_of_a_node_end_with_it(box: Box) -> None:
-    assert box.write(f"{CLASS}/create", "a") == ""
+def test_open_files_of_a_node_end_with_it(box: Bench) -> None:
+    assert box.store(f"{CLASS}/create", "a") == ""
     file = box.host.tree.open(box.host.tree.resolve(f"{NODES}/a/apmask"), BOTH)
-    assert box.write(f"{CLASS}/destroy", "a") == ""
-    assert box.write(f"{CLASS}/create", "a") == ""
+    assert box.store(f"{CLASS}/destroy", "a") == ""
+    assert box.store(f"{CLASS}/create", "a") == ""
     with pytest.raises(Exception, match="ENODEV"):
         file.write(b"+1")
     assert box.cat(f"{NODES}/a/apmask") == ZERO

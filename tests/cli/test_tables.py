@@ -15,7 +15,7 @@ from apfs.host import Host
 from apfs.journal.records import KINDS, Refusal
 from apfs.scenario.reader import load
 from apfs.testing.files import Shell
-from tests.vfio_ap.hosts import BARE, M1, M2, MDEV_DRIVER, RESERVED, Bench, built, refused
+from tests.hosts import BARE, M1, M2, MDEV_DRIVER, RESERVED, Bench, built, refused
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 

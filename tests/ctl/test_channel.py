@@ -16,7 +16,7 @@ from apfs.journal.records import Refusal
 from apfs.scenario.reader import loads
 from apfs.sysfs.entries import BOTH
 from apfs.testing.files import Shell
-from tests.vfio_ap.hosts import CREATE, M1, WORKED
+from tests.hosts import CREATE, M1, WORKED
 
 if TYPE_CHECKING:
     from apfs.sysfs.tree import OpenFile

@@ -11,7 +11,7 @@ import pytest
 from apfs import __version__
 from apfs.ctl.console import VERBS
 from apfs.journal.records import LogLine, QueuesReset, Refusal, Verb
-from tests.vfio_ap.hosts import (
+from tests.hosts import (
     CONSOLE,
     M1,
     M2,

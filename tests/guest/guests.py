@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.vfio_ap.hosts import M1, Bench
+from tests.hosts import M1, Bench
 
 if TYPE_CHECKING:
     from apfs.testing.files import SystemShell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apfs.journal.records import Uevent
-from tests.vfio_ap.hosts import M1, M2, MATRIX, Bench, mask_text, refused
+from tests.hosts import M1, M2, MATRIX, Bench, mask_text, refused
 
 from .guests import HOST, on, queues, rescan, started
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.errors import KernelError
-from tests.vfio_ap.hosts import CREATE, M1, M2, MATRIX, Bench
+from tests.hosts import CREATE, M1, M2, MATRIX, Bench
 
 from .guests import on, queues, rescan, started
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
-from tests.vfio_ap.hosts import M1, Bench, mask_text
+from tests.hosts import M1, Bench, mask_text
 
 from .guests import HOST, on, queues, rescan
 

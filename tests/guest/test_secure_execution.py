@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apfs.ap.qinfo import FIELDS
-from tests.vfio_ap.hosts import M1, M2, Bench, queue, refused
+from tests.hosts import M1, M2, Bench, queue, refused
 
 from .guests import HOST, on, started
 

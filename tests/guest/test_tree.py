@@ -11,7 +11,7 @@ import pytest
 from apfs.errors import KernelError
 from apfs.sysfs.entries import READ, WRITE
 from apfs.sysfs.nodes import Nodes
-from tests.vfio_ap.hosts import M1, M2, refused
+from tests.hosts import M1, M2, refused
 
 from .guests import on, rescan, started
 from .test_nested import passing

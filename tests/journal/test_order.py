@@ -13,7 +13,7 @@ from apfs.journal.records import Ioctl, LogLine, QueuesReset, Record, Refusal, S
 from apfs.vfio.container import Container, GroupFile
 from apfs.vfio.device_file import DeviceFile
 from apfs.vfio.request import IoctlFile, Request
-from tests.vfio_ap.hosts import M1, M2, Bench, built
+from tests.hosts import M1, M2, Bench, built
 
 if TYPE_CHECKING:
     from collections.abc import Callable

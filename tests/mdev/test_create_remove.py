@@ -3,7 +3,7 @@
 import pytest
 
 from apfs.sysfs.entries import READ, WRITE
-from tests.vfio_ap.hosts import (
+from tests.hosts import (
     ASSIGN,
     BARE,
     CREATE,

@@ -4,7 +4,7 @@ import pytest
 
 from apfs.errors import KernelError
 from apfs.journal.records import Action, LogLine, Uevent
-from tests.vfio_ap.hosts import AP_DRIVER, BARE, M1, M2, MATRIX, MDEV_DRIVER, TYPE, WORKED, Bench, product, refused
+from tests.hosts import AP_DRIVER, BARE, M1, M2, MATRIX, MDEV_DRIVER, TYPE, WORKED, Bench, product, refused
 
 PARENT = "/devices/vfio_ap/matrix"
 MDEV = f"{PARENT}/{M1}"

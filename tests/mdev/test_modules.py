@@ -3,7 +3,7 @@
 import pytest
 
 from apfs.sysfs.entries import READ, WRITE
-from tests.vfio_ap.hosts import AP_DRIVER, BARE, CREATE, M1, M2, MATRIX, MDEV_DRIVER, Bench, built, queue, refused
+from tests.hosts import AP_DRIVER, BARE, CREATE, M1, M2, MATRIX, MDEV_DRIVER, Bench, built, queue, refused
 
 NOT_LOADED = "vfio_ap = false\n"
 OF_VFIO_AP = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.vfio_ap.hosts import BARE, M1, M2, M3, M4, MATRIX, MDEV_DRIVER, TYPE, WORKED, Bench
+from tests.hosts import BARE, M1, M2, M3, M4, MATRIX, MDEV_DRIVER, TYPE, WORKED, Bench
 
 
 def numbers(bench: Bench, uuid: str) -> tuple[str, list[str]]:

@@ -12,7 +12,7 @@ from apfs.errors import KernelError
 from apfs.host import Host
 from apfs.scenario.reader import loads
 from apfs.testing.files import Shell
-from tests.vfio_ap.hosts import CREATE, M1, M2, MATRIX, MDEV_DRIVER, WORKED
+from tests.hosts import CREATE, M1, M2, MATRIX, MDEV_DRIVER, WORKED
 
 if TYPE_CHECKING:
     from apfs.sysfs.entries import Stat

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from apfs.errors import KernelError
 from apfs.sysfs.entries import BOTH
 from apfs.vfio_ap.migration import MigrationFile
-
-from .hosts import M1, Bench
+from tests.hosts import M1, Bench
 
 CCA8 = 0x928000000E540307
 EP11_7 = 0x868000000D540307

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from apfs.errors import KernelError
 from apfs.journal.records import QueuesReset
-
-from .hosts import BARE, M1, M2, MATRIX, RESERVED, Bench, built, config_text, mask_text, product, refused
+from tests.hosts import BARE, M1, M2, MATRIX, RESERVED, Bench, built, config_text, mask_text, product, refused
 
 Matrix = tuple[list[int], list[int], list[int]]
 EVERYTHING = config_text((5, 6), (4,), (0xAB,))

@@ -3,10 +3,9 @@
 import pytest
 
 from apfs.journal.records import GuestUpdate, Interrupt, QueuesReset, Record, Uevent
-
-from .hosts import ASSIGN, BARE, M1, M2, MATRIX, RESERVED, UNASSIGN, WORKED, ZCRYPT_DRIVER, Bench, product, refused
-from .hosts import config_text as config
-from .hosts import queue as queue_path
+from tests.hosts import ASSIGN, BARE, M1, M2, MATRIX, RESERVED, UNASSIGN, WORKED, ZCRYPT_DRIVER, Bench, product, refused
+from tests.hosts import config_text as config
+from tests.hosts import queue as queue_path
 
 OK = ""
 LARGEST = 2**64 - 1

@@ -7,8 +7,7 @@ import pytest
 
 from apfs.errors import KernelError
 from apfs.journal.records import Refusal
-
-from .hosts import AP_DRIVER, M1, MATRIX, MDEV_DRIVER, TYPE, Bench
+from tests.hosts import AP_DRIVER, M1, MATRIX, MDEV_DRIVER, TYPE, Bench
 
 HOST = f"""
 [qci]

@@ -3,8 +3,7 @@
 import pytest
 
 from apfs.journal.records import GuestUpdate, LogLine, QueuesReset, Uevent
-
-from .hosts import (
+from tests.hosts import (
     AP_DRIVER,
     BARE,
     M1,

@@ -6,8 +6,7 @@ from apfs.journal.records import GuestUpdate, Interrupt
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import Vm
 from apfs.vfio_ap.ops import MatrixMdev
-
-from .hosts import M1, M2, MATRIX, MDEV_DRIVER, WORKED, Bench, built, config_text, mask_text, product, refused
+from tests.hosts import M1, M2, MATRIX, MDEV_DRIVER, WORKED, Bench, built, config_text, mask_text, product, refused
 
 CONTROL = mask_text((4, 0xAB))
 NOTHING = (mask_text(()),) * 3

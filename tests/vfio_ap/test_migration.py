@@ -21,8 +21,8 @@ from apfs.vfio_ap.migration import (
     stream_size,
 )
 from tests.calls import calls
+from tests.hosts import AP_DRIVER, M1, M2, MATRIX, Bench, config_text, product
 
-from .hosts import AP_DRIVER, M1, M2, MATRIX, Bench, config_text, product
 from .streams import (
     APQNS,
     CCA8,

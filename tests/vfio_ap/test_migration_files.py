@@ -4,8 +4,8 @@ import pytest
 
 from apfs.journal.records import Migration, Refusal
 from apfs.vfio.fsm import State
+from tests.hosts import M1, MATRIX, Bench, config_text, product, refused
 
-from .hosts import M1, MATRIX, Bench, config_text, product, refused
 from .streams import ENTRIES, HOST, STREAM, events, state, stream, transfer, write
 
 CLIENT = f"/dev/vfio-ap/{M1}"

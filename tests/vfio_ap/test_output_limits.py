@@ -3,8 +3,7 @@
 import pytest
 
 from apfs.sysfs.entries import READ
-
-from .hosts import BARE, M1, MATRIX, Bench, config_text, product
+from tests.hosts import BARE, M1, MATRIX, Bench, config_text, product
 
 BIG = """
 [qci]

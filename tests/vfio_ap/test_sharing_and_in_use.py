@@ -2,7 +2,7 @@
 
 import pytest
 
-from .hosts import (
+from tests.hosts import (
     BARE,
     CREATE,
     M1,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .hosts import M1, M2, MATRIX, ZCRYPT_DRIVER, Bench, built, queue, refused
+from tests.hosts import M1, M2, MATRIX, ZCRYPT_DRIVER, Bench, built, queue, refused
 
 UNASSIGNED, ASSIGNED, IN_USE = "unassigned\n", "assigned\n", "in use\n"
 

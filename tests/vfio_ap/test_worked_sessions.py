@@ -3,8 +3,7 @@
 import pytest
 
 from apfs.journal.records import GuestUpdate
-
-from .hosts import (
+from tests.hosts import (
     AP_DRIVER,
     CONSOLE,
     CREATE,

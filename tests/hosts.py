@@ -1,9 +1,9 @@
-"""Hosts, paths and questions to the journal that the tests of vfio_ap share. No mount, no mocks."""
+"""The hosts that tests have, without a mount: what is done to them, and what is seen of them and of their journal."""
 
 import errno
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,8 +11,9 @@ import pytest
 from apfs.errors import KernelError
 from apfs.host import Host
 from apfs.journal.history import History, R
-from apfs.journal.records import GuestUpdate, Interrupt, LogLine, QueuesReset, Record
+from apfs.journal.records import GuestUpdate, Interrupt, LogLine, QueuesReset, Record, Uevent
 from apfs.scenario.reader import loads
+from apfs.sysfs.entries import Stat
 from apfs.testing.files import Shell
 
 MATRIX = "/sys/devices/vfio_ap/matrix"
@@ -22,6 +23,7 @@ AP_DRIVER = "/sys/bus/ap/drivers/vfio_ap"
 ZCRYPT_DRIVER = "/sys/bus/ap/drivers/cex4queue"
 MDEV_DRIVER = "/sys/bus/mdev/drivers/vfio_ap_mdev"
 CONSOLE = "/ctl/console"
+PAGE = 4096
 
 M1 = "11111111-aaaa-4aaa-8aaa-111111111111"
 M2 = "22222222-bbbb-4bbb-8bbb-222222222222"
@@ -74,6 +76,15 @@ def product(adapters: Iterable[int], domains: Iterable[int]) -> list[str]:
     return [f"{adapter:02x}.{domain:04x}" for adapter in adapters for domain in rows]
 
 
+def attempt(call: Callable[[], object]) -> str:
+    """Return the name of the errno that a call is refused with, nothing if it succeeds."""
+    try:
+        call()
+    except KernelError as error:
+        return error.name
+    return ""
+
+
 @contextmanager
 def refused(name: str) -> Iterator[None]:
     """Expect a refusal with this errno."""
@@ -86,11 +97,23 @@ def refused(name: str) -> Iterator[None]:
 class Bench(Shell):
     """A host on the bench: a shell on it, and what has been in its journal since the last `mark`."""
 
-    def __init__(self, text: str = WORKED) -> None:
+    def __init__(self, text: str = WORKED, *, vfio_ap: bool = False) -> None:
+        """Boot a scenario; with `vfio_ap`, load that module afterwards."""
         super().__init__(Host(loads(text)))
+        if vfio_ap:
+            self.host.modprobe("vfio_ap")
         self._mark = self.host.journal.last
 
     # -- writing ----------------------------------------------------------------------------------------------------
+
+    def store(self, path: str, data: str | bytes) -> str:
+        """Write to a file, and return the errno's name; success must have taken every byte."""
+        raw = data.encode("latin-1") if isinstance(data, str) else data
+
+        def write() -> None:
+            assert self.write(path, raw) == min(len(raw), 4096)
+
+        return attempt(write)
 
     def create(self, *uuids: str) -> None:
         """Create mediated devices."""
@@ -132,6 +155,26 @@ class Bench(Shell):
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
+    def shown(self, path: str) -> str:
+        """Return the content of a file, or the name of the errno that reading it gives."""
+        try:
+            return self.read(path).decode("latin-1")
+        except KernelError as error:
+            return error.name
+
+    def names(self, path: str) -> set[str]:
+        """Return the names in a directory."""
+        return set(self.ls(path))
+
+    def driver(self, device: str) -> str | None:
+        """Return the name of a device's driver."""
+        return self.readlink(f"{device}/driver").rsplit("/", 1)[1] if "driver" in self.names(device) else None
+
+    def drivers(self) -> dict[str, str | None]:
+        """Return the drivers of all queues, by name of the queue."""
+        devices = "/sys/bus/ap/devices"
+        return {name: self.driver(f"{devices}/{name}") for name in self.ls(devices) if "." in name}
+
     def show(self, uuid: str, name: str) -> str:
         """Return the content of a file of a mediated device."""
         return self.cat(f"{MATRIX}/{uuid}/{name}")
@@ -160,23 +203,22 @@ class Bench(Shell):
         return self.cat(f"{queue(apqn)}/status")
 
     def dump(self, *roots: str) -> dict[str, str]:
-        """Return everything that can be seen below some directories (all but the journal), by path."""
-        seen = {}
-        for root in roots or ("/sys", "/dev"):
-            for path, found in self.find(root):
-                seen[path] = f"{found.mode:o} {found.size} " + self._content(path, found.mode, found.size)
-        return seen
+        """Return everything that can be seen below some directories (all but the journal), by path.
 
-    def _content(self, path: str, mode: int, size: int) -> str:
-        if stat.S_ISLNK(mode):
-            return self.readlink(path)
-        # What is no attribute has no size and might change by being read.
-        if stat.S_ISREG(mode) and mode & 0o444 and size:
-            try:
-                return self.cat(path)
-            except KernelError as error:
-                return error.name
-        return ""
+        Links have their text, files their permissions and content, directories their number of links.
+        """
+        return {path: self._seen(path, found) for root in roots or ("/sys", "/dev") for path, found in self.find(root)}
+
+    def _seen(self, path: str, found: Stat) -> str:
+        mode = stat.S_IMODE(found.mode)
+        if stat.S_ISLNK(found.mode):
+            return f"link {self.readlink(path)}"
+        if stat.S_ISDIR(found.mode):
+            return f"dir {mode:04o} {found.nlink}"
+        if not stat.S_ISREG(found.mode) or found.size != PAGE:
+            # What is no attribute might change by being read.
+            return f"{found.mode:o} {found.size}"
+        return f"{mode:04o} {self.shown(path) if mode & 0o444 else ''}"
 
     # -- the journal --------------------------------------------------------------------------------------------------
 
@@ -206,6 +248,30 @@ class Bench(Shell):
         return [
             (record.adapters, record.domains, record.control_domains) for record in self.journal.of_kind(GuestUpdate)
         ]
+
+    def heard(self) -> list[Uevent]:
+        """Return the uevents since the mark, and set it."""
+        records = self.records(Uevent)
+        self.mark()
+        return records
+
+    def events(self) -> list[str]:
+        """Return what was heard, each as action, path below `/devices/ap` and keys, blanks between."""
+        return [
+            " ".join(
+                (
+                    event.action,
+                    event.devpath.removeprefix("/devices/ap/"),
+                    *(f"{key}={text}" for key, text in event.keys),
+                )
+            )
+            for event in self.heard()
+        ]
+
+    def short_events(self) -> list[str]:
+        """Return what was heard without the keys that every event of a device has."""
+        common = ("DEVTYPE=", "DRIVER=", "DEV_TYPE=", "MODALIAS=", "MODE=")
+        return [" ".join(word for word in event.split(" ") if not word.startswith(common)) for event in self.events()]
 
     def interrupts(self) -> list[tuple[str, str]]:
         """Return the interrupts of VFIO devices since the mark."""
