@@ -44,9 +44,9 @@ def _node_id_offset() -> int | None:
 class _Name:
     """The reply for names of one type, used for one after the other."""
 
-    def __init__(self, kind: int, offset: int) -> None:
+    def __init__(self, file_type: int, offset: int) -> None:
         self.entry = EntryAttributes()
-        self.entry.st_mode = ModeT(kind)
+        self.entry.st_mode = ModeT(file_type)
         self.node_id = ctypes.c_uint64.from_address(id(self.entry) + offset)
 
 
@@ -57,11 +57,11 @@ class BareNames:
         self._offset = offset
         self._names: dict[int, _Name] = {}
 
-    def reply(self, inode: InodeT, kind: int) -> EntryAttributes:
+    def reply(self, inode: InodeT, file_type: int) -> EntryAttributes:
         """Return what `readdir_reply` sends about the name of a node of this type (S_IFMT)."""
-        name = self._names.get(kind)
+        name = self._names.get(file_type)
         if name is None:
-            name = self._names[kind] = _Name(kind, self._offset)
+            name = self._names[file_type] = _Name(file_type, self._offset)
         name.entry.st_ino = inode
         name.node_id.value = 0
         return name.entry

@@ -160,11 +160,11 @@ class Operations(pyfuse3.Operations):
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._born
         return entry
 
-    def _name(self, node: int, kind: int) -> EntryAttributes:
+    def _name(self, node: int, file_type: int) -> EntryAttributes:
         """Return what pyfuse3 sends about a listed name that the kernel must not remember."""
         if self._bare is None:
             return self._attributes(node)
-        return self._bare.reply(self._inode(node), kind)
+        return self._bare.reply(self._inode(node), file_type)
 
     # -- looking --------------------------------------------------------------------------
 
@@ -226,15 +226,15 @@ class Operations(pyfuse3.Operations):
         remembered = self.cache.remembers(self._tree.describe(directory))
         bare = self._bare
         alike = None if self._tree.owned else self._files_alike
-        for name, node, following, kind, found in self._tree.readdir(directory, max(start_id - _DOTS, 0)):
+        for name, node, following, file_type, found in self._tree.readdir(directory, max(start_id - _DOTS, 0)):
             if not (found and remembered):
-                entry = bare.reply(InodeT(node), kind) if bare else self._attributes(node)
+                entry = bare.reply(InodeT(node), file_type) if bare else self._attributes(node)
             elif alike is not None and (known := alike.get(found)):
                 entry = known
                 entry.st_ino = InodeT(node)
             else:
                 entry = self._attributes(node, FOREVER)
-                if alike is not None and kind == stat.S_IFREG:
+                if alike is not None and file_type == stat.S_IFREG:
                     alike[found] = entry
             if not readdir_reply(token, name.encode(), entry, following + _DOTS):
                 return

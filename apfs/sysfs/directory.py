@@ -251,16 +251,16 @@ class Directory(Population):
 
     def _readdir(self, key: int, subject: object, position: int) -> Iterator[DirEntry]:
         directory, place, after = self.id(key), position >> _SLOT_SHIFT, (position & _WITHIN_SLOT) - 1
-        for name, kind, number, entry, found, population, start in self._slots[place:]:
+        for name, file_type, number, entry, entry_stat, population, start in self._slots[place:]:
             if population:
                 first = population.id(0)
                 for member in population.keys(key, after):
                     node = first | member << ENTRY_BITS
-                    stat_of = population.stat(member, 0) if population.lasting else None
-                    yield dir_entry((population.name(member), node, start + member + 1, kind, stat_of))
-            elif entry and after < 0 and (found or entry.present(subject)):
-                yield dir_entry((name, directory | number, start + 1, kind, found))
-            after = -1
+                    member_stat = population.stat(member, 0) if population.lasting else None
+                    yield dir_entry((population.name(member), node, start + member + 1, file_type, member_stat))
+            elif entry and after < 0 and (entry_stat or entry.present(subject)):
+                yield dir_entry((name, directory | number, start + 1, file_type, entry_stat))
+            after = -1  # behind the slot where the listing was interrupted, everything is new
 
 
 def _lasts(entry: Entry) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.ap.mask import Mask
+from apfs.journal.log import CAPACITY
 from apfs.journal.records import KINDS, GuestUpdate, Record, Uevent
 from apfs.journal.text import from_line, head_of_line, summary, to_line, to_wire
 
@@ -54,6 +55,10 @@ def test_numbers_of_a_mask_read_as_elsewhere(mask: Mask) -> None:
     update = GuestUpdate("it", mask.hex256(), mask.hex256(), mask.hex256())
     two, four = mask.ranges(2) or "none", mask.ranges(4) or "none"
     assert summary(update) == (f"it adapters: {two}, domains: {four}, control domains: {four}", "")
+
+
+def test_the_capacity_is_documented() -> None:
+    assert f"The journal holds {CAPACITY:,} records." in DOCUMENTATION.read_text()
 
 
 def test_an_event_on_the_wire() -> None:

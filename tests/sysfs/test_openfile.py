@@ -93,6 +93,16 @@ def test_the_text_is_made_anew_elsewhere(desk: Desk, offset: int) -> None:
     assert bytes(file.read(offset, 100)) == b"read 2\n"[offset:]
 
 
+def test_an_empty_text_is_made_again(desk: Desk) -> None:
+    file = desk.open()
+    desk.counter.text = ""
+    assert bytes(file.read(0, 100)) == b""
+    desk.counter.text = "more"
+    assert bytes(file.read(0, 0)) == b""
+    assert bytes(file.read(0, 100)) == b"more"
+    assert desk.counter.reads == 3
+
+
 def test_reading_may_start_anywhere(desk: Desk) -> None:
     assert bytes(desk.open().read(5, 100)) == b"1\n"
     assert bytes(desk.open().read(4096, 100)) == b""
