@@ -29,7 +29,14 @@ _PR_SET_PDEATHSIG = 1
     help="Use the host mounted there.",
     shell_complete=completion.mounted,
 )
-@click.option("--libvirtd", default="libvirtd", metavar="PROGRAM", help="The libvirtd to run.", show_default=True)
+@click.option(
+    "--libvirtd",
+    default="libvirtd",
+    metavar="PROGRAM",
+    help="The libvirtd to run.",
+    show_default=True,
+    shell_complete=completion.commands,
+)
 @click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="Listen on this port of 127.0.0.1, too.")
 @click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST to it. Repeatable.")
 @click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")

@@ -12,7 +12,7 @@ import pytest
 
 from apfs.testing import LibvirtError
 from apfs.testing.libvirt import Libvirt
-from tests.conftest import TIMEOUT, UUID
+from tests.conftest import TIMEOUT, UUID, apfs
 from tests.vmm.libvirt.guest import HOSTDEV
 
 if TYPE_CHECKING:
@@ -139,6 +139,18 @@ def test_missing_programs_are_named(apfs_mount: MountedHost, tmp_path: Path, mon
     (tmp_path / "virsh").unlink()
     with pytest.raises(LibvirtError, match=r"^virsh is not installed: apt install libvirt-clients"):
         Libvirt(apfs_mount)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--scenario", "default", "--mount", "/x"), "--scenario and --mount exclude each other"),
+        (("--bind", "/x"), "--bind takes SRC:DEST, and DEST is absolute"),
+        (("--tcp", "70000"), "70000 is not in the range 1<=x<=65535"),
+    ],
+)
+def test_wrong_usage(words: tuple[str, ...], says: str) -> None:
+    assert says in apfs("libvirtd", *words, status=2).stderr
 
 
 def test_users_are_told_that_it_is_for_root() -> None:
