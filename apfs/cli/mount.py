@@ -69,6 +69,7 @@ def command(
         dev/vfio/        the VFIO device nodes
         dev/vfio-ap/U/   what a VMM does with the mediated device U: guest, migration_state, data_stream ...
         ctl/             console (write `help`, read kmsg), kmsg, uevents, journal, status
+        guests/U/        the guest that has the mediated device U, with its own sys, dev and ctl
 
     Files belong to the user who mounts; every file that sysfs would refuse to root is refused to root as well.
 

@@ -30,10 +30,14 @@ Uevents
     themselves, and the links and attributes of a driver come with `bind` and go with `unbind`. So the number of uevents
     is the version of all names. While it stays the same, everything that was found out about a node is still true.
     Uevents without such a change do no harm; a change without a uevent would (`tests/model/test_names_and_uevents.py`).
-    The one exception is `/ctl/fds`, the files on their way to processes: it is not part of sysfs, and counts its own
-    changes.
+    The exceptions are not part of sysfs: `/ctl/fds`, the files on their way to processes, and `/guests` with all that
+    is below it. `Nodes.changes` counts their changes.
+
+Guests
+    Guests have trees of their own, which share the table of kinds with the tree of their host (`nodes`): the number of
+    a tree is part of the identity of each of its nodes. When a guest ends, its kinds are gone, and so are its nodes.
 
 The modules, from bottom to top: `openfile` and `entries` (what a directory contains), `faults` and `attribute_file`
 (how attributes are read and written), `members` (which directories of a kind exist), `kind`, `populations` and
-`directory` (the kinds), `tree` (everything together, and the requests of a file system).
+`directory` (the kinds), `nodes` (what trees share), `tree` (everything together, and the requests of a file system).
 """
