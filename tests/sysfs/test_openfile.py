@@ -228,6 +228,16 @@ def test_injected_faults_hit_so_many_accesses_and_change_nothing(desk: Desk) -> 
     assert file.write(b"1") == 1
 
 
+def test_reading_on_at_the_end_is_no_access(desk: Desk) -> None:
+    """A fault is for the next text, not for the look at the end of this one, which every reader takes."""
+    file = desk.open()
+    assert bytes(file.read(0, 100)) == b"read 1\n"
+    desk.tree.faults.inject("/top/rw", errno.EIO, 1)
+    assert bytes(file.read(7, 100)) == b""
+    with pytest.raises(KernelError):
+        file.read(0, 100)
+
+
 def test_text_files_have_no_limit_and_cannot_be_written() -> None:
     texts = iter(["first", "x" * 10000])
     file = TextFile(Journal(), "/text", lambda: next(texts))
