@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_guest_of_a_guest(host: MountedHost) -> None:
     )
     try:
         assert guest.guest(M2).sh("ls /sys/bus/ap/devices").stdout.split() == ["05.0004", "card05"]
-        inside = guest.exec("python3", "-m", "apfs", "exec", "--guest", M2, "--", "ls", "/sys/bus/ap/devices")
+        inside = guest.exec(sys.executable, "-m", "apfs", "exec", "--guest", M2, "--", "ls", "/sys/bus/ap/devices")
         assert inside.stdout.split() == ["05.0004", "card05"], inside.stderr
         assert "VFIO ioctls are not served" not in inside.stderr
     finally:
@@ -106,7 +107,7 @@ def test_a_guest_of_a_guest(host: MountedHost) -> None:
 
 
 def test_inside_a_sandbox_of_the_host_it_is_found_there(host: MountedHost) -> None:
-    result = host.exec("python3", "-m", "apfs", "exec", "--guest", M1.upper(), "--", "ls", "/sys/bus/ap/devices")
+    result = host.exec(sys.executable, "-m", "apfs", "exec", "--guest", M1.upper(), "--", "ls", "/sys/bus/ap/devices")
     assert result.stdout.split() == ["05.0004", "05.00ab", "card05"], result.stderr
 
 
@@ -136,4 +137,4 @@ def test_status_names_guests(host: MountedHost) -> None:
     rows = apfs("status", str(host.path)).stdout.partition("\nguests\n")[2].splitlines()
     assert rows[1].split()[:3] == [M1, "05", "2"]
     assert apfs("status", f"{host.path}/guests/{M1}", status=2).stderr.count("\n") == 1
-    assert host.guest(M1).exec("python3", "-m", "apfs", "status").stdout.startswith(f"host\nscenario         {M1}")
+    assert host.guest(M1).exec(sys.executable, "-m", "apfs", "status").stdout.startswith(f"host\nscenario         {M1}")
