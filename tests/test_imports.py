@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "mounts": {"errors", "journal", "ap", "vfio_ap"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "sandbox": {"mounts", "vfio"},
-    "vmm": {"mounts"},
+    "vmm": {"mounts", "sandbox"},
     "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
     "cli": {
         *("ap", "fuse", "host", "journal", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),

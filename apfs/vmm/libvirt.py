@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 
 from apfs.mounts import environment
 from apfs.mounts.server import PYTHON
+from apfs.sandbox import compose
 from apfs.vmm import build, emulator
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ _START = """
 for guest in /dev/vfio-ap/*/guest; do
     [ ! -e "$guest" ] || [ "$(cat "$guest")" = 0 ] || echo 0 > "$guest"
 done
-mkdir -p /run/lock
 exec "$@"
 """
 
@@ -103,7 +104,8 @@ def _prepare_qemu(directory: Path) -> list[tuple[str, str]]:
     qemu = shutil.which(emulator.find())
     if qemu is None:
         raise LibvirtError(f"{emulator.find()}: no such program")
-    place = shutil.which(emulator.NAME) or f"/usr/bin/{emulator.NAME}"
+    # Where there is none, libvirt finds it in the first directory of PATH.
+    place = shutil.which(emulator.NAME) or f"{compose.TOOLS}/{emulator.NAME}"
     prefix = directory / "prefix"
     (prefix / "bin").mkdir(parents=True)
     real = prefix / "bin" / Path(qemu).name
@@ -113,8 +115,8 @@ def _prepare_qemu(directory: Path) -> list[tuple[str, str]]:
             (prefix / name).symlink_to(Path(qemu).parents[1] / name)
     launcher = directory / emulator.NAME
     # libvirt does not let QEMU have its own environment.
-    variables = f"APFS_QEMU='{real}' APFS_QEMU_PLUGIN='{build.plugin()}'"
-    launcher.write_text(f'#!/bin/sh\n{variables} exec {" ".join(PYTHON)} -m apfs.vmm "$@"\n')
+    variables = f"APFS_QEMU={shlex.quote(str(real))} APFS_QEMU_PLUGIN={shlex.quote(str(build.plugin()))}"
+    launcher.write_text(f'#!/bin/sh\n{variables} exec {shlex.join(PYTHON)} -m apfs.vmm "$@"\n')
     launcher.chmod(0o755)
     return [(os.path.realpath(qemu), str(real)), (str(launcher), os.path.realpath(place))]
 

@@ -128,6 +128,18 @@ def run(directory: Path, text: str) -> str:
     return done.stdout
 
 
+def test_a_qemu_that_is_not_in_path(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("bwrap", "virsh", "sh", "env", "cat", "cc"):
+        (tmp_path / program).symlink_to(f"/usr/bin/{program}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("APFS_QEMU", "/usr/bin/qemu-system-s390x")
+    apfs_mount.echo(UUID, "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create")
+    with Libvirt(apfs_mount) as libvirt:
+        libvirt.define(DOMAIN)
+        assert "<emulator>/run/apfs/bin/qemu-system-s390x</emulator>" in libvirt.virsh("dumpxml", "small").stdout
+        libvirt.virsh("start", "--paused", "small", check=True)
+
+
 def test_missing_programs_are_named(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for program in ("bwrap", "virsh", "sh", "cc"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
