@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from apfs.ap import bus_attributes, card_attributes, queue_attributes, zcdn, zcrypt_attributes
 from apfs.ap.mask import NONE
 from apfs.ap.members import BoundCards, Cards, QueueLinks, Queues
-from apfs.ctl import files
+from apfs.ctl import files, sandbox
 from apfs.kernel.device import (
     BUS_ATTRIBUTES,
     DRIVER_ATTRIBUTES,
@@ -24,7 +24,7 @@ from apfs.kernel.device import (
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev_core
 from apfs.mdev.members import Parts
-from apfs.sysfs.entries import Link, Special
+from apfs.sysfs.entries import Link, Node, Special
 from apfs.vfio import device as vfio
 from apfs.vfio.container import Container, GroupFile
 from apfs.vfio.device_file import CdevFile
@@ -78,10 +78,13 @@ class _Tops(NamedTuple):
     devices: Directory
     virtual: Directory
     classes: Directory
-    numbers: Directory
-    """`/sys/dev/char`."""
+    numbers: tuple[Directory, Directory]
+    """`/sys/dev/char`, and what a sandbox shows there."""
     kernel: Directory
     dev: Directory
+    nodes: Directory
+    """What a sandbox shows in `/dev`."""
+    sandbox: Directory
 
 
 def build(system: System) -> None:
@@ -90,15 +93,22 @@ def build(system: System) -> None:
     sys = root.fixed("sys")
     buses, devices, classes, modules = (sys.fixed(name) for name in ("bus", "devices", "class", "module"))
     iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(system.journal))
+    ctl = root.fixed("ctl", files.CTL_ENTRIES, always=system)
+    shown = ctl.fixed("sandbox", sandbox.ENTRIES)
+    char = shown.fixed("char", _misc_numbers(system), shown_at="/sys/dev/char")
     tops = _Tops(
         buses=buses,
         devices=devices,
         virtual=devices.fixed("virtual"),
         classes=classes,
-        numbers=sys.fixed("dev").fixed("char", _misc_numbers(system)),
+        numbers=(sys.fixed("dev").fixed("char", _misc_numbers(system)), char),
         kernel=sys.fixed("kernel"),
         dev=root.fixed("dev", (iommu,)),
+        nodes=shown.fixed("dev", (_misc_node(system.iommu_misc, 0o660), _misc_node(system.z90crypt, 0o600))),
+        sandbox=shown,
     )
+    real = sandbox.CharDevices(system)
+    char.links("1:1", real, real, real)
     _ap(system, tops)
     _zcrypt(system, tops)
     mdevs = _matrix(system, tops)
@@ -106,7 +116,6 @@ def build(system: System) -> None:
     _vfio(system, tops, mdevs)
     _modules(system, modules)
     tops.dev.fixed("vfio-ap").dirs("0", Parts(system.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
-    ctl = root.fixed("ctl", files.CTL_ENTRIES, always=system)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", system.handed, handed)
     root.fixed("guests").trees("0", _Roots(system.guests))
@@ -152,9 +161,13 @@ def _ap(system: System, tops: _Tops) -> None:
 
 
 def _zcrypt(system: System, tops: _Tops) -> None:
-    """Declare the class of additional zcrypt nodes."""
+    """Declare the class of additional zcrypt nodes, which get into the /dev of a sandbox one by one."""
     nodes = tops.virtual.fixed("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
     tops.classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
+    for directory in tops.numbers:
+        directory.links(str(zcdn.MAJOR), nodes, system.zcdn.nodes, zcdn.Numbers(system.zcdn.nodes))
+    node = Node("node", 0o600, lambda node: (zcdn.MAJOR, node.minor))
+    tops.sandbox.fixed("zcrypt").files("0", system.zcdn.nodes, node)
 
 
 def _matrix(system: System, tops: _Tops) -> Directory:
@@ -222,44 +235,57 @@ def _misc_numbers(system: System) -> tuple[Link, ...]:
     return link(system.z90crypt), link(system.iommu_misc), link(system.vfio_misc, _loaded(vfio_module))
 
 
+def _misc_node(device: MiscDevice, mode: int) -> Node:
+    return Node(device.path.rpartition("/")[2], mode, lambda _subject: (device.major, device.minor))
+
+
 def _vfio(system: System, tops: _Tops, mdevs: Directory) -> None:
     """Declare VFIO: the node of the container, and for each mediated device a group and a device."""
     journal, module = system.journal, system.modules["vfio"]
     container = Special("vfio", 0o666, lambda _subject, _read, _write: Container(journal))
     nodes = tops.dev.fixed("vfio", (container,), _while_loaded(module, module))
-    _vfio_groups(system, tops, mdevs, nodes)
-    _vfio_devices(system, tops, mdevs, nodes)
+    shown = tops.nodes.fixed("vfio", (_misc_node(system.vfio_misc, 0o666),), _while_loaded(module, module))
+    _vfio_groups(system, tops, mdevs, (nodes, shown))
+    _vfio_devices(system, tops, mdevs, (nodes, shown))
 
 
-def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: Directory) -> None:
-    """Declare groups, with their class, numbers and nodes, and the IOMMU groups that they represent."""
+def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Directory, Directory]) -> None:
+    """Declare groups, with their class, numbers, files and nodes, and the IOMMU groups that they represent."""
     registry, loaded = system.mdev_bus.mdevs, _while_loaded(system.modules["vfio"], system)
     groups = Parts(registry, _group, lambda group: str(group.number))
     numbers = Parts(registry, _group, lambda group: f"{vfio.GROUP_MAJOR}:{group.minor}")
-    node = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
+    file = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
+    node = Node("group", 0o600, lambda group: (vfio.GROUP_MAJOR, group.minor))
 
     group_dirs = tops.virtual.fixed("vfio", (), loaded).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
     tops.classes.fixed("vfio", (), loaded).links("0", group_dirs, groups)
-    tops.numbers.links(str(vfio.GROUP_MAJOR), group_dirs, groups, numbers)
-    nodes.files("0", groups, node)
+    for directory in tops.numbers:
+        directory.links(str(vfio.GROUP_MAJOR), group_dirs, groups, numbers)
+    opened, shown = nodes
+    opened.files("0", groups, file)
+    shown.files("0", groups, node)
 
     iommu_groups = tops.kernel.fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
     iommu_groups.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
 
 
-def _vfio_devices(system: System, tops: _Tops, mdevs: Directory, nodes: Directory) -> None:
-    """Declare devices, each in the directory of its mediated device, with their class, numbers and nodes."""
+def _vfio_devices(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Directory, Directory]) -> None:
+    """Declare devices, each in the directory of its mediated device, with their class, numbers, files and nodes."""
     registry, loaded = system.mdev_bus.mdevs, _while_loaded(system.modules["vfio"], system)
     devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}")
     keyed_devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
     numbers = Parts(registry, _vdev, lambda device: f"{vfio.DEVICE_MAJOR}:{device.index}")
-    node = Special("device", 0o600, lambda device, _read, _write: CdevFile(system.journal, device))
+    file = Special("device", 0o600, lambda device, _read, _write: CdevFile(system.journal, device))
+    node = Node("device", 0o600, lambda device: (vfio.DEVICE_MAJOR, device.index))
 
     holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
     device_dirs = holder.dirs("vfio", keyed_devices, vfio.DEVICE_ATTRIBUTES)
     tops.classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
-    tops.numbers.links(str(vfio.DEVICE_MAJOR), device_dirs, devices, numbers)
-    nodes.fixed("devices").files("vfio", devices, node)
+    for directory in tops.numbers:
+        directory.links(str(vfio.DEVICE_MAJOR), device_dirs, devices, numbers)
+    opened, shown = nodes
+    opened.fixed("devices").files("vfio", devices, file)
+    shown.fixed("devices").files("vfio", devices, node)
 
 
 def _modules(system: System, directory: Directory) -> None:

@@ -15,6 +15,7 @@ from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import GuestJournal, Journal
 from apfs.kernel.device import MiscDevice, SysClass
+from apfs.kernel.machine import NoMachine
 from apfs.kernel.module import Module
 from apfs.mdev.core import MdevBus
 from apfs.sysfs.members import Registry
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from apfs.ap.names import Apqn
+    from apfs.kernel.machine import RealMachine
     from apfs.sysfs.nodes import Nodes
     from apfs.vfio.handed import HandedFile
     from apfs.vfio_ap.ops import MatrixMdev
@@ -59,6 +61,8 @@ class System:
         self.clock: Literal["real", "manual"] = "manual"
         """Who lets time pass: a shell by `real` time, or only callers of `tick`."""
         self.tree = Tree(journal, nodes)
+        self.real_machine: RealMachine = NoMachine()
+        """What sandboxes see beside this one."""
         self.ap_bus = ApBus(self.tree, machine)
         self.mdev_bus = MdevBus(self.tree)
         self.vfio = VfioCore(journal)
@@ -136,6 +140,7 @@ class System:
             guest.machine.reprogrammed()
         elif not self.ended:
             guest = self._start_guest(self, mdev)
+            guest.real_machine = self.real_machine
             self.guests.add(guest.name, guest)
             guest.tree.place = self.tree.resolve(f"/guests/{guest.name}")
 

@@ -81,6 +81,22 @@ class ZcdnClass:
         emit(node, "remove")
 
 
+class Numbers:
+    """What nodes are called by their device numbers."""
+
+    def __init__(self, nodes: Registry[ZcdnNode]) -> None:
+        self._nodes = nodes
+
+    def name(self, key: int) -> str:
+        """Return `major:minor`."""
+        node = self._nodes.subject(key)
+        return "(removed)" if node is None else f"{MAJOR}:{node.minor}"
+
+    def find(self, name: str) -> int | None:
+        """Return the key of the node of that number, None if there is none."""
+        return next((key for key in self._nodes.keys(0) if self.name(key) == name), None)
+
+
 def _stripped(text: str) -> str:
     return text.lstrip(SPACE)[:_NAME_MAX].rstrip(SPACE)
 

@@ -153,6 +153,8 @@ class Operations(pyfuse3.Operations):
         entry.st_mode = ModeT(found.stat.mode)
         entry.st_nlink = found.stat.nlink
         entry.st_size = found.stat.size
+        if found.stat.device is not None:
+            entry.st_rdev = os.makedev(*found.stat.device)
         entry.st_blksize = _BLOCK
         uid, gid = found.owner
         entry.st_uid = self._uid if uid is None else uid

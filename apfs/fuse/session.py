@@ -13,6 +13,7 @@ import pyfuse3
 import trio
 
 from apfs.fuse.loop import fast, serve_requests
+from apfs.fuse.machine import ThisMachine
 from apfs.fuse.operations import Operations
 from apfs.mounts import environment, table
 
@@ -105,6 +106,7 @@ def serve(
     `MountError` if the kernel or the mount helper refuses, after the helper has printed the reason on standard error.
     """
     host.clock = "real" if clock else "manual"
+    host.real_machine = ThisMachine()
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened

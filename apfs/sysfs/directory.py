@@ -16,13 +16,14 @@ from apfs.sysfs.entries import (
     DirEntry,
     Entry,
     Link,
+    Node,
     Special,
     Stat,
     dir_entry,
     file_stat,
 )
 from apfs.sysfs.kind import ENTRY_BITS, KEY_BITS, Kinds, Population
-from apfs.sysfs.members import FixedName, Members, Names, Selection, existing
+from apfs.sysfs.members import FixedName, Members, Names, Places, Selection, existing
 from apfs.sysfs.populations import FileSet, LinkSet
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Directory(Population):
         self._varies = not self._permanent
         self._entries = tuple(entries)
         self._numbers = {entry.name: number for number, entry in enumerate(self._entries, 1)}
-        self._stats = tuple(None if isinstance(entry, Link) else file_stat(entry) for entry in entries)
+        self._stats = tuple(None if isinstance(entry, Link | Node) else file_stat(entry) for entry in entries)
         self._lasting = (True, *map(_lasts, entries))
         """Whether an entry exists as long as the directory, by its number; the directory itself does."""
         self._fixed: dict[str, Directory] = {}
@@ -94,7 +95,7 @@ class Directory(Population):
             *(
                 _Slot(
                     entry.name,
-                    stat.S_IFMT((found or LINK_STAT).mode),
+                    stat.S_IFCHR if isinstance(entry, Node) else stat.S_IFMT((found or LINK_STAT).mode),
                     number,
                     entry,
                     found if self._lasting[number] else None,
@@ -111,14 +112,17 @@ class Directory(Population):
         subject: Callable[[int], object | None] | None = None,
         *,
         always: object = None,
+        shown_at: str | None = None,
     ) -> Directory:
         """Declare one subdirectory of this name in every directory of this kind.
 
         Its subject is `always` or, without that, `subject(key)`; where this is None there is no such directory. By
-        default it is the subject of the parent. Without a `subject(key)` it is lasting.
+        default it is the subject of the parent. Without a `subject(key)` it is lasting. `shown_at` is the path of the
+        place that it is made to be bound to, if it is.
         """
         find = (lambda _key: always) if always is not None else subject or self.members.subject
         child = Directory(self._kinds, self, FixedName(name, find), entries, lasting=subject is None)
+        child.shown_at = shown_at
         self._fixed[name] = child
         self._add_below(child)
         self._add_slot(name, child)
@@ -131,7 +135,7 @@ class Directory(Population):
         return child
 
     def links(
-        self, first: str, target: Directory, selection: Selection, names: Names | None = None, *, keyed: bool = False
+        self, first: str, target: Places, selection: Selection, names: Names | None = None, *, keyed: bool = False
     ) -> LinkSet:
         """Declare a population of links to members of `target`, which have the same names unless `names` has others.
 
@@ -140,8 +144,8 @@ class Directory(Population):
         child = LinkSet(self._kinds, self, target, selection, names or target.members, keyed=keyed)
         return self._populate(first, child)
 
-    def files(self, first: str, members: Members, file: Special) -> FileSet:
-        """Declare a population of files."""
+    def files(self, first: str, members: Members, file: Special | Node) -> FileSet:
+        """Declare a population of files or nodes."""
         return self._populate(first, FileSet(self._kinds, self, members, file))
 
     def trees(self, first: str, members: Members) -> Graft:
@@ -193,6 +197,8 @@ class Directory(Population):
         node = self._entries[entry - 1]
         if isinstance(node, Link):
             return LINK_STAT if node.present(subject) else None
+        if isinstance(node, Node):
+            return node.stat(subject)
         return self._stats[entry - 1] if node.present(subject) else None
 
     def _nlink(self, key: int) -> int:
@@ -264,7 +270,7 @@ class Directory(Population):
 
 
 def _lasts(entry: Entry) -> bool:
-    return isinstance(entry, Special) or (isinstance(entry, Attribute) and entry.visible is None)
+    return isinstance(entry, Special | Node) or (isinstance(entry, Attribute) and entry.visible is None)
 
 
 class Graft(Directory):

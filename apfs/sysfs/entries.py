@@ -6,7 +6,7 @@ import errno
 import stat
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from apfs.errors import KernelError
 from apfs.sysfs.openfile import PAGE_SIZE
@@ -64,7 +64,31 @@ class Special:
         return True
 
 
-Entry = Attribute | Link | Special
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A character device node: `number(subject)` is its device number, major and minor.
+
+    A node has no behaviour: what is opened is the device, and whoever shows the node knows where to find that.
+    """
+
+    name: str
+    mode: int
+    number: Callable[[Any], tuple[int, int]]
+
+    def present(self, _subject: object) -> bool:
+        """Whether this subject has the node at present: always."""
+        return True
+
+    def stat(self, subject: object) -> Stat:
+        """Return what stat tells of the node."""
+        return Stat(stat.S_IFCHR | self.mode, 0, 1, self.number(subject))
+
+    def open(self, _subject: object, _readable: bool, _writable: bool) -> NoReturn:  # noqa: FBT001 -- as Special's
+        """Raise ENXIO."""
+        raise KernelError(errno.ENXIO, "a device node: open the file of that name in /dev of the mount instead")
+
+
+Entry = Attribute | Link | Special | Node
 
 
 class AttributeOf(NamedTuple):
@@ -75,11 +99,15 @@ class AttributeOf(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """What stat(2) says about a node, except for ownership and times; `mode` includes the file type."""
+    """What stat(2) says about a node, except for ownership and times.
+
+    `mode` includes the file type; `device` is the number of a device node.
+    """
 
     mode: int
     size: int
     nlink: int
+    device: tuple[int, int] | None = None
 
 
 class Description(NamedTuple):

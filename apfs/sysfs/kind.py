@@ -8,7 +8,7 @@ A node is (kind, key, entry), packed into one integer; `apfs.sysfs` explains wha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,8 @@ class Kind(ABC):
     def __init__(self, kinds: Kinds) -> None:
         """Join the kinds of a tree."""
         self._base = kinds.register(self) << KIND_SHIFT
+        self.shown_at: str | None = None
+        """The path of the directory that texts of links are made for, if it is not that which holds them."""
 
     def id(self, key: int, entry: int = 0) -> int:
         """Return the identity of a node."""
@@ -74,7 +76,7 @@ class Kind(ABC):
 class Population(Kind):
     """A kind whose members appear one by one in the listings of directories of another kind."""
 
-    type: ClassVar[int]
+    type: int
     """File type of the members, as in S_IFMT."""
 
     lasting = False

@@ -44,6 +44,17 @@ class Selection(Protocol):
         """Whether a key is selected."""
 
 
+class Places(Protocol):
+    """Where the members of a kind are, for links to them."""
+
+    @property
+    def members(self) -> Names:
+        """How they are called."""
+
+    def path(self, key: int, entry: int) -> str:
+        """Return the absolute path of a member (`entry` is 0)."""
+
+
 _T = TypeVar("_T")
 
 

@@ -7,9 +7,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
-from apfs.sysfs.entries import LINK_STAT, Access, Special, Stat, file_stat
+from apfs.sysfs.entries import LINK_STAT, Access, Node, Special, Stat, file_stat
 from apfs.sysfs.kind import Kind, Kinds, Population
-from apfs.sysfs.members import Members, Names, Selection, existing
+from apfs.sysfs.members import Members, Names, Places, Selection, existing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,10 @@ class LinkSet(Population):
     type = stat.S_IFLNK
 
     def __init__(
-        self, kinds: Kinds, parent: Kind, target: Kind, selection: Selection, names: Names, *, keyed: bool
+        self, kinds: Kinds, parent: Kind, target: Places, selection: Selection, names: Names, *, keyed: bool
     ) -> None:
         super().__init__(kinds)
+        self.shown_at = parent.shown_at
         self._parent = parent
         self._target = target
         self._selection = selection
@@ -66,12 +67,11 @@ class LinkSet(Population):
 
 
 class FileSet(Population):
-    """Files of which each member of a kind has one, such as `/dev/vfio/<group>`."""
+    """Files or nodes of which each member of a kind has one, such as `/dev/vfio/<group>`."""
 
-    type = stat.S_IFREG
-
-    def __init__(self, kinds: Kinds, parent: Kind, members: Members, file: Special) -> None:
+    def __init__(self, kinds: Kinds, parent: Kind, members: Members, file: Special | Node) -> None:
         super().__init__(kinds)
+        self.type = stat.S_IFCHR if isinstance(file, Node) else stat.S_IFREG
         self._parent = parent
         self._members = members
         self._file = file
@@ -90,7 +90,10 @@ class FileSet(Population):
 
     def stat(self, key: int, entry: int) -> Stat | None:
         del entry
-        return None if self._members.subject(key) is None else file_stat(self._file)
+        subject = self._members.subject(key)
+        if subject is None:
+            return None
+        return self._file.stat(subject) if isinstance(self._file, Node) else file_stat(self._file)
 
     def link(self, key: int, entry: int) -> str | None:
         raise KernelError(errno.EINVAL, f"{self.path(key, entry)} is not a link")
