@@ -2,16 +2,79 @@
 # Stands for modprobe, rmmod, insmod and kmod inside `apfs exec`: acts on the emulated host, never on the real kernel.
 tool=${0##*/}
 console=/dev/apfs/ctl/console
+modules=/dev/apfs/ctl/sandbox/modules
 
 if [ "$tool" = kmod ]; then
     case ${1-} in modprobe|insmod|rmmod|lsmod|modinfo|depmod) tool=$1; shift ;; esac
 fi
-# The others only read. The real program goes by the name that it has.
-case $tool in modprobe|insmod|rmmod) ;; *) exec "/run/apfs/bin/real/$tool" "$@" ;; esac
-
 name_of() { basename "$1" | sed 's/\.ko.*$//; s/-/_/g'; }
 
 is_emulated() { case $1 in vfio_ap|mdev|vfio|zcrypt|zcrypt_cex4|ap) return 0 ;; *) return 1 ;; esac; }
+
+list_modules() {
+    echo 'Module                  Size  Used by'
+    while read -r name size count users _; do
+        [ "$users" != - ] || users=''
+        printf '%-19s %8d  %d%s\n' "$name" "$size" "$count" "${users:+ ${users%,}}"
+    done < "$modules"
+}
+
+# What the file of a module would tell: a field and its value a line.
+describe() {
+    place=s390/crypto depends='' license='GPL v2'
+    case $1 in
+    vfio) place=vfio ;;
+    mdev) place=vfio/mdev ;;
+    vfio_ap) depends=mdev,vfio ;;
+    zcrypt) license=GPL ;;
+    zcrypt_cex4) license=GPL depends=zcrypt ;;
+    esac
+    if [ "$1" = ap ]; then
+        printf 'name ap\nfilename (builtin)\nlicense GPL\n'
+    else
+        printf 'filename /lib/modules/%s/kernel/drivers/%s/%s.ko\n' "$(uname -r)" "$place" "$1"
+        [ ! -r "/sys/module/$1/version" ] || printf 'version %s\n' "$(cat "/sys/module/$1/version")"
+        printf 'license %s\ndepends %s\nintree Y\nname %s\n' "$license" "$depends" "$1"
+    fi
+    for parameter in "/sys/module/$1/parameters"/*; do
+        [ ! -e "$parameter" ] || printf 'parm %s\n' "${parameter##*/}"
+    done
+}
+
+# Tells about modules if all of them are emulated and the options are simple ones; otherwise returns.
+tell() {
+    wanted=''
+    while :; do
+        case ${1-} in
+        -F|--field) wanted=${2-}; shift $(($# < 2 ? 1 : 2)) ;;
+        --field=*) wanted=${1#*=}; shift ;;
+        -F?*) wanted=${1#-F}; shift ;;
+        -n|--filename) wanted=filename; shift ;;
+        -l|--license) wanted=license; shift ;;
+        -p|--parameters) wanted=parm; shift ;;
+        -*) return ;;
+        *) break ;;
+        esac
+    done
+    [ $# -gt 0 ] || return
+    for module; do is_emulated "$(name_of "$module")" || return; done
+    for module; do
+        describe "$(name_of "$module")" | while read -r field value; do
+            if [ "$field" = "$wanted" ]; then echo "$value"; fi
+            if [ -z "$wanted" ]; then printf '%-16s%s\n' "$field:" "$value"; fi
+        done
+    done
+    exit 0
+}
+
+# The others only read. What they tell of the real machine is told by the real program, by the name that it has.
+case $tool in
+modprobe|insmod|rmmod) ;;
+lsmod) [ $# -gt 0 ] || { list_modules; exit; } ;;
+kmod) [ "$*" != list ] || { list_modules; exit; } ;;
+modinfo) tell "$@" ;;
+esac
+case $tool in modprobe|insmod|rmmod) ;; *) exec "/run/apfs/bin/real/$tool" "$@" ;; esac
 
 # Why the console refused: it tells the errno only, and the shell not even that.
 reason() { tail -n 1 /dev/apfs/ctl/journal | sed -n 's/.*"why": "\(.*\)"}$/\1/p'; }

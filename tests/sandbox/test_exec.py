@@ -285,7 +285,7 @@ def test_options_of_module_tools() -> None:
     assert "option --nosuch" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["lsmod", "modinfo --field=name nosuch", "kmod list", "kmod --version"])
+@pytest.mark.parametrize("command", ["modinfo --field=name nosuch", "kmod help", "kmod --version"])
 def test_what_only_reads_of_modules_is_the_real_thing(command: str) -> None:
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     real = sh(f"PATH={path}; {command}", status=None)
