@@ -14,6 +14,8 @@ from apfs.cli.streams import fail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apfs.sandbox.seccomp import Nodes
+
 
 class _Exec(click.Command):
     """A command that runs another, from whose exit status that of its own failures is told apart."""
@@ -75,6 +77,13 @@ class _Exec(click.Command):
 @click.option("--keep-id", is_flag=True, help="Stay who you are; otherwise an ordinary user is root inside.")
 @click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST inside. Repeatable.")
 @click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
+@click.option(
+    "--nodes",
+    type=click.Choice(["devices", "exact", "files"]),
+    default="devices",
+    show_default=True,
+    help="What is in /dev: character devices; those, opened in any way at any program's cost; or regular files.",
+)
 @click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")
 @click.argument(
     "words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completion.commands
@@ -88,6 +97,7 @@ def command(
     keep_id: bool,
     binds: tuple[str, ...],
     tmpfs: tuple[str, ...],
+    nodes: Nodes,
     die_with_parent: bool,
     words: tuple[str, ...],
 ) -> None:
@@ -136,7 +146,7 @@ def command(
         linux.die_with_parent()
     if uuids and not scenario and not mounted and table.is_apfs(compose.HOST):
         mounted = Path(compose.HOST)
-    sandbox = compose.Sandbox(net == "private", keep_id, list(pairs), list(tmpfs))
+    sandbox = compose.Sandbox(net == "private", keep_id, list(pairs), list(tmpfs), nodes)
     try:
         status = run.run(list(words), sandbox, mount=mounted, scenario=scenario or "default", guest_of=uuids)
     except (run.SandboxError, table.MountsError) as error:

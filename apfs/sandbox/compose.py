@@ -6,15 +6,19 @@ import os
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apfs.mounts import environment
+
+if TYPE_CHECKING:
+    from apfs.sandbox.seccomp import Nodes
 
 HOST = "/dev/apfs"
 """Where the sandbox shows the whole mount, with its ctl directory."""
 
 # Directories of /sys that hold both real and emulated entries; all others come from one side only.
 MERGED = frozenset(
-    ("", "bus", "class", "class/misc", "devices", "devices/virtual", "devices/virtual/misc", "kernel", "module")
+    ("", "bus", "class", "class/misc", "dev", "devices", "devices/virtual", "devices/virtual/misc", "kernel", "module")
 )
 # What a host without the module vfio_ap does not have yet. A link leads there, so that it appears when it is loaded.
 LATER = frozenset(
@@ -23,8 +27,10 @@ LATER = frozenset(
         *("devices/virtual/vfio", "devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
     )
 )
-# The real /sys/dev stays: what is emulated has no device numbers that a file could show.
-KEPT = frozenset(("dev",))
+# What both sides have entries in that come and go: `ctl/sandbox` of the mount has them together.
+MIXED = {"dev/char": "ctl/sandbox/char"}
+ZCRYPT_NODES = "ctl/sandbox/zcrypt"
+"""Where in a mount the nodes are that are made by writing to /sys/class/zcrypt/create, by their names in sysfs."""
 # What is put together anyway is no directory of the real machine.
 _OWN = frozenset(("/dev", "/run", *(f"/sys/{merged}".rstrip("/") for merged in MERGED)))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
@@ -40,6 +46,7 @@ class Sandbox:
     keep_id: bool = False
     binds: list[tuple[str, str]] = field(default_factory=list)
     tmpfs: list[str] = field(default_factory=list)
+    nodes: Nodes = "devices"
 
 
 def _entries(directory: Path) -> dict[str, os.DirEntry[str]]:
@@ -64,36 +71,39 @@ def compose_sys(mount: Path) -> list[str]:
         emulated = _entries(mount / "sys" / merged)
         for name, entry in _entries(Path("/sys") / merged).items():
             path = f"{merged}/{name}".lstrip("/")
-            if (name not in emulated or path in KEPT) and path not in LATER and path not in MERGED:
+            if name not in emulated and path not in LATER and path not in MERGED:
                 arguments += _keep(entry, f"/sys/{path}")
         for name, entry in emulated.items():
             path = f"{merged}/{name}".lstrip("/")
-            if path in KEPT:
-                continue
             if path in MERGED:
                 arguments += ["--dir", f"/sys/{path}"]
             elif entry.is_symlink():
                 arguments += ["--symlink", str(Path(entry.path).readlink()), f"/sys/{path}"]
             else:
-                arguments += ["--bind", entry.path, f"/sys/{path}"]
+                arguments += ["--bind", str(mount / MIXED.get(path, f"sys/{path}")), f"/sys/{path}"]
     for path in sorted(LATER):
         if not os.path.lexists(mount / "sys" / path):
             arguments += ["--symlink", f"{HOST}/sys/{path}", f"/sys/{path}"]
     return arguments
 
 
-def compose_dev(mount: Path) -> list[str]:
+def compose_dev(mount: Path, nodes: Nodes) -> list[str]:
     """Return the arguments that put /dev together: the real one, the emulated nodes, and the mount itself."""
     arguments = ["--tmpfs", "/dev"]
-    ours = {"vfio", "vfio-ap", "iommu", "apfs"}
+    source = "dev" if nodes == "files" else "ctl/sandbox/dev"
+    names = {"vfio", "vfio-ap", "iommu", "apfs"} | _entries(mount / source).keys()
     for name, entry in _entries(Path("/dev")).items():
-        if name not in ours:
+        if name not in names:
             arguments += _keep(entry, f"/dev/{name}")
     arguments += ["--bind", str(mount), HOST, "--bind", str(mount / "dev/vfio-ap"), "/dev/vfio-ap"]
-    arguments += ["--bind", str(mount / "dev/iommu"), "/dev/iommu"]
-    if (mount / "dev/vfio").is_dir():
-        return [*arguments, "--bind", str(mount / "dev/vfio"), "/dev/vfio"]
-    return [*arguments, "--symlink", f"{HOST}/dev/vfio", "/dev/vfio"]
+    for name, entry in _entries(mount / source).items():
+        arguments += ["--bind", entry.path, f"/dev/{name}"]
+    if nodes != "files":
+        for name, entry in _entries(mount / ZCRYPT_NODES).items():
+            arguments += ["--bind", entry.path, f"/dev/{name.replace('!', '/')}"]
+    if not (mount / source / "vfio").is_dir():
+        arguments += ["--symlink", f"{HOST}/{source}/vfio", "/dev/vfio"]
+    return arguments
 
 
 def compose_run(empty: int) -> list[str]:
@@ -134,8 +144,10 @@ def compose_module_tools() -> list[str]:
 def arguments(mount: Path, sandbox: Sandbox, empty: int) -> list[str]:
     """Return the arguments of bwrap for a sandbox on a mount; `empty` is a descriptor of an empty file."""
     arguments = ["--die-with-parent", "--dev-bind", "/", "/"]
-    arguments += compose_sys(mount) + compose_dev(mount) + compose_run(empty) + compose_module_tools()
+    arguments += compose_sys(mount) + compose_dev(mount, sandbox.nodes) + compose_run(empty) + compose_module_tools()
     arguments += namespaces(sandbox)
+    if Path("/proc/modules").exists():
+        arguments += ["--ro-bind", str(mount / "ctl/sandbox/modules"), "/proc/modules"]
     arguments += _make_room([destination for _, destination in sandbox.binds] + sandbox.tmpfs)
     for source, destination in sandbox.binds:
         arguments += ["--bind", source, destination]

@@ -8,14 +8,20 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import struct
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 """Kinds of namespaces, for `enter` (linux/sched.h)."""
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-PIDFD_GETFD = 438  # the same on all architectures
+OPENAT2, PIDFD_GETFD = 437, 438  # the same on all architectures
+RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
+"""Ways to resolve a path, for `open_path` (linux/openat2.h)."""
+MS_BIND, MNT_DETACH = 0x1000, 2
+_OPEN_HOW = struct.Struct("=3Q")
+"""struct open_how: flags, mode, resolve."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -81,3 +87,22 @@ def get_descriptor(pidfd: int, fd: int) -> int:
     `OSError`: EBADF if it is not open there, EPERM without the rights of ptrace(2), ESRCH if the process is gone.
     """
     return system_call("pidfd_getfd", PIDFD_GETFD, pidfd, fd, 0)
+
+
+def open_path(directory: int, path: bytes, flags: int, resolve: int) -> int:
+    """Open a path as seen from a directory, close-on-exec, with RESOLVE flags (openat2(2)).
+
+    `OSError`: what open(2) gives, and ELOOP or EXDEV where the way is not as `resolve` says.
+    """
+    how = ctypes.create_string_buffer(_OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve), _OPEN_HOW.size)
+    return system_call("openat2", OPENAT2, directory, path, how, ctypes.c_size_t(_OPEN_HOW.size))
+
+
+def bind(source: str, destination: str) -> None:
+    """Show a file or directory at another place as well (mount(2), MS_BIND)."""
+    call("mount", os.fsencode(source), os.fsencode(destination), None, ctypes.c_ulong(MS_BIND), None)
+
+
+def detach(place: str) -> None:
+    """Take away what is mounted at a place, whoever uses it (umount2(2), MNT_DETACH)."""
+    call("umount2", os.fsencode(place), MNT_DETACH)

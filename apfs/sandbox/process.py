@@ -1,4 +1,4 @@
-"""Looking into another process: its memory, its open files.
+"""Looking into another process: its memory, its open files, its rights.
 
 All of this needs the rights of ptrace(2) over the process, which its ancestors and their user have.
 """
@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apfs.sandbox import linux
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 PIDFD_THREAD = os.O_EXCL
+AT_FDCWD = -100
+_PATH_MAX = 4096
+_CAP_DAC_OVERRIDE = 1 << 1
 
 
 class _Vector(ctypes.Structure):
@@ -66,6 +70,49 @@ def write_memory(pid: int, address: int, data: bytes) -> bool:
     return not data or _transfer("process_vm_writev", pid, address, buffer) == len(data)
 
 
+def read_path(pid: int, address: int) -> bytes | None:
+    """Return the path at an address, None if there is none or it is too long."""
+    text, end, _ = read_memory(pid, address, _PATH_MAX).partition(b"\0")
+    return text if end else None
+
+
+def full_path(pid: int, directory: int, path: bytes) -> bytes:
+    """Return the absolute form of a path, by its text alone, and that of the directory it starts from."""
+    if not path.startswith(b"/"):
+        start = f"/proc/{pid}/cwd" if directory == AT_FDCWD else f"/proc/{pid}/fd/{directory}"
+        path = os.readlink(os.fsencode(start)) + b"/" + path  # noqa: PTH115 -- bytes wanted
+    return os.path.normpath(path)
+
+
+@contextlib.contextmanager
+def resolve(pid: int, directory: int, path: bytes, flags: int) -> Iterator[int]:
+    """Give a descriptor (O_PATH) of what a path means to thread `pid`, for the length of a with statement.
+
+    `directory` is its descriptor for relative paths, or AT_FDCWD; of the flags of open(2) O_NOFOLLOW counts. `OSError`
+    if it means nothing, or is reached through /proc: a link there means something else to each process. Links with
+    absolute texts are followed if the path is absolute.
+    """
+    with contextlib.ExitStack() as bases:
+        if path.startswith(b"/"):
+            base, how = _open_closing(bases, f"/proc/{pid}/root"), linux.RESOLVE_IN_ROOT
+        elif directory == AT_FDCWD:
+            base, how = _open_closing(bases, f"/proc/{pid}/cwd"), 0
+        else:
+            base, how = _duplicate(pid, directory), 0
+            bases.callback(os.close, base)
+        found = linux.open_path(base, path, os.O_PATH | flags & os.O_NOFOLLOW, how | linux.RESOLVE_NO_MAGICLINKS)
+    try:
+        yield found
+    finally:
+        os.close(found)
+
+
+def _open_closing(stack: contextlib.ExitStack, path: str) -> int:
+    fd = os.open(path, os.O_PATH)
+    stack.callback(os.close, fd)
+    return fd
+
+
 @contextlib.contextmanager
 def duplicate(pid: int, fd: int) -> Iterator[int]:
     """Give a duplicate of a descriptor of thread `pid`, for the length of a with statement.
@@ -107,3 +154,41 @@ def is_full(pid: int) -> bool:
 def _process_of(tid: int) -> int:
     with open(f"/proc/{tid}/status", encoding="utf-8") as status:  # noqa: PTH123 -- read line by line
         return next(int(line.split()[1]) for line in status if line.startswith("Tgid:"))
+
+
+def lowest_free(pid: int, start: int) -> int | None:
+    """Return the lowest number from `start` on for a further descriptor of a thread, None if it can have none there."""
+    with open(f"/proc/{pid}/limits", encoding="ascii") as limits:  # noqa: PTH123 -- read line by line
+        limit = next(int(line.split()[3]) for line in limits if line.startswith("Max open files"))
+    with os.scandir(f"/proc/{pid}/fd") as descriptors:
+        taken = {int(entry.name) for entry in descriptors}
+    return next((number for number in range(start, limit) if number not in taken), None)
+
+
+def may_open(pid: int, found: os.stat_result, wanted: int) -> bool:
+    """Whether a thread has rights (4 to read, 2 to write) to a file, by its mode (generic_permission)."""
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
+    status = {name: words.split() for name, _, words in (line.partition(":") for line in lines)}
+    if int(status["CapEff"][0], 16) & _CAP_DAC_OVERRIDE and None not in ids_inside(pid, found.st_uid, found.st_gid):
+        return True
+    # Of the four numbers the last counts for files.
+    if int(status["Uid"][3]) == found.st_uid:
+        rights = found.st_mode >> 6
+    elif found.st_gid in map(int, (status["Gid"][3], *status["Groups"])):
+        rights = found.st_mode >> 3
+    else:
+        rights = found.st_mode
+    return wanted & ~rights == 0
+
+
+def ids_inside(pid: int, uid: int, gid: int) -> tuple[int | None, int | None]:
+    """Return what our user and group are called in the user namespace of a thread, None if they have no name there."""
+    return _inside(pid, "uid_map", uid), _inside(pid, "gid_map", gid)
+
+
+def _inside(pid: int, name: str, number: int) -> int | None:
+    for line in Path(f"/proc/{pid}/{name}").read_text("ascii").splitlines():
+        first, here, count = map(int, line.split())
+        if here <= number < here + count:
+            return first + number - here
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from apfs.mounts import environment, guests, server, table
 from apfs.sandbox import compose, linux, supervisor, uevents
+from apfs.sandbox.devtmpfs import Devtmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from apfs.sandbox.compose import Sandbox
+    from apfs.sandbox.seccomp import Nodes
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses for failures that are not the command's, as env(1) and docker have them."""
@@ -91,6 +94,7 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     block_reader, block_writer = os.pipe()
     empty = os.open(os.devnull, os.O_RDONLY)
     words = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
+    sandbox.nodes = supervisor.possible(sandbox.nodes, mount)
     words += compose.arguments(mount, sandbox, empty)
     # The terminal's signals are for the command alone: this process and bwrap, which only wait for it, ignore them.
     ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
@@ -107,23 +111,38 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     box = subprocess.Popen(
         ["bwrap", *words, "--", "env", *restored, "--", *command],
         close_fds=False,
-        preexec_fn=lambda: _prepare(theirs),  # noqa: PLW1509 -- see above
+        preexec_fn=lambda: _prepare(theirs, sandbox.nodes),  # noqa: PLW1509 -- see above
     )
     for descriptor in (status_writer, block_reader, empty):
         os.close(descriptor)
     theirs.close()
-    watch = supervisor.supervise(ours, mount)
+    watch = supervisor.supervise(ours, mount, sandbox.nodes)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: _end(box, number))
+
+    def wait(descriptor: int) -> None:
+        """Wait until a descriptor can be read. In the meantime bwrap, too, may be stopped at one of its calls."""
+        if watch is not None:
+            watch.serve(descriptor)
+        else:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll()
+
     pump = None
     try:
         with os.fdopen(status_reader) as statuses:
+            wait(status_reader)
             first = statuses.readline()
-            if first and sandbox.private_network:
-                pump = uevents.start(mount, json.loads(first)["child-pid"])
+            if first and (sandbox.private_network or sandbox.nodes != "files"):
+                pid = json.loads(first)["child-pid"]
+                pump, ready = uevents.start(
+                    mount, pid, lambda: Devtmpfs(mount, pid, sandbox.nodes).follow, network=sandbox.private_network
+                )
+                wait(ready)
+                os.close(ready)
             os.close(block_writer)
-            if watch is not None:
-                watch.serve(status_reader)
+            wait(status_reader)
             rest = statuses.read()
         status = box.wait()
     finally:
@@ -137,10 +156,10 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     return status
 
 
-def _prepare(channel: socket.socket) -> None:
+def _prepare(channel: socket.socket, nodes: Nodes) -> None:
     """Do, between fork and exec of bwrap, what only the process itself can do."""
     linux.drop_ambient_capabilities()
-    supervisor.stop_calls(channel)
+    supervisor.stop_calls(channel, nodes)
 
 
 def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:

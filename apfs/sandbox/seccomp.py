@@ -14,7 +14,7 @@ import platform
 import resource
 import struct
 import sys
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from apfs.sandbox import linux
 
@@ -24,6 +24,7 @@ SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 SECCOMP_RET_ALLOW = 0x7FFF0000
 SECCOMP_RET_USER_NOTIF = 0x7FC00000
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
+SECCOMP_ADDFD_FLAG_SETFD = 1
 
 NOTIF = struct.Struct("=QIIiIQ6Q")
 """struct seccomp_notif: id, pid, flags, and struct seccomp_data: nr, arch, instruction_pointer, args."""
@@ -49,8 +50,6 @@ NOTIF_ADDFD_REQUEST = _request(_WRITE, 3, NOTIF_ADDFD.size)
 # matters, and of that the low 16 bits.
 _NR, _ARCH, _ARGS = 0, 4, 16
 _LOW = 4 if sys.byteorder == "big" else 0
-_REQUEST = _ARGS + 8 + _LOW
-_RESOURCE, _NEW, _OLD = _ARGS + 8 + _LOW, _ARGS + 16, _ARGS + 24
 
 IOCTL_NUMBERS = {
     0xC000003E: (16, 0x40000000 | 514),  # AUDIT_ARCH_X86_64, with x32
@@ -74,6 +73,40 @@ PRLIMIT_NUMBERS = {
 }
 """Number of prlimit64(2), in the same way. setrlimit(3) of the C libraries makes it too."""
 
+
+class FileCalls(NamedTuple):
+    """Numbers of the calls that open a file or tell what an open file is.
+
+    None where there is no such call, or where its struct stat is not that of 64-bit programs.
+    """
+
+    open: int | None
+    openat: int
+    fstat: int | None
+    newfstatat: int | None
+    statx: int
+
+
+FILE_CALLS = {
+    0xC000003E: FileCalls(2, 257, 5, 262, 332),
+    0x40000003: FileCalls(5, 295, None, None, 383),
+    0xC00000B7: FileCalls(None, 56, 80, 79, 291),
+    0x40000028: FileCalls(5, 322, None, None, 397),
+    0x80000016: FileCalls(5, 288, 108, 293, 379),
+    0xC0000015: FileCalls(5, 286, 108, 291, 383),
+    0xC00000F3: FileCalls(None, 56, 80, 79, 291),
+}
+"""The same for files, by architecture."""
+
+MACHINES = {
+    "x86_64": 0xC000003E,
+    "aarch64": 0xC00000B7,
+    "s390x": 0x80000016,
+    "ppc64le": 0xC0000015,
+    "riscv64": 0xC00000F3,
+}
+"""The architecture that 64-bit programs of a machine run as."""
+
 _SECCOMP_NUMBERS = {
     "x86_64": 317,
     "aarch64": 277,
@@ -85,8 +118,18 @@ _SECCOMP_NUMBERS = {
 }
 """Number of seccomp(2), by machine."""
 
-_LOAD, _JUMP_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
+Nodes = Literal["devices", "exact", "files"]
+"""How device nodes are shown: see `apfs.sandbox.nodes`."""
+FIRST_NODE = 512
+"""The lowest descriptor of an open device node, where they are told apart by their numbers."""
+_AT_EMPTY_PATH = 0x1000
+# Flags of open(2) with which nobody opens a device: O_EXCL, O_PATH and __O_TMPFILE, the same on all architectures.
+_NO_DEVICE = 0x80 | 0x200000 | 0x400000
+
+_LOAD, _JUMP_EQUAL, _JUMP_SET, _JUMP_GREATER_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x54, 0x06
 _INSTRUCTION = struct.Struct("=HBBI")
+_Code = list[tuple[int, int, int, int]]
+_ALLOW, _NOTIFY = (_RETURN, 0, 0, SECCOMP_RET_ALLOW), (_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)
 
 
 class _Program(ctypes.Structure):
@@ -95,30 +138,67 @@ class _Program(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def program(type_byte: int) -> bytes:
-    """Return the filter: notify of ioctls whose request has this type byte, and of new limits of locked memory.
+def _argument(place: int) -> tuple[int, int, int, int]:
+    return (_LOAD, 0, 0, _ARGS + 8 * place + _LOW)
+
+
+def _ioctl(type_byte: int) -> _Code:
+    return [_argument(1), (_AND, 0, 0, 0xFF00), (_JUMP_EQUAL, 0, 1, type_byte << 8), _NOTIFY, _ALLOW]
+
+
+def _new_limit() -> _Code:
+    """Notify of calls that set a limit of locked memory and do not ask for the old one. Pointers go by halves."""
+    new, old = _ARGS + 16, _ARGS + 24
+    return [
+        *(_argument(1), (_JUMP_EQUAL, 1, 0, resource.RLIMIT_MEMLOCK), _ALLOW),
+        *((_LOAD, 0, 0, old), (_JUMP_EQUAL, 1, 0, 0), _ALLOW),
+        *((_LOAD, 0, 0, old + 4), (_JUMP_EQUAL, 1, 0, 0), _ALLOW),
+        *((_LOAD, 0, 0, new), (_JUMP_EQUAL, 0, 2, 0), (_LOAD, 0, 0, new + 4), (_JUMP_EQUAL, 1, 0, 0)),
+        *(_NOTIFY, _ALLOW),
+    ]
+
+
+def _opening(flags: int, nodes: Nodes) -> _Code:
+    """Notify of opens by which somebody may mean a device; if not `exact`, of those for reading and writing only."""
+    if nodes == "exact":
+        return [_argument(flags), (_JUMP_SET, 1, 0, _NO_DEVICE), _NOTIFY, _ALLOW]
+    never = _NO_DEVICE | os.O_TRUNC
+    both = [(_AND, 0, 0, os.O_ACCMODE), (_JUMP_EQUAL, 0, 1, os.O_RDWR)]
+    return [_argument(flags), (_JUMP_SET, 3, 0, never), *both, _NOTIFY, _ALLOW]
+
+
+def _asking(flags: int | None, nodes: Nodes) -> _Code:
+    """Notify of questions about an open file; if not `exact`, of those whose number says that it may be a node."""
+    code = [] if flags is None else [_argument(flags), (_JUMP_SET, 1, 0, _AT_EMPTY_PATH), _ALLOW]
+    if nodes != "exact":
+        code += [_argument(0), (_JUMP_GREATER_EQUAL, 1, 0, FIRST_NODE), _ALLOW]
+    return [*code, _NOTIFY]
+
+
+def _file_calls(calls: FileCalls, nodes: Nodes) -> list[tuple[int | None, _Code]]:
+    if nodes == "files":
+        return []
+    opening = [(calls.open, _opening(1, nodes)), (calls.openat, _opening(2, nodes))]
+    asking = [(calls.fstat, _asking(None, nodes)), (calls.newfstatat, _asking(3, nodes))]
+    return [*opening, *asking, (calls.statx, _asking(2, nodes))]
+
+
+def program(type_byte: int, nodes: Nodes = "files") -> bytes:
+    """Return the filter: notify of ioctls whose request has this type byte, of new limits of locked memory, of nodes.
 
     Everything else is allowed. A few instructions for any system call, none of which looks at anything but registers.
     """
-    allow = (_RETURN, 0, 0, SECCOMP_RET_ALLOW)
-    notify = (_RETURN, 0, 0, SECCOMP_RET_USER_NOTIF)
-    ioctl = [(_LOAD, 0, 0, _REQUEST), (_AND, 0, 0, 0xFF00), (_JUMP_EQUAL, 1, 0, type_byte << 8), allow, notify]
-    # A call that sets the limit, and does not ask for the old one.
-    prlimit = [(_LOAD, 0, 0, _RESOURCE), (_JUMP_EQUAL, 1, 0, resource.RLIMIT_MEMLOCK), allow]
-    prlimit += [(_LOAD, 0, 0, _OLD), (_JUMP_EQUAL, 1, 0, 0), allow]
-    prlimit += [(_LOAD, 0, 0, _OLD + 4), (_JUMP_EQUAL, 1, 0, 0), allow]
-    prlimit += [(_LOAD, 0, 0, _NEW), (_JUMP_EQUAL, 0, 2, 0), (_LOAD, 0, 0, _NEW + 4), (_JUMP_EQUAL, 1, 0, 0)]
-    prlimit += [notify, allow]
-    code: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _ARCH)]
-    for arch, ioctls in IOCTL_NUMBERS.items():
-        limits = PRLIMIT_NUMBERS[arch]
-        block = [(_LOAD, 0, 0, _NR)]
-        # Over the rest of the comparisons and what follows them.
-        block += [(_JUMP_EQUAL, len(ioctls) + len(limits) - place, 0, number) for place, number in enumerate(ioctls)]
-        block += [(_JUMP_EQUAL, len(limits) - place + len(ioctl), 0, number) for place, number in enumerate(limits)]
-        block += [allow, *ioctl, *prlimit]
+    code: _Code = [(_LOAD, 0, 0, _ARCH)]
+    for arch, numbers in IOCTL_NUMBERS.items():
+        block: _Code = [(_LOAD, 0, 0, _NR)]
+        ioctls = [(number, _ioctl(type_byte)) for number in numbers]
+        limits = [(number, _new_limit()) for number in PRLIMIT_NUMBERS[arch]]
+        for number, body in (*ioctls, *limits, *_file_calls(FILE_CALLS[arch], nodes)):
+            if number is not None:
+                block += [(_JUMP_EQUAL, 0, len(body), number), *body]
+        block.append(_ALLOW)
         code += [(_JUMP_EQUAL, 0, len(block), arch), *block]
-    code.append(allow)
+    code.append(_ALLOW)
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
 
 
@@ -154,28 +234,41 @@ def _seccomp(number: int, flags: int, fprog: _Program) -> int:
     return linux.system_call("seccomp", number, operation, ctypes.c_ulong(flags), ctypes.byref(fprog))
 
 
+def refusal() -> int:
+    """Return the errno of why this process can install no filter with a listener, 0 if it can; found out by a child."""
+    child = os.fork()
+    if child == 0:
+        number = errno.EIO
+        try:
+            install(_INSTRUCTION.pack(*_ALLOW))
+            number = 0
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os._exit(number)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 class Notification(NamedTuple):
-    """A process, stopped at an ioctl."""
+    """A process, stopped at a system call."""
 
     id: int
     pid: int
     """Its thread id."""
-    fd: int
-    request: int
-    arg: int
+    number: int
+    arch: int
+    args: tuple[int, ...]
+
+    def descriptor(self, place: int) -> int:
+        """Return an argument as the int that descriptors are: what is above is not looked at by the kernel either."""
+        return ctypes.c_int(self.args[place]).value
+
+    def flags(self, place: int) -> int:
+        """Return an argument as the unsigned int that requests and flags are."""
+        return self.args[place] & 0xFFFFFFFF
 
 
-class Limit(NamedTuple):
-    """A process, stopped at a new limit of locked memory."""
-
-    id: int
-    pid: int
-    """Its thread id."""
-    new: int
-    """Address of a struct rlimit64."""
-
-
-def receive(listener: int) -> Notification | Limit | None:
+def receive(listener: int) -> Notification | None:
     """Return the next notification; None if the process has died in the meantime."""
     buffer = bytearray(NOTIF.size)
     try:
@@ -184,11 +277,8 @@ def receive(listener: int) -> Notification | Limit | None:
         if error.errno in (errno.ENOENT, errno.EINTR):
             return None
         raise
-    number, pid, _, call, arch, _, fd, request, arg, *_ = NOTIF.unpack(buffer)
-    if call in PRLIMIT_NUMBERS[arch]:
-        return Limit(number, pid, arg)
-    # Descriptor and request are int and unsigned int; what is above is not looked at by the kernel either.
-    return Notification(number, pid, ctypes.c_int(fd).value, request & 0xFFFFFFFF, arg)
+    identity, pid, _, number, arch, _, *args = NOTIF.unpack(buffer)
+    return Notification(identity, pid, ctypes.c_uint(number).value, arch, tuple(args))
 
 
 def is_valid(listener: int, number: int) -> bool:
@@ -200,13 +290,13 @@ def is_valid(listener: int, number: int) -> bool:
     return True
 
 
-def add_descriptor(listener: int, number: int, fd: int) -> int:
-    """Give the process a duplicate of a descriptor, close-on-exec, and return its number there.
+def add_descriptor(listener: int, number: int, fd: int, place: int | None = None, flags: int = os.O_CLOEXEC) -> int:
+    """Give the process a duplicate of a descriptor, at `place` or the lowest free one, and return its number there.
 
-    `OSError`: EMFILE if it has too many, ENOENT if it is gone.
+    `OSError`: EMFILE if it has too many, EBADF if it may have none at `place`, ENOENT if it is gone.
     """
-    buffer = bytearray(NOTIF_ADDFD.pack(number, 0, fd, 0, os.O_CLOEXEC))
-    added: int = fcntl.ioctl(listener, NOTIF_ADDFD_REQUEST, buffer)
+    how = (0, fd, 0) if place is None else (SECCOMP_ADDFD_FLAG_SETFD, fd, place)
+    added: int = fcntl.ioctl(listener, NOTIF_ADDFD_REQUEST, bytearray(NOTIF_ADDFD.pack(number, *how, flags)))
     return added
 
 

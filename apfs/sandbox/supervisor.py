@@ -1,5 +1,7 @@
 """The supervisor of the processes of a sandbox: answers their VFIO ioctls with what the emulated host says.
 
+Calls for device nodes are handed on to `apfs.sandbox.nodes`.
+
 It does what the core cannot do: it finds out which file a descriptor refers to, copies memory, and hands out
 descriptors. Which calls there are and what they mean, it does not know; see `apfs.ctl.channel` for how it asks.
 """
@@ -19,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apfs.sandbox import process, seccomp
+from apfs.sandbox.nodes import OpenNodes
 from apfs.vfio import uapi
 
 if TYPE_CHECKING:
-    from apfs.sandbox.seccomp import Limit, Notification
+    from apfs.sandbox.seccomp import Nodes, Notification
 
 # Most replies fit. A buffer of a megabyte, which all would fit, takes longer to make than everything else together.
 _CHUNK = 1 << 12
@@ -37,7 +40,7 @@ _UNLIMITED = (1 << 64) - 1
 class Supervisor:
     """Serves one listener with one emulated host."""
 
-    def __init__(self, listener: int, mount: Path) -> None:
+    def __init__(self, listener: int, mount: Path, nodes: Nodes) -> None:
         """Open the host's channel; `OSError` if it cannot be, EACCES for others than the user who mounted it.
 
         This process may have as many descriptors as it can from now on: it keeps all eventfds of all processes.
@@ -46,6 +49,7 @@ class Supervisor:
         self._control = os.open(mount / "ctl", os.O_PATH | os.O_DIRECTORY)
         self._channel = os.open("ioctl", os.O_RDWR, dir_fd=self._control)
         self._device = os.fstat(self._control).st_dev
+        self._nodes = OpenNodes(listener, mount, nodes)
         self._eventfds: dict[int, int] = {}
         self._next_eventfd = 0
         self._explained = False
@@ -57,6 +61,7 @@ class Supervisor:
         """Let go of the host and of all eventfds."""
         for fd in (*self._eventfds.values(), self._channel, self._control, self._listener):
             os.close(fd)
+        self._nodes.close()
 
     def serve(self, until: int) -> None:
         """Serve until a descriptor can be read or its other end is closed."""
@@ -80,52 +85,67 @@ class Supervisor:
                 elif self._listener in ready:
                     poll.unregister(self._listener)  # nobody is left who could make an ioctl
 
-    def _serve_one(self, notification: Notification | Limit) -> None:
+    def _serve_one(self, notification: Notification) -> None:
         """Answer one notification, whatever happens: a process that gets no answer cannot go on."""
         try:
-            value = self._limit(notification) if isinstance(notification, seccomp.Limit) else self._answer(notification)
+            if notification.number in seccomp.IOCTL_NUMBERS[notification.arch]:
+                value = self._answer(notification)
+            elif notification.number in seccomp.PRLIMIT_NUMBERS[notification.arch]:
+                value = self._limit(notification)
+            else:
+                value = self._file_call(notification)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOSYS):
                 self._explain(error)
             value = -errno.ENODEV if error.errno in _CONNECTION_LOST else -(error.errno or errno.EIO)
         except Exception as error:  # noqa: BLE001 -- see above
-            print(f"apfs: a defect in serving an ioctl: {error!r}", file=sys.stderr)  # noqa: T201
+            print(f"apfs: a defect in serving a system call: {error!r}", file=sys.stderr)  # noqa: T201
             value = -errno.EIO
         if value is None:
             seccomp.proceed(self._listener, notification.id)
         else:
             seccomp.respond(self._listener, notification.id, value)
 
+    def _file_call(self, notification: Notification) -> int | None:
+        """Return the value of a call for a file, None if the kernel is to carry it out."""
+        try:
+            return self._nodes.answer(notification)
+        except PermissionError as error:
+            # It may be for any file. If it is for a node, the kernel refuses.
+            self._explain(error)
+            return None
+
     def _explain(self, error: OSError) -> None:
         if self._explained:
             return
         self._explained = True
-        message = f"apfs: VFIO ioctls cannot be served: no access to the memory and files of a process ({error})"
+        message = f"apfs: VFIO cannot be served: no access to the memory and files of a process ({error})"
         print(f"{message}; in a container, --cap-add SYS_PTRACE helps", file=sys.stderr)  # noqa: T201
 
     def _answer(self, notification: Notification) -> int | None:
-        """Return the value of the ioctl, None if the kernel is to carry it out.
+        """Return the value of an ioctl, None if the kernel is to carry it out.
 
         All duplicates are closed before the process goes on, so that its own close(2) is the last one.
         """
+        argument = notification.args[2]
         with contextlib.ExitStack() as duplicates:
             try:
-                fd = duplicates.enter_context(process.duplicate(notification.pid, notification.fd))
+                fd = duplicates.enter_context(process.duplicate(notification.pid, notification.descriptor(0)))
             except OSError as error:
                 if error.errno in (errno.EBADF, errno.ESRCH):
                     return None
                 raise
             if os.fstat(fd).st_dev != self._device:
                 return None
-            command = notification.request & 0xFFFF
+            command = notification.flags(1) & 0xFFFF
             size = uapi.WINDOWS.get(command, uapi.MEMORY)
-            memory = process.read_memory(notification.pid, notification.arg, size)
+            memory = process.read_memory(notification.pid, argument, size)
             described, other = self._describe(duplicates, notification.pid, command, memory)
             if not seccomp.is_valid(self._listener, notification.id):
                 return -errno.EINTR  # nobody hears it: what was read may be of another process
             request = {
                 "cmd": command,
-                "arg": notification.arg,
+                "arg": argument,
                 "memory": memory.hex(),
                 "descriptor": described,
                 "full": command in uapi.NEEDS_ROOM and process.is_full(notification.pid),
@@ -134,13 +154,13 @@ class Supervisor:
             reply = self._ask(request, fd, other)
         return None if reply is None else self._carry_out(notification, reply)
 
-    def _limit(self, notification: Limit) -> int | None:
+    def _limit(self, notification: Notification) -> int | None:
         """Return 0 for a limit of locked memory that root of the emulated host could set, and this process cannot.
 
         libvirt raises it for each guest with a VFIO device. In a container without CAP_SYS_RESOURCE that would be the
         end of the guest, for memory that nobody locks: the emulated host has no DMA.
         """
-        new = process.read_memory(notification.pid, notification.new, _RLIMIT.size)
+        new = process.read_memory(notification.pid, notification.args[2], _RLIMIT.size)
         if len(new) < _RLIMIT.size:
             return None
         soft, hard = _RLIMIT.unpack(new)
@@ -275,13 +295,13 @@ def _look(fd: int, events: int) -> list[tuple[int, int]]:
 _CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
-def stop_calls(channel: socket.socket) -> None:
+def stop_calls(channel: socket.socket, nodes: Nodes) -> None:
     """Have the supervisor's calls stopped in this process and all that it starts; called between fork and exec.
 
     The channel gets the listener, or the errno of why there is none.
     """
     try:
-        listener = seccomp.install(seccomp.program(uapi.TYPE))
+        listener = seccomp.install(seccomp.program(uapi.TYPE, nodes))
     except OSError as error:
         channel.send(str(error.errno).encode())
         return
@@ -289,7 +309,7 @@ def stop_calls(channel: socket.socket) -> None:
     os.close(listener)
 
 
-def supervise(channel: socket.socket, mount: Path) -> Supervisor | None:
+def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> Supervisor | None:
     """Return the supervisor for what `stop_calls` sent; None, with a warning, if VFIO ioctls cannot be served.
 
     None without a warning if the supervisor of an outer sandbox serves this host already.
@@ -298,7 +318,7 @@ def supervise(channel: socket.socket, mount: Path) -> Supervisor | None:
         said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
     if listeners:
         try:
-            return Supervisor(listeners[0], mount)
+            return Supervisor(listeners[0], mount, nodes)
         except OSError as error:
             os.close(listeners[0])
             why = f"{mount}/ctl/ioctl: {error.strerror}"
@@ -310,6 +330,14 @@ def supervise(channel: socket.socket, mount: Path) -> Supervisor | None:
         why = "another program, such as an outer apfs exec with another host, watches the system calls already"
     print(f"apfs: VFIO ioctls are not served: {why}", file=sys.stderr)  # noqa: T201
     return None
+
+
+def possible(nodes: Nodes, mount: Path) -> Nodes:
+    """Return how nodes can be shown: as regular files if there would be nobody to open them."""
+    refusal = seccomp.refusal()
+    # The supervisor of an outer sandbox does that in this one if it does it in its own.
+    served = refusal == errno.EBUSY and _is_nested(mount) and Path("/dev/iommu").is_char_device()
+    return "files" if refusal and not served else nodes
 
 
 def _is_nested(mount: Path) -> bool:

@@ -15,10 +15,13 @@ import struct
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.mounts.server import close_others
 from apfs.sandbox import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NETLINK_KOBJECT_UEVENT = 15
 _MESSAGE, _REQUEST, _ACK, _ERROR = 16, 1, 4, 2
@@ -107,10 +110,10 @@ class Sender:
             return
 
 
-def join(pid: int) -> None:
-    """Move this process into the network namespace, and before into the user namespace, of another."""
+def join(pid: int, *, network: bool) -> None:
+    """Move this process into the user namespace of another, and if `network` into its network namespace."""
     linux.die_with_parent()
-    namespaces = [("net", linux.CLONE_NEWNET)]
+    namespaces = [("net", linux.CLONE_NEWNET)] if network else []
     own_user = Path("/proc/self/ns/user").readlink() == Path(f"/proc/{pid}/ns/user").readlink()
     if not own_user:
         namespaces.insert(0, ("user", linux.CLONE_NEWUSER))
@@ -121,7 +124,7 @@ def join(pid: int) -> None:
     for descriptor, kind in descriptors:
         linux.enter(descriptor, kind)
         os.close(descriptor)
-    if not own_user:
+    if network and not own_user:
         # libudev believes only messages whose sender is root in the listener's eyes.
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -143,12 +146,15 @@ def has_udevd(pid: int) -> bool:
         return False
 
 
-def _pump(mount: Path, pid: int, ready: int) -> None:
-    """Send the mount's events to the namespace of process `pid` for ever; closes `ready` when it listens."""
+def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *, network: bool) -> None:
+    """Carry the mount's events to the sandbox of process `pid` for ever; closes `ready` when it listens.
+
+    `follow` hears of them first, and then, if there is a private `network`, whoever listens there.
+    """
     with (mount / "ctl/uevents").open("rb", buffering=0) as source:
         source.read()
-        join(pid)
-        sender = Sender()
+        join(pid, network=network)
+        sender = Sender() if network else None
         os.close(ready)
         poller = select.poll()
         poller.register(source, select.POLLIN)
@@ -158,28 +164,31 @@ def _pump(mount: Path, pid: int, ready: int) -> None:
             if text is None:
                 continue
             for event in parse(text.decode()):
+                follow(event)
+                if sender is None:
+                    continue
                 sender.as_kernel(event)
                 if not has_udevd(pid):
                     sender.as_udevd(event)
 
 
-def start(mount: Path, pid: int) -> int:
-    """Start a process that sends the mount's events to the namespace of process `pid`; return its own pid.
+def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]], *, network: bool) -> tuple[int, int]:
+    """Start a process that carries the mount's events to the sandbox of process `pid`.
 
-    It listens when this returns, or has said why it cannot.
+    What `follower()` returns there is called for each event, before those who listen in a private `network` hear of
+    it. Returns the process's own pid, and a descriptor whose other end is closed when it listens, or has said why it
+    cannot.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         close_others(writer)  # above all the other end of the server's lifeline
         try:
-            _pump(mount, pid, writer)
+            _pump(mount, pid, writer, follower(), network=network)
         except FileNotFoundError:
             pass  # the sandbox is gone already, and the reason is told elsewhere
         except OSError as error:
             print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
         os._exit(1)
     os.close(writer)
-    with os.fdopen(reader, "rb") as ready:
-        ready.read()
-    return child
+    return child, reader

@@ -5,6 +5,7 @@ The compiler is asked, so that CPATH can name a directory with other headers.
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.sandbox import linux, seccomp
+from apfs.sandbox import linux, nodes, seccomp
 from apfs.vfio import uapi
 from apfs.vfio.device import IRQ_CONFIG_CHANGED, IRQ_REQUEST
 from apfs.vfio.fsm import State
@@ -21,7 +22,7 @@ from apfs.vfio.fsm import State
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = ("version.h", "vfio.h", "iommufd.h", "seccomp.h", "audit.h", "filter.h", "prctl.h", "sched.h")
+NAMES = ("version.h", "vfio.h", "iommufd.h", "seccomp.h", "audit.h", "filter.h", "openat2.h", "prctl.h", "sched.h")
 INCLUDES = "".join(f"#if __has_include(<linux/{name}>)\n#include <linux/{name}>\n#endif\n" for name in NAMES)
 # What a layout of apfs calls differently, or takes apart.
 PARTS = {
@@ -73,7 +74,11 @@ def installed() -> uapi.Release:
 
 def evaluate(tmp_path: Path, expressions: dict[str, str]) -> dict[str, int]:
     """Let the compiler say what expressions are worth."""
-    source = INCLUDES + "#include <stddef.h>\n#include <stdio.h>\n#include <sys/syscall.h>\nint main(void) {\n"
+    source = (
+        "#define _GNU_SOURCE\n"
+        + INCLUDES
+        + "#include <stddef.h>\n#include <stdio.h>\n#include <sys/stat.h>\n#include <sys/syscall.h>\nint main(void) {\n"
+    )
     source += "".join(
         f'printf("{name} %llu\\n", (unsigned long long)({text}));\n' for name, text in expressions.items()
     )
@@ -177,9 +182,29 @@ def test_numbers_of_system_calls(tmp_path: Path) -> None:
         "PR_SET_NO_NEW_PRIVS": linux.PR_SET_NO_NEW_PRIVS,
         "PR_CAP_AMBIENT": linux.PR_CAP_AMBIENT,
         "PR_CAP_AMBIENT_CLEAR_ALL": linux.PR_CAP_AMBIENT_CLEAR_ALL,
+        "SECCOMP_ADDFD_FLAG_SETFD": seccomp.SECCOMP_ADDFD_FLAG_SETFD,
         "SYS_pidfd_getfd": linux.PIDFD_GETFD,
+        "SYS_openat2": linux.OPENAT2,
+        "RESOLVE_NO_MAGICLINKS": linux.RESOLVE_NO_MAGICLINKS,
+        "RESOLVE_BENEATH": linux.RESOLVE_BENEATH,
+        "RESOLVE_IN_ROOT": linux.RESOLVE_IN_ROOT,
     }
     assert evaluate(tmp_path, {name: name for name in names}) == names
+
+
+def test_calls_for_files(tmp_path: Path) -> None:
+    """Numbers and layouts of the machine that the tests run on; those of others are from their tables in Linux."""
+    calls = seccomp.FILE_CALLS[seccomp.MACHINES[platform.machine()]]
+    names = {"fstat": calls.fstat, "newfstatat": calls.newfstatat, "openat": calls.openat, "statx": calls.statx}
+    numbers = {f"SYS_{name}": number for name, number in names.items()}
+    assert evaluate(tmp_path, {name: name for name in numbers}) == numbers
+    if calls.open is not None:
+        assert evaluate(tmp_path, {"open": "SYS_open"})["open"] == calls.open
+    layouts = {"stat": nodes.STATS[platform.machine()], "statx": nodes.STATX}
+    for (name, layout), prefix in zip(layouts.items(), ("st", "stx"), strict=True):
+        expressions = {"size": f"sizeof(struct {name})", "ids": f"offsetof(struct {name}, {prefix}_uid)"}
+        expressions["gid"] = f"offsetof(struct {name}, {prefix}_gid)"
+        assert evaluate(tmp_path, expressions) == {"size": layout.size, "ids": layout.ids, "gid": layout.ids + 4}
 
 
 def test_architectures(tmp_path: Path) -> None:
