@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from apfs.ap import bus_attributes, card_attributes, qinfo, queue_attributes, zcdn, zcrypt_attributes
 from apfs.ctl.console import VERBS
 from apfs.ctl.files import CTL_ENTRIES
+from apfs.ctl.sandbox import ENTRIES as SANDBOX_ENTRIES
 from apfs.kernel.device import BUS_ATTRIBUTES, DRIVER_ATTRIBUTES, MISC_ATTRIBUTES, MODULE_LINK, UEVENT
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev
@@ -78,6 +79,11 @@ SECTIONS = (
     Section("/sys/module/ap/parameters", "", bus_attributes.MODULE_PARAMETERS),
     Section("/dev/vfio-ap/UUID", "The emulator's own; see [migration](../migration.md).", client.CLIENT_ENTRIES),
     Section("/ctl", "The emulator's own; see [console](../console.md).", CTL_ENTRIES),
+    Section(
+        "/ctl/sandbox",
+        "What `apfs exec` shows in /dev, /sys/dev/char and /proc. See [nodes](../vfio.md#nodes).",
+        SANDBOX_ENTRIES,
+    ),
 )
 
 _NODE_MASK = "Mask of what requests through this node may use; kept, but nothing ever asks for it."
@@ -89,6 +95,7 @@ TEXTS = {
     "/ctl kmsg": "The kernel log.",
     "/ctl status": "The state of the host as one JSON object.",
     "/ctl uevents": "The events sent so far.",
+    "/ctl/sandbox modules": "`/proc/modules`, with the modules of the host and of the real machine.",
     "/dev/vfio-ap/UUID data_stream": "The migration stream of the session under way.",
     "/sys/class/zcrypt create": "Make an additional zcrypt node of this name. EEXIST, EINVAL, ENOSPC.",
     "/sys/class/zcrypt destroy": "Remove an additional zcrypt node. ENOENT.",
