@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import TIMEOUT, apfs
-from tests.ioctl.conftest import PYTHON
+from tests.sandbox.conftest import PYTHON
 from tests.tools.conftest import EXAMPLE, inside, need
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from tests.ioctl.conftest import client
-from tests.ioctl.test_sequences import SETUP
+from tests.sandbox.conftest import run
+from tests.sandbox.programs import dpdk
+from tests.sandbox.test_sequences import SETUP
 from tests.tools.conftest import inside, need
 
 U = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
@@ -18,26 +19,7 @@ def requests(records: list[dict[str, str]]) -> list[tuple[str, str]]:
 
 def test_dpdk_opens_a_device_and_lets_it_go() -> None:
     """DPDK's environment layer, as its drivers use it, is a whole client of containers; nothing stops it."""
-    result = client("""
-from ctypes.util import find_library
-library = find_library("rte_eal")
-assert library, "DPDK is not installed: run tests/run.sh, which installs what is missing"
-eal = ctypes.CDLL(library)
-create(adapters=(5,), domains=(0x47,))
-words = (b"test", b"--no-huge", b"--no-pci", b"--no-telemetry", b"--no-shconf", b"--iova-mode=va", b"-m", b"64")
-assert eal.rte_eal_init(len(words), (ctypes.c_char_p * len(words))(*words)) >= 0
-guest = lambda: open(f"/dev/vfio-ap/{U}/guest").read().strip()
-fd, info = ctypes.c_int(-1), (ctypes.c_uint32 * 6)(24)
-directory, name = b"/sys/bus/mdev/devices/", U.encode()
-print("enabled", eal.rte_vfio_is_enabled(b"vfio"))
-print("set up", eal.rte_vfio_setup_device(directory, name, ctypes.byref(fd), info), guest())
-print("info", [hex(number) for number in info[1:4]])
-print("reset", outcome(fd.value, DEVICE_RESET))
-print("released", eal.rte_vfio_release_device(directory, name, fd), guest())
-sys.stdout.flush()
-os.write(1, open("/dev/apfs/ctl/journal", "rb").read())
-eal.rte_eal_cleanup()
-""")
+    result = run(dpdk.open_and_release)
     told, journal = result.stdout.splitlines()[:5], result.stdout.splitlines()[5:]
     assert told == ["enabled 1", "set up 0 1", "info ['0x21', '0x0', '0x2']", "reset ok", "released 0 0"]
     records = [json.loads(line) for line in journal]

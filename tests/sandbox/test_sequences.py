@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.ioctl.conftest import compiled
+from tests.sandbox.conftest import compiled
 from tests.tools.conftest import inside
 
 if TYPE_CHECKING:

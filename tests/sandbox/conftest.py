@@ -1,43 +1,44 @@
-"""Runs VFIO clients, compiled or in Python, inside `apfs exec`."""
+"""Runs programs inside `apfs exec`: those of `tests.sandbox.programs`, with the system's Python, and compiled ones."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.tools.conftest import inside
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 # Not the interpreter of the tests: the client is a program like any other.
 PYTHON = "/usr/bin/python3"
-LEGACY_HOST = "default"
-# For scripts: call something while there is no free descriptor.
-WITHOUT_DESCRIPTORS = """
-import resource
-def without_descriptors(attempt):
-    lowest = os.dup(0); os.close(lowest)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        return attempt()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-"""
+EXEC = (sys.executable, "-m", "apfs", "exec")
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def client(
-    script: str,
+def words_of(program: Callable[..., None], *arguments: str) -> list[str]:
+    """Return the command that runs a function of `tests.sandbox.programs` as a program; it needs ENV."""
+    text = f"import sys; from {program.__module__} import {program.__name__} as run; run(*sys.argv[1:])"
+    return [PYTHON, "-c", text, *arguments]
+
+
+def run(
+    program: Callable[..., None],
     *arguments: str,
     options: tuple[str, ...] = (),
-    scenario: str | None = LEGACY_HOST,
+    scenario: str | None = "default",
     status: int | None = 0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python script inside `apfs exec` that starts with `from client import *`."""
-    command = f'PYTHONPATH={HERE} exec {PYTHON} -c "$@"'
-    text = f"from client import *\nimport sys\n{script}"
-    return inside(command, text, *arguments, options=options, scenario=scenario, status=status)
+    """Run a program inside `apfs exec` and return what it said."""
+    words = words_of(program, *arguments)
+    return inside(f'PYTHONPATH={ROOT} exec "$@"', *words, options=options, scenario=scenario, status=status)
 
 
 def compiled(directory: Path, source: str, *flags: str) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ import pytest
 
 from apfs.sandbox.seccomp import IOCTL_NUMBERS
 from tests.conftest import TIMEOUT, UUID, apfs
-from tests.ioctl.conftest import HERE, PYTHON, client
+from tests.sandbox.conftest import ENV, EXEC, ROOT, run, words_of
+from tests.sandbox.programs import processes
 from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
 
     Mounter = Callable[..., Path]
 
-GUEST = "create(adapters=(5,), domains=(0x47,))\nd = Device()\n"
+STATES = {"RUNNING": 2, "STOP": 1, "STOP_COPY": 3, "RESUMING": 4}
 
 
-def on(mount: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a client on a mounted host and return it at once."""
-    text = f"from client import *\nimport sys\n{script}"
-    command = [sys.executable, "-m", "apfs", "exec", "--mount", str(mount), "--", PYTHON, "-c", text, *arguments]
-    env = {**os.environ, "PYTHONPATH": str(HERE)}
-    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def on(mount: Path, program: Callable[..., None], *arguments: str, keep: int | None = None) -> subprocess.Popen[str]:
+    """Start a program on a mounted host and return it at once; `keep` is a descriptor that it inherits."""
+    command = [*EXEC, "--mount", str(mount), "--", *words_of(program, *arguments)]
+    kept = () if keep is None else (keep,)
+    return subprocess.Popen(command, env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=kept)
 
 
 def is_free(mount: Path) -> bool:
@@ -45,10 +45,10 @@ def is_free(mount: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "STOP", "STOP_COPY", "RESUMING"])
+@pytest.mark.parametrize("state", STATES)
 def test_a_client_is_killed_in_any_state(mount: Mounter, state: str) -> None:
     host = mount()
-    with on(host, f"{GUEST}\nd.set_state({state}); print('there', flush=True); sys.stdin.read()") as box:
+    with on(host, processes.in_a_state, str(STATES[state])) as box:
         assert box.stdout is not None
         assert box.stdout.readline() == "there\n"
         seen = json.loads((host / "ctl/status").read_text())["mdevs"][UUID]
@@ -64,50 +64,15 @@ def test_a_client_is_killed_in_any_state(mount: Mounter, state: str) -> None:
 @pytest.mark.parametrize("way", ["Device", "Cdev"])
 def test_a_client_alone_is_killed_in_any_state(way: str) -> None:
     """Its supervisor lives on: what the client had is closed when its parent hears of its death, as on Linux."""
-    result = client(f"""
-import signal
-create(adapters=(5,), domains=(0x47,))
-for state in (RUNNING, STOP, STOP_COPY, RESUMING):
-    ready, say = os.pipe()
-    if (pid := os.fork()) == 0:
-        d = {way}()
-        data = d.set_state(state)
-        if state == STOP_COPY:
-            os.read(data, 8)
-        if state == RESUMING:
-            os.write(data, bytes(3))
-        os.write(say, b"x")
-        signal.pause()
-    os.read(ready, 1)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    print(open(f"/dev/vfio-ap/{{U}}/guest").read().strip(), os.listdir("/dev/apfs/ctl/fds"))
-    d = {way}()
-    print(d.state(), outcome(d.fd, DEVICE_RESET))
-    d.close()
-print(refused(f"/sys/bus/mdev/devices/{{U}}/remove", "1"))
-""")
+    result = run(processes.killed_in_any_state, way)
     assert result.stdout.splitlines() == ["0 []", "2 ok"] * 4 + ["ok"]
 
 
 def test_a_client_is_killed_while_its_ioctl_is_being_served(mount: Mounter) -> None:
     """The server stands still, so that the ioctl is certainly under way; afterwards all goes on."""
     host = mount()
-    script = f"""{GUEST}
-pid = os.fork()
-if pid == 0:
-    print(os.getpid(), flush=True)
-    sys.stdin.readline()
-    d.set_state(STOP_COPY)
-    d.another_fd()
-    os._exit(0)
-print("killed by", os.waitpid(pid, 0)[1], flush=True)
-print(d.state(), flush=True)
-d.set_state(STOP)
-d.close()
-"""
     server = server_of(host)
-    with on(host, script) as box:
+    with on(host, processes.child_in_an_ioctl) as box:
         assert box.stdin is not None
         assert box.stdout is not None
         number = int(box.stdout.readline())
@@ -158,142 +123,38 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_clients_are_killed_in_the_middle_of_ioctls(mount: Mounter) -> None:
     host = mount()
-    script = """
-create()
-for _ in range(40):
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            d = Device()
-            d.set_state(STOP_COPY)
-            d.close()
-    read, write_end = os.pipe()
-    # Long enough for it to be anywhere: as many calls of our own as the turn says.
-    for _ in range(_ % 20):
-        os.stat(group_of())
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    os.close(read); os.close(write_end)
-d = Device()
-print(d.state())
-d.close()
-"""
-    with on(host, script) as box:
+    with on(host, processes.killed_anywhere) as box:
         output, _ = box.communicate(timeout=TIMEOUT)
     assert output == "2\n"
     assert is_free(host)
 
 
 def test_many_threads_at_once() -> None:
-    result = client(f"""{GUEST}
-import threading
-results = []
-def work(number):
-    mine = os.open("/dev/vfio/vfio", os.O_RDWR)
-    for _ in range(10):
-        answer = struct.unpack("=4I", call(d.fd, DEVICE_GET_INFO, struct.pack("=4I", 16 + number, 0, 0, 0)))
-        results.append(answer == (16 + number, 0x21, 0, 2))
-        results.append(ioctl(mine, CHECK_EXTENSION, number) == (number in (1, 3, 9)))
-    another = d.another_fd()
-    results.append(os.readlink(f"/proc/self/fd/{{another}}").rpartition("/")[2].startswith("vfio-device"))
-    size = call(another, DEVICE_FEATURE, struct.pack("=IIQ", 16, GET | 9, number))
-    results.append(struct.unpack("=IIQ", size)[2] == 24)
-    os.close(another)
-    os.close(mine)
-threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(len(results), all(results), len(os.listdir("/dev/apfs/ctl/fds")))
-""")
+    result = run(processes.threads)
     assert result.stdout == "1408 True 1\n"
 
 
 def test_children_and_their_children() -> None:
-    result = client(f"""{GUEST}
-import subprocess
-program = '''
-from client import *
-import sys
-print(struct.unpack("=4I", call(int(sys.argv[1]), DEVICE_GET_INFO, struct.pack("=4I", 16, 0, 0, 0)))[1], flush=True)
-'''
-os.set_inheritable(d.fd, True)
-subprocess.run(["sh", "-c", '"$@" & wait', "sh", sys.executable, "-c", program, str(d.fd)], close_fds=False, check=True)
-""")
+    result = run(processes.grandchild)
     assert result.stdout == "33\n"
 
 
 def test_a_thread_with_descriptors_of_its_own() -> None:
-    result = client("""
-import threading
-create()
-group = os.open(group_of(), os.O_RDWR)
-CLONE_FILES = 0x400
-def work():
-    ctypes.CDLL(None).unshare(CLONE_FILES)
-    # Here the number means another file from now on.
-    container = os.open("/dev/vfio/vfio", os.O_RDWR)
-    os.dup2(container, group)
-    print(ioctl(group, CHECK_EXTENSION, 1))
-thread = threading.Thread(target=work); thread.start(); thread.join()
-print(struct.unpack("=II", call(group, GROUP_GET_STATUS, struct.pack("=II", 8, 0)))[1])
-""")
+    result = run(processes.descriptors_of_its_own)
     assert result.stdout.split() == ["1", "1"]
 
 
 def test_signals_do_not_repeat_calls() -> None:
     """One that comes before the supervisor has heard of an ioctl interrupts it (EINTR); nothing was done then."""
-    result = client(f"""{GUEST}
-import signal
-def another_fd():
-    while True:
-        try:
-            return d.another_fd()
-        except InterruptedError:
-            assert not restart
-caught = 0
-def handler(*_):
-    global caught
-    caught += 1
-signal.signal(signal.SIGALRM, handler)
-for restart in (True, False):
-    signal.siginterrupt(signal.SIGALRM, not restart)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    fds = [another_fd() for _ in range(50)]
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    print(sorted(fds) == list(range(min(fds), min(fds) + 50)))
-    for fd in fds: os.close(fd)
-print(caught > 0, len(os.listdir("/dev/apfs/ctl/fds")))
-""")
+    result = run(processes.signals)
     assert result.stdout.split() == ["True", "True", "True", "1"]
 
 
 def test_opening_and_closing_leaks_nothing(mount: Mounter) -> None:
     """10,000 descriptors of a device, and a hundred times everything that there is to open."""
     host = mount()
-    script = """
-create()
-def everything():
-    d = Device()
-    os.close(d.eventfd(0))
-    os.close(d.set_state(STOP_COPY))
-    d.close()
-    c = Cdev()
-    os.close(c.set_state(RESUMING))
-    c.close()
-def cycles(whole, devices):
-    for _ in range(whole):
-        everything()
-    d = Device()
-    for _ in range(devices):
-        os.close(d.another_fd())
-    d.close()
-cycles(5, 100)
-print("ready", flush=True); sys.stdin.readline()
-cycles(100, 10_000)
-print("done", flush=True); sys.stdin.readline()
-"""
     server = server_of(host)
-    with on(host, script) as box:
+    with on(host, processes.cycles) as box:
         assert box.stdin is not None
         assert box.stdout is not None
         assert box.stdout.readline() == "ready\n"
@@ -339,11 +200,7 @@ def server_of(mount: Path) -> int:
 
 def test_the_server_is_killed_while_a_device_is_open(mount: Mounter) -> None:
     host = mount()
-    script = f"""{GUEST}
-print("there", flush=True); sys.stdin.readline()
-print(outcome(d.fd, DEVICE_RESET), outcome(d.fd, DEVICE_GET_INFO, struct.pack("=4I", 16, 0, 0, 0)))
-"""
-    with on(host, script) as box:
+    with on(host, processes.without_server) as box:
         assert box.stdin is not None
         assert box.stdout is not None
         assert box.stdout.readline() == "there\n"
@@ -353,31 +210,6 @@ print(outcome(d.fd, DEVICE_RESET), outcome(d.fd, DEVICE_GET_INFO, struct.pack("=
         assert set(box.stdout.readline().split()) <= {"ENODEV", "ENOTCONN"}
 
 
-MIGRATE_OUT = """
-d = Device(); d.set_state(STOP)
-data = d.set_state(STOP_COPY)
-out = int(sys.argv[1])
-while piece := os.read(data, 7):
-    os.write(out, piece)
-os.close(out)
-d.set_state(STOP)
-"""
-MIGRATE_IN = """
-d = Cdev()
-data = d.set_state(RESUMING)
-incoming, result = int(sys.argv[1]), "ok"
-while piece := os.read(incoming, 11):
-    try:
-        os.write(data, piece)
-    except OSError as error:
-        result = errno.errorcode[error.errno]
-        break
-if result == "ok":
-    d.set_state(RUNNING)
-print(result, d.state(), flush=True)
-"""
-
-
 @pytest.mark.parametrize(("target", "expected"), [("CEX8C", "ok 2"), ("CEX7C", "EFAULT 4")])
 def test_two_hosts_migrate_through_a_pipe(mount: Mounter, target: str, expected: str) -> None:
     source, destination = mount(), mount()
@@ -385,25 +217,13 @@ def test_two_hosts_migrate_through_a_pipe(mount: Mounter, target: str, expected:
         for verb in ("unplug 5", "scan", f"plug 5 {target}", "scan"):
             (destination / "ctl/console").write_text(verb)
     for host in (source, destination):
-        prepare = "create(adapters=(5,), domains=(4, 0x47))"
-        with on(host, prepare) as box:
+        with on(host, processes.two_queues) as box:
             assert box.wait(TIMEOUT) == 0
     reader, writer = os.pipe()
-    os.set_inheritable(reader, True)
-    os.set_inheritable(writer, True)
-    env = {**os.environ, "PYTHONPATH": str(HERE)}
-
-    def start(host: Path, script: str, fd: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "apfs", "exec", "--mount", str(host), "--", PYTHON, "-c"]
-        return subprocess.Popen(
-            [*command, f"from client import *\nimport sys\n{script}", str(fd)],
-            env=env,
-            pass_fds=(fd,),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    with start(source, MIGRATE_OUT, writer) as sender, start(destination, MIGRATE_IN, reader) as receiver:
+    with (
+        on(source, processes.migrate_out, str(writer), keep=writer) as sender,
+        on(destination, processes.migrate_in, str(reader), keep=reader) as receiver,
+    ):
         os.close(reader)
         os.close(writer)
         output, _ = receiver.communicate(timeout=TIMEOUT)
@@ -413,54 +233,28 @@ def test_two_hosts_migrate_through_a_pipe(mount: Mounter, target: str, expected:
         assert "05.0004" in (destination / "ctl/kmsg").read_text()
 
 
-GIVE = """
-create(adapters=(5,), domains=(0x47,))
-d = Device()
-data = d.set_state(STOP_COPY)
-import socket
-listening = socket.socket(socket.AF_UNIX)
-listening.bind(sys.argv[1])
-listening.listen()
-print("there", flush=True)
-for _ in range(2):
-    taker, _ = listening.accept()
-    socket.send_fds(taker, [b"x"], [d.fd, data])
-    taker.recv(1)
-"""
-TAKE = """
-import socket
-giver = socket.socket(socket.AF_UNIX)
-giver.connect(sys.argv[1])
-_, (device, data), _, _ = socket.recv_fds(giver, 1, 2)
-print(outcome(device, DEVICE_GET_INFO, struct.pack("=4I", 16, 0, 0, 0)), os.read(data, 12).hex(), flush=True)
-giver.send(b"x")
-"""
-
-
 def test_descriptors_are_passed_to_another_sandbox_and_out_of_all(mount: Mounter, tmp_path: Path) -> None:
     """Reading needs nobody's help; ioctls are served where some supervisor is, and the kernel's where none is."""
     host, meeting = mount(), str(tmp_path / "socket")
-    with on(host, GIVE, meeting) as giver:
+    with on(host, processes.give, meeting) as giver:
         assert giver.stdout is not None
         assert giver.stdout.readline() == "there\n"
-        with on(host, TAKE, meeting) as taker:
+        with on(host, processes.take, meeting) as taker:
             assert taker.communicate(timeout=TIMEOUT)[0] == "ok 000000010000000092800000\n"
-        command = [PYTHON, "-c", f"from client import *\nimport sys\n{TAKE}", meeting]
-        outside = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": str(HERE)}, check=True, capture_output=True, text=True
-        )
+        command = words_of(processes.take, meeting)
+        outside = subprocess.run(command, env=ENV, check=True, capture_output=True, text=True)
     assert outside.stdout == "ENOTTY 0e5403070547000000000000\n"
     assert is_free(host)
 
 
 def test_a_sandbox_in_a_sandbox() -> None:
+    device, container = (shlex.join(words_of(program)) for program in (processes.a_device, processes.a_container))
+    apfs_exec = shlex.join(EXEC)
     result = inside(
         f"""
-        export PYTHONPATH={HERE}
-        apfs="{sys.executable} -m apfs"
-        $apfs exec --mount /dev/apfs -- {PYTHON} -c 'from client import *; create(); print(Device().state())'
-        $apfs exec --scenario default -- {PYTHON} -c 'from client import *; print(outcome(
-            os.open("/dev/vfio/vfio", os.O_RDWR), GET_API_VERSION))' 2>&1
+        export PYTHONPATH={ROOT}
+        {apfs_exec} --mount /dev/apfs -- {device}
+        {apfs_exec} --scenario default -- {container} 2>&1
         """,
         scenario="default",
     )
