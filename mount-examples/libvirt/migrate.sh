@@ -57,7 +57,7 @@ for host in a b c; do
     read -r "uri_$host" <&"$said" || exit 1
     eval "printf '   %s\n' \"\$uri_$host\""
 done
-do_ 'virsh -c $uri_a nodedev-list --cap ap_queue | tr "\n" " "'
+do_ 'virsh -c $uri_a nodedev-list --cap ap_queue | paste -sd " "'
 
 step "Start a guest on host A. Its device is the mediated device that the host has prepared"
 sed -e "s|@GUEST@|$guest|" -e "s|@WORK@|$work|" "$here/guest.xml" > "$work/guest.xml"
@@ -79,6 +79,9 @@ printf '   It counts on, and no number is missing:\n'
 do_ 'tail -n 1 $work/console.log'
 expect "$(sed -n 's/^count \([0-9]*\).*/\1/p' "$work/console.log" | head -n -1 |
     awk 'NR > 1 && $1 != last + 1 { print "gap before " $1 } { last = $1 }')" ""
+
+step "Look at what the guest has on host B: its AP bus, as Linux in it would show it"
+do_ 'apfs exec --guest 669d9b23-fe1b-4ecb-be08-a2fabca99b71 --mount $b -- ls /sys/bus/ap/devices | paste -sd " "'
 
 step "Unplug its queues, and plug them in again: what virsh does arrives at the host"
 sed -n '/<hostdev/,/<\/hostdev/p' "$work/guest.xml" > "$work/device.xml"

@@ -97,9 +97,11 @@ def test_there_and_back(started: Travellers, options: tuple[str, ...], *, tcp: b
     source, target = started.pair.source, started.pair.target
     started.console.hear(source)
     begun = len(started.console.counts)
+    seen = source.host.guest(UUID).ls("/sys/bus/ap/devices")
     done = source.migrate(NAME, target, *options, tcp=tcp)
     assert (done.returncode, done.stderr) == (0, "")
     assert (started.states(), started.queues()) == (("shut off", "running"), ("assigned", "in use"))
+    assert target.host.guest(UUID).ls("/sys/bus/ap/devices") == seen
     started.console.hear(source)
     started.console.wait_for_more(target)
     done = target.migrate(NAME, source, *options, tcp=tcp)
