@@ -62,7 +62,7 @@ def command(
     \b
     ENVIRONMENT
         APFS_QEMU     the qemu-system-s390x to run, by default the first in PATH
-        TMPDIR        where its directory is, with log/qemu/DOMAIN.log
+        TMPDIR        where its directory is, with log/qemu/DOMAIN.log; by default, and if it is long, /tmp
 
     \b
     EXAMPLE

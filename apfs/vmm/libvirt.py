@@ -38,6 +38,7 @@ _SOCKET_NAME = 107
 _USER = "libvirt-qemu"
 _USER_ID = 64055
 
+_PREFIX = "apfs-libvirt-"
 _LAST_WORDS = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -173,6 +174,13 @@ def _command(directory: Path, options: Sequence[str], wishes: Wishes, libvirtd: 
     return [*words, *network, "--", "sh", "-c", _START, "sh", libvirtd, *listen]
 
 
+def _place() -> str:
+    """Return where to make the directory: TMPDIR, or /tmp if its name is too long for sockets below it."""
+    place = tempfile.gettempdir()
+    longest = f"{place}/{_PREFIX}xxxxxxxx/run/libvirt-sock-ro"
+    return place if len(os.fsencode(longest)) <= _SOCKET_NAME else "/tmp"  # noqa: S108 -- a new directory is made in it
+
+
 def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None]) -> None:
     """Run libvirtd inside `apfs exec` with these options until SIGINT, SIGTERM or SIGHUP; then nothing is left.
 
@@ -186,10 +194,11 @@ def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None])
         raise LibvirtError(
             "libvirt starts QEMU only for root: be root, in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
         )
-    with tempfile.TemporaryDirectory(prefix="apfs-libvirt-", ignore_cleanup_errors=True) as name, _Stop() as stopped:
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=_place(), ignore_cleanup_errors=True) as name,
+        _Stop() as stopped,
+    ):
         directory = Path(name)
-        if len(os.fsencode(directory / "run/libvirt-sock-ro")) > _SOCKET_NAME:
-            raise LibvirtError(f"{directory.parent}: too long a name for sockets in it: set TMPDIR to a shorter one")
         command = _command(directory, options, wishes, libvirtd)
         _run(command, directory, stopped, lambda: ready(directory))
 
