@@ -446,7 +446,7 @@ def keys_of(value: object, path: str = "") -> Iterator[str]:
     if not isinstance(value, dict) or path.endswith("matrix"):
         yield path
         return
-    names = {"cards": "XX", "drivers": "NAME", "modules": "NAME", "faults": "PATH", "mdevs": "UUID"}
+    names = {"cards": "XX", "drivers": "NAME", "modules": "NAME", "faults": "PATH", "mdevs": "UUID", "guests": "UUID"}
     names |= dict.fromkeys(("overrides", "bad_resets", "failing_resets"), "XX.YYYY")
     for key, inner in value.items():
         name = names.get(path.rpartition(".")[2]) or key
@@ -460,8 +460,10 @@ def test_every_key_of_the_status_is_documented() -> None:
     ]
     overridden = Bench(RESERVED)
     overridden.give("05.0047")
-    seen = {*keys_of(eventful().status()), *keys_of(overridden.status())}
-    seen -= {key for key in seen if any(other.startswith(f"{key}.") for other in seen)}  # empty in one of the two
+    running = built()
+    running.run_guest(M1)
+    seen = {key for bench in (eventful(), overridden, running) for key in keys_of(bench.status())}
+    seen -= {key for key in seen if any(other.startswith(f"{key}.") for other in seen)}  # empty in one of the three
     assert sorted(documented) == sorted(seen)
 
 
