@@ -197,11 +197,10 @@ def _qci(table: Table) -> Qci:
     if qci.facilities and not supported:
         raise table.mistake("facilities", "there are none where QCI is not supported")
     last_adapter, last_domain = qci.limits()
-    control = "control_domains" if table.has("control_domains") else "domains"
     for key, mask, what, last in (
         ("adapters", qci.adapters, "adapter", last_adapter),
         ("domains", qci.domains, "domain", last_domain),
-        (control, qci.control_domains, "domain", last_domain),
+        ("control_domains", qci.control_domains, "domain", last_domain),
     ):
         beyond = mask.after(last)
         if beyond:

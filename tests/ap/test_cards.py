@@ -141,6 +141,16 @@ def test_versions() -> None:
     assert box.cat(f"{CARD0}/API_ordinalnr") == "4\n"
 
 
+def test_a_card_that_is_offline_is_not_asked_through_a_queue_that_is_online() -> None:
+    box = sample()
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.store(f"{CARD0}/online", "0") == ""
+    assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
+    assert (box.cat(f"{CARD0}/online"), box.cat(f"{Q0}/online")) == ("0\n", "1\n")
+    assert box.cat(f"{CARD0}/serialnr") == "\n"
+    assert "valid" in box.cat(f"{Q0}/mkvps")
+
+
 @pytest.mark.parametrize("how", ["card offline", "queues offline", "deconfigured", "check-stopped", "queues unbound"])
 def test_what_has_to_be_fetched_is_an_empty_line_if_it_cannot_be(how: str) -> None:
     box = sample()
@@ -185,6 +195,14 @@ def test_any_text_resets_the_counters_of_a_card_and_its_bound_queues(text: str) 
     assert box.cat(f"{Q0}/request_count") == "0\n"
     assert box.cat(f"{CARD0}/00.002a/request_count") == "0\n"
     assert box.cat(f"{CARD4}/request_count") == "3\n"
+
+
+def test_the_counter_of_an_unbound_queue_is_not_reset_with_its_card() -> None:
+    box = sample()
+    box.host.ap_bus.cards[0].queue_requests = {0x29: 5, 0x2A: 7}
+    assert box.store(f"{BUS}/drivers/cex4queue/unbind", "00.0029") == ""
+    assert box.store(f"{CARD0}/request_count", "0") == ""
+    assert box.host.ap_bus.cards[0].queue_requests == {0x29: 5}
 
 
 def test_counters_of_queues() -> None:

@@ -140,6 +140,37 @@ def test_a_reset_of_an_uninitiated_queue_lasts_until_zcrypt_has_it(driver: str |
     assert box.cat(f"{Q0}/reset") == NO_TIMER
 
 
+@pytest.mark.parametrize("how", ["deconfigured", "check-stopped"])
+def test_a_reset_of_an_unusable_queue_ends_when_it_is_usable_again(how: str) -> None:
+    box = sample()
+
+    def make_usable(usable: bool) -> None:  # noqa: FBT001 -- one argument
+        if how == "deconfigured":
+            box.host.configure(0, on=usable)
+        else:
+            box.host.checkstop(0, on=not usable)
+        box.host.scan()
+
+    make_usable(False)
+    assert box.store(f"{Q0}/reset", "1") == ""
+    assert box.cat(f"{Q0}/reset") == IN_PROGRESS
+    make_usable(True)
+    assert box.cat(f"{Q0}/reset") == NO_TIMER
+
+
+def test_a_queue_that_becomes_usable_interrupts() -> None:
+    box = Bench(toml({}, [0x29]))
+    box.host.plug(0, "CEX8C")
+    box.host.configure(0, on=False)
+    box.host.scan()
+    assert box.cat(f"{Q0}/interrupt") == "Interrupts disabled.\n"
+    assert box.cat(f"{Q0}/reset") == IN_PROGRESS
+    box.host.configure(0, on=True)
+    box.host.scan()
+    assert box.cat(f"{Q0}/interrupt") == "Interrupts enabled.\n"
+    assert box.cat(f"{Q0}/reset") == NO_TIMER
+
+
 # -- hardware ----------------------------------------------------------------------------------------------------------
 
 

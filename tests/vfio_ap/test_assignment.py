@@ -2,6 +2,7 @@
 
 import pytest
 
+from apfs.errors import KernelError
 from apfs.journal.records import GuestUpdate, Interrupt, QueuesReset, Record, Uevent
 from tests.hosts import ASSIGN, BARE, M1, M2, MATRIX, RESERVED, UNASSIGN, WORKED, ZCRYPT_DRIVER, Bench, product, refused
 from tests.hosts import config_text as config
@@ -323,6 +324,19 @@ def test_reserved_by_override(override: str, driver: str, expected: str) -> None
     else:
         bench.put(M1, "assign_domain", "4")
         assert bench.guest_matrix(M1) == ["05.0004"]
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"), [("", "clear its bit in apmask or aqmask first"), ("vfio_ap", "bind it to vfio_ap first")]
+)
+def test_a_refusal_tells_how_to_free_the_queue(override: str, advice: str) -> None:
+    bench = Bench(RESERVED)
+    bench.echo(override, f"{queue_path('05.0004')}/driver_override")
+    bench.create(M1)
+    bench.assign(M1, (5,), ())
+    with pytest.raises(KernelError) as caught:
+        bench.put(M1, "assign_domain", "4")
+    assert caught.value.why == f"queue 05.0004 is reserved for the host's zcrypt drivers: {advice}"
 
 
 def test_an_override_renamed_while_vfio_ap_has_the_queue() -> None:

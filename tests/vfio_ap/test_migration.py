@@ -1,5 +1,6 @@
 """The stream of live migration, revision 2: what it holds, and which streams a target refuses with which words."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from apfs.vfio_ap.migration import (
     Target,
     compatible,
     differences,
+    judge,
     make_stream,
     stream_size,
 )
@@ -638,6 +640,13 @@ def test_a_good_stream_is_not_looked_at_entry_by_entry() -> None:
     worse = ResumingFile(Journal(), "/stream", lambda: target, log)
     assert results(worse, [data[:-16] + b"\xff" + data[-15:]]) == [EFAULT]
     assert lines[0].endswith("source queue ff.00ff does not fit the target queue")
+
+
+def test_a_target_without_all_its_queues_takes_no_stream_that_ends_with_zeros() -> None:
+    """The source's matrix has a queue without a device as well: the stream is as long, but has no such queue."""
+    rows = [Row(5, Mask.of(4), CCA8)]
+    target = Target(stream_size(2), 2, lambda: rows)
+    assert judge(make_stream(2, rows), target).errno == errno.ENODEV
 
 
 # -- from one host to another -----------------------------------------------------------------------------------------
