@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests that use real mounts."""
+"""What all tests share: how much Hypothesis tries, and fixtures for real mounts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+from tests import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+# The option --hypothesis-profile comes later, and so counts more.
+settings.load_profile(os.environ.get(examples.VARIABLE, examples.DEFAULT))
+
 # Far beyond anything that works; only keeps a hanging test from hanging the run.
 TIMEOUT = 60
 

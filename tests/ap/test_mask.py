@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap, ap_parse_bitmap_str
 from apfs.errors import KernelError
+from tests.examples import times
 
 Outcome = set[int] | str  # members, or the name of an errno
 
@@ -301,7 +302,7 @@ HEX_TEXT = st.builds(
 NOISE = st.text(alphabet="+-0123456789abfxX,\n \u0661", max_size=12)
 
 
-@settings(deadline=None, max_examples=500)
+@times(5)
 @given(st.one_of(HEX_TEXT, NOISE, st.lists(TERM, min_size=1, max_size=4).map("".join)), SETS)
 def test_random_texts_read_as_the_naive_readers_do(text: str, current: frozenset[int]) -> None:
     before = Mask.from_numbers(current)

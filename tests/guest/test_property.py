@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
+from tests.examples import times
 from tests.hosts import M1, Bench, mask_text
 
 from .guests import HOST, on, queues, rescan
@@ -39,7 +40,7 @@ _queues = st.tuples(st.sampled_from(("bind", "unbind")), st.sampled_from(ADAPTER
 )
 
 
-@settings(deadline=None, max_examples=150)
+@times(1.5)
 @given(steps=st.lists(st.one_of(_assignments, _assignments, _guests, _masks, _verbs, _queues), max_size=25))
 def test_a_guest_has_its_guest_matrix(steps: list[tuple[str, str]]) -> None:
     host = Bench(HOST)

@@ -6,11 +6,12 @@ import errno
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i
+from tests.examples import times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,7 +240,7 @@ NUMBER = st.builds(
 TEXTS = st.one_of(NOISE, NUMBER)
 
 
-@settings(deadline=None, max_examples=500)
+@times(5)
 @given(TEXTS)
 def test_random_texts_read_as_the_naive_readers_do(text: str) -> None:
     assert outcome(kstrtoul, text) == naive_kstrtoul(text)

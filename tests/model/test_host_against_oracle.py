@@ -13,7 +13,7 @@ import errno
 from collections.abc import Callable
 from random import Random
 
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -21,6 +21,7 @@ from apfs.errors import KernelError
 from apfs.host import Host
 from apfs.scenario.reader import loads
 from apfs.testing.files import Shell
+from tests.examples import times
 
 from .oracle import ALL_NUMBERS, DEFAULT_DRIVER, VFIO_DRIVER, NaiveHost, mask_text
 
@@ -695,7 +696,7 @@ RARELY = 0.2
 MOSTLY = 0.7
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@times(1)
 @given(random=st.randoms(use_true_random=True), released=st.sampled_from(RELEASES))
 def test_random_walk(random: Random, released: str) -> None:
     machine = HostAgainstOracle()
@@ -706,10 +707,5 @@ def test_random_walk(random: Random, released: str) -> None:
     wander(machine, random)
 
 
-HostAgainstOracle.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+HostAgainstOracle.TestCase.settings = settings(times(1.5), stateful_step_count=40)
 TestHostAgainstOracle = HostAgainstOracle.TestCase

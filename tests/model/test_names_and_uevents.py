@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
@@ -70,7 +70,6 @@ def names(shell: Shell) -> dict[str, Stat]:
     return dict(shell.find())
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(STORES), min_size=1, max_size=12))
 def test_no_name_changes_without_a_uevent(stores: list[tuple[str, str]]) -> None:
     host = Host(loads(WORKED))

@@ -6,7 +6,7 @@ import contextlib
 import posixpath
 from typing import TYPE_CHECKING
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
@@ -15,7 +15,8 @@ from apfs.recording.cards import LATE_QUEUES
 from apfs.recording.recorder import record
 from apfs.scenario.reader import gallery, load, loads
 from apfs.testing.files import Shell
-from tests.recording.test_round_trip import MANY, sysfs
+from tests.examples import times
+from tests.recording.test_round_trip import sysfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +118,7 @@ def test_queues_that_are_online_although_their_card_is_not() -> None:
     assert list(recording.scenario.offline_cards) == [5]
 
 
-FEWER = settings(MANY, max_examples=40)
+FEWER = times(0.4)
 GIVEN_AWAY = (
     gallery()["default"]
     + f"""

@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from apfs.errors import KernelError
 from apfs.host import Host
@@ -19,7 +19,6 @@ from tests.recording.strategies import scenarios, visible
 if TYPE_CHECKING:
     from apfs.scenario.model import Scenario
 
-MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Recording 65,536 queues takes half a minute, and shows nothing that fewer do not.
 SMALL = [name for name in gallery() if name != "largest"]
 
@@ -40,13 +39,11 @@ def sysfs(host: Host) -> dict[str, str]:
     return found
 
 
-@MANY
 @given(scenarios())
 def test_a_scenario_is_what_its_text_says(scenario: Scenario) -> None:
     assert loads(dumps(scenario, ["One line.", "Another one."])) == scenario
 
 
-@MANY
 @given(scenarios())
 def test_a_record_is_the_machine(scenario: Scenario) -> None:
     host = Host(scenario)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.errors import KernelError
@@ -166,7 +166,6 @@ def test_an_interrupted_listing_loses_and_repeats_nothing(taken: int, victims: s
     assert set(listed) <= everything | {f"{kind}new{n}" for kind in ("m", "nm", "p") for n in range(newcomers)}
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_listing_interrupted_again_and_again(data: st.DataObject) -> None:
     woods = full_woods()

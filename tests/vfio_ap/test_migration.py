@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.ap.mask import ALL, Mask
@@ -23,6 +23,7 @@ from apfs.vfio_ap.migration import (
     stream_size,
 )
 from tests.calls import calls
+from tests.examples import times
 from tests.hosts import AP_DRIVER, M1, M2, MATRIX, Bench, config_text, product
 
 from .streams import (
@@ -550,7 +551,7 @@ def test_truncations(shared: Bench, length: int, places: list[int]) -> None:
     compare(shared, pieces, WORDS)
 
 
-@settings(max_examples=300)
+@times(3)
 @given(flips=st.lists(st.integers(0, 72 * 8 - 1), min_size=1, max_size=4), places=PLACES)
 def test_bit_flips(shared: Bench, flips: list[int], places: list[int]) -> None:
     data = bytearray(STREAM)
@@ -582,7 +583,7 @@ STREAMS = st.one_of(
 )
 
 
-@settings(max_examples=400)
+@times(4)
 @given(data=STREAMS, more=st.binary(max_size=20), places=PLACES)
 def test_any_stream_in_any_pieces(shared: Bench, data: bytes, more: bytes, places: list[int]) -> None:
     compare(shared, chop(data, places), WORDS)
@@ -609,7 +610,7 @@ def results(file: MigrationFile, pieces: list[bytes]) -> list[int | str]:
     return found
 
 
-@settings(max_examples=300)
+@times(3)
 @given(
     target=st.dictionaries(st.sampled_from([*APQNS, 0, 0xFFFF]), WORD, max_size=4),
     entries=st.lists(ENTRY, max_size=4),
