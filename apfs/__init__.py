@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from apfs.errors import KernelError
     from apfs.host import Host
+    from apfs.journal import records
     from apfs.journal.history import History
+    from apfs.mounts.table import MountsError
     from apfs.scenario.model import ScenarioError
     from apfs.scenario.reader import load
     from apfs.testing.files import Shell
@@ -25,19 +27,33 @@ _HOMES = {
     "Host": "apfs.host",
     "KernelError": "apfs.errors",
     "MountedHost": "apfs.testing.mounted",
+    "MountsError": "apfs.mounts.table",
     "Pair": "apfs.testing.mounted",
     "ScenarioError": "apfs.scenario.model",
     "Shell": "apfs.testing.files",
     "load": "apfs.scenario.reader",
+    "records": "apfs.journal",
 }
-__all__ = ["History", "Host", "KernelError", "MountedHost", "Pair", "ScenarioError", "Shell", "load"]
+__all__ = [
+    "History",
+    "Host",
+    "KernelError",
+    "MountedHost",
+    "MountsError",
+    "Pair",
+    "ScenarioError",
+    "Shell",
+    "load",
+    "records",
+]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    found: object = getattr(home, name, None) or import_module(f"{_HOMES[name]}.{name}")
     globals()[name] = found
     return found
 

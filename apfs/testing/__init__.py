@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from apfs.mounts.migration import NotPossibleError
+    from apfs.mounts.table import MountsError
     from apfs.testing.files import Files, Shell, SystemShell
     from apfs.testing.libvirt import Libvirt, LibvirtError, LibvirtPair, Network
     from apfs.testing.mounted import MountedGuest, MountedHost, Pair
@@ -20,7 +22,9 @@ _HOMES = {
     "LibvirtPair": "apfs.testing.libvirt",
     "MountedGuest": "apfs.testing.mounted",
     "MountedHost": "apfs.testing.mounted",
+    "MountsError": "apfs.mounts.table",
     "Network": "apfs.testing.libvirt",
+    "NotPossibleError": "apfs.mounts.migration",
     "Pair": "apfs.testing.mounted",
     "Shell": "apfs.testing.files",
     "SystemShell": "apfs.testing.files",
@@ -32,7 +36,9 @@ __all__ = [
     "LibvirtPair",
     "MountedGuest",
     "MountedHost",
+    "MountsError",
     "Network",
+    "NotPossibleError",
     "Pair",
     "Shell",
     "SystemShell",
