@@ -28,6 +28,7 @@ TYPES: dict[int, Callable[[os.DirEntry[str]], bool]] = {
     stat.S_IFDIR: lambda entry: entry.is_dir(follow_symlinks=False),
     stat.S_IFLNK: lambda entry: entry.is_symlink(),
     stat.S_IFREG: lambda entry: entry.is_file(follow_symlinks=False),
+    stat.S_IFCHR: lambda entry: not (entry.is_dir() or entry.is_symlink() or entry.is_file()),
 }
 
 
