@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apfs.cli import completion
 from apfs.cli.streams import fail
+
+if TYPE_CHECKING:
+    from apfs.mounts.migration import Check, Outcome
 
 
 @click.command()
@@ -48,5 +53,39 @@ def command(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=1))
     else:
-        click.echo(report.text())
+        click.echo(text(report), color=True)
     raise SystemExit(0 if report.ok else 1)
+
+
+def text(report: Check | Outcome) -> str:
+    """Return an answer, or what happened, for people."""
+    from apfs.mounts.migration import Check
+
+    return _answer(report) if isinstance(report, Check) else _story(report)
+
+
+def _answer(check: Check) -> str:
+    if check.ok:
+        return f"{check.uuid}: compatible"
+    from rich.table import Table
+
+    from apfs.cli import terminal
+
+    table = Table(box=None)
+    for title in ("queue", "characteristic", "source", "target"):
+        table.add_column(title, overflow="fold")
+    for reason in check.reasons:
+        table.add_row(reason.queue or "all", reason.characteristic, reason.source, reason.target)
+    console = terminal.console(sys.stdout)
+    with console.capture() as captured:
+        console.print(table)
+    # Each line of a table is filled up with blanks.
+    rows = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    return f"{rows}{check.uuid}: not compatible, the target would answer {check.errno}"
+
+
+def _story(outcome: Outcome) -> str:
+    if outcome.ok:
+        return f"{outcome.uuid}: migrated, {outcome.stream} bytes"
+    headline = f"{outcome.uuid}: not migrated: {outcome.error}"
+    return "\n".join([headline, *(f"  {line}" for line in outcome.log)])

@@ -58,21 +58,6 @@ class Check:
         findings = [asdict(reason) for reason in self.reasons]
         return {"uuid": self.uuid, "compatible": self.ok, "errno": self.errno, "findings": findings}
 
-    def text(self) -> str:
-        """Return a table for people."""
-        if self.ok:
-            return f"{self.uuid}: compatible"
-        from rich.console import Console  # noqa: PLC0415 -- slow to import
-        from rich.table import Table  # noqa: PLC0415
-
-        table = Table("queue", "characteristic", "source", "target", box=None)
-        for reason in self.reasons:
-            table.add_row(reason.queue or "all", reason.characteristic, reason.source, reason.target)
-        console = Console(highlight=False, width=100)
-        with console.capture() as captured:
-            console.print(table)
-        return f"{captured.get()}{self.uuid}: not compatible, the target would answer {self.errno}"
-
 
 @dataclass(slots=True)
 class Outcome:
@@ -89,13 +74,6 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
         return asdict(self)
-
-    def text(self) -> str:
-        """Return what happened, for people."""
-        if self.ok:
-            return f"{self.uuid}: migrated, {self.stream} bytes"
-        headline = f"{self.uuid}: not migrated: {self.error}"
-        return "\n".join([headline, *(f"  {line}" for line in self.log)])
 
 
 def _status(mount: Path) -> dict[str, Any]:
