@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAN = Path(__file__).parent / "share/man"
 _LAST = ("EXIT STATUS", "EXAMPLE")
-"""Sections that stand behind the options, in this order; all others stand before."""
+"""Sections that come behind the options, in this order; all others come before."""
 
 _ESCAPES = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga"}
 _TITLE = re.compile(r"\x08\n([A-Z][A-Z ]+)\n(.*)", re.DOTALL)
@@ -42,7 +42,7 @@ def _lines(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Return a paragraph in one line, with what stands in backquotes in bold."""
+    """Return a paragraph in one line, with what is in backquotes in bold."""
     words = map(_escape, " ".join(text.split()).split("`"))
     return "".join(rf"\fB{word}\fP" if index % 2 else word for index, word in enumerate(words)) + "\n"
 

@@ -101,7 +101,7 @@ def command(
     die_with_parent: bool,
     words: tuple[str, ...],
 ) -> None:
-    """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and else the real machine.
+    """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and otherwise the real machine.
 
     The command needs no flag and no change. With --mount several commands share one host; otherwise one is started
     for the command and ends with it. With --guest the command sees what the Linux on a VM sees that has queues of the

@@ -23,7 +23,7 @@ def _known(_ctx: click.Context, _param: click.Parameter, types: tuple[str, ...])
 
 @click.command()
 @hosts.argument
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C or the end of the mount.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with what happens, until Ctrl-C or the end of the mount.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as they are, one JSON object per line.")
 @click.option(
     "--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N records. Default: all; with --follow 10."

@@ -131,7 +131,7 @@ def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:
         if ready_fd is None:
             return
         if silent:
-            # From now on nobody listens to what the server prints, and it must not keep a file system busy.
+            # From now on nobody reads what the server prints, and it must not keep a file system busy.
             os.chdir("/")
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 2)

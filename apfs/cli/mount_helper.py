@@ -114,7 +114,7 @@ def command(
     it is found as /sbin/mount.fuse.apfs. umount(8) unmounts.
 
     SOURCE is the name of a scenario (`apfs scenario list`) or, if it has a / or a . in it, the name of a TOML file.
-    It is what findmnt(8) shows. `none` and `apfs` stand for the scenario default; with the option scenario= the source
+    It is what findmnt(8) shows. `none` and `apfs` mean the scenario default; with the option scenario= the source
     is only shown.
 
     \b
@@ -127,7 +127,7 @@ def command(
         nosuid, nodev                    always hold
 
     Other options of mount(8) and systemd, such as user, nofail, _netdev and x-systemd.automount, have their usual
-    meaning. Any other option is refused. A value with a comma in it stands in double quotes.
+    meaning. Any other option is refused. A value with a comma in it must be in double quotes.
 
     \b
     EXAMPLE

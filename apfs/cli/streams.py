@@ -35,7 +35,7 @@ class _Output(io.FileIO):
         except BrokenPipeError:
             raise
         except OSError as error:
-            # Buffers try again at the end: what nobody gets is not told twice.
+            # Buffers try again at the end: an error is not to be reported twice.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno(), inheritable=False)
             os.close(null)

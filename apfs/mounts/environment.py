@@ -1,4 +1,4 @@
-"""Where apfs runs, and what stands in the way of mounts and sandboxes there.
+"""Where apfs runs, and what prevents mounts and sandboxes there.
 
 `look` gathers the facts. The other functions are pure: from facts they conclude what can be missing, and what to do
 about it in this place. Whether something works is found out by trying; these conclusions explain a failure.
@@ -61,7 +61,7 @@ class Facts:
 
     place: Place = "machine"
     engine: str | None = None
-    """What runs the container, if it can be told: docker, podman, lxc, systemd-nspawn ..."""
+    """What runs the container, if it is known: docker, podman, lxc, systemd-nspawn ..."""
     virtual: bool = False
     uid: int = 0
     own_users: bool = False
@@ -354,7 +354,7 @@ def _user_namespace_problems(facts: Facts) -> list[Problem]:
                 remedy += ", or an AppArmor profile for bwrap (docs/containers.md has one)"
             problems.append(Problem(name, f"user namespaces are not allowed ({name}={bad})", remedy))
     if facts.filtered and facts.contained and not facts.bounding & SYS_ADMIN:
-        # Docker's filter lets namespaces be made if the container has the capability, whoever the user in it is.
+        # Docker's filter lets namespaces be made if the container has the capability, no matter which user is in it.
         problems += _sys_admin(facts)
     return problems
 

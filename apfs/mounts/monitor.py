@@ -50,7 +50,7 @@ class Entry:
     """A record of the journal."""
 
     line: str
-    """As it stands in the journal, without the newline."""
+    """As it is in the journal, without the newline."""
     dropped: int
     """How many records before it were dropped by the host and are no longer to be had."""
 
@@ -85,7 +85,7 @@ class JournalReader:
         self._mountpoint = mountpoint
         self._file = _open(mountpoint, "journal")
         self._device = os.fstat(self._file.fileno()).st_dev
-        # The kernel reports each change of the mount table to whoever polls this file.
+        # The kernel reports each change of the mount table to everything that polls this file.
         self._table = table.MOUNTINFO.open("rb", buffering=0)
 
     def new(self) -> Iterator[bytes]:

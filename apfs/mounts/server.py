@@ -108,8 +108,8 @@ def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> Non
 def _end_with(run: Callable[[], None]) -> NoReturn:
     """Run what is left to do in this process, and end it as the interpreter would, but with nothing of its caller's.
 
-    Whoever forked, a command or a program that calls one, has `finally` clauses and exit handlers, which are the
-    parent's: they may remove what the server uses, or do twice what is to be done once.
+    The process that forked, a command or a program that calls one, has `finally` clauses and exit handlers, which are
+    the parent's: they may remove what the server uses, or do twice what is to be done once.
     """
     status = 1
     try:
@@ -143,7 +143,7 @@ def _wait_until_it_answers(mountpoint: str, ready: int, end: Callable[[], tuple[
     if said != READY:
         output, status = end()
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
-        # What the mount helper said stands before what the server made of it.
+        # What the mount helper said comes before what the server made of it.
         said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
         raise MountsError(said_last or f"the server ended with status {status}", status if status > 0 else 1)
     Path(mountpoint, "sys").stat()

@@ -5,7 +5,7 @@ What happens, in this order, and which module does it:
 1. `run` mounts a host for the command, unless it is to use one that is mounted. That host ends with `apfs exec`,
    however that ends.
 2. `compose` says what the command will see: which directories of /sys, /dev and /run are real, which are the host's,
-   and which are put together from both; and `module-tools.sh`, which stands for modprobe and its like. All of that is
+   and which are put together from both; and `module-tools.sh` in place of modprobe and its like. All of that is
    arguments of bwrap(1), which makes the namespaces.
 3. `run` forks. Before the child becomes bwrap, `supervisor` installs a filter of system calls in it: VFIO ioctls stop
    there, which a file system cannot carry out. `seccomp` knows the kernel's interface for that.

@@ -110,7 +110,7 @@ def compose_run(empty: int) -> list[str]:
     """Return the arguments that put /run together: lock and udev are private, the rest is the real one's.
 
     libudev's monitors turn themselves off unless /run/udev/control exists; `empty` is a descriptor to copy it from.
-    An udevd that is started replaces it.
+    A udevd that is started replaces it.
     """
     arguments = ["--tmpfs", "/run"]
     for name, entry in _entries(Path("/run")).items():
@@ -123,7 +123,7 @@ def compose_run(empty: int) -> list[str]:
 def compose_module_tools() -> list[str]:
     """Return the arguments that let modprobe and its like act on the emulated host and never on the real kernel.
 
-    They are usually links to one program, kmod; a script stands in its place, and the real one aside for its uses
+    They are usually links to one program, kmod; a script is put in its place, and the real one aside for its uses
     that only read.
     """
     script = str(resources.files("apfs.sandbox") / "module-tools.sh")

@@ -104,5 +104,5 @@ def bind(source: str, destination: str) -> None:
 
 
 def detach(place: str) -> None:
-    """Take away what is mounted at a place, whoever uses it (umount2(2), MNT_DETACH)."""
+    """Take away what is mounted at a place, even if it is in use (umount2(2), MNT_DETACH)."""
     call("umount2", os.fsencode(place), MNT_DETACH)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands for modprobe, rmmod, insmod and kmod inside `apfs exec`: acts on the emulated host, never on the real kernel.
+# Takes the place of modprobe, rmmod, insmod and kmod inside `apfs exec`: acts on the emulated host, never on the real kernel.
 tool=${0##*/}
 console=/dev/apfs/ctl/console
 modules=/dev/apfs/ctl/sandbox/modules

@@ -65,7 +65,7 @@ class Supervisor:
 
     def serve(self, until: int) -> None:
         """Serve until a descriptor can be read or its other end is closed."""
-        # Not poll(2), which would ask the server each time whether the channel has something: epoll waits to be told.
+        # Not poll(2), which would ask the server each time whether the channel has something: epoll is notified.
         with select.epoll() as poll:
             for fd in (until, self._channel, self._listener):
                 poll.register(fd, select.EPOLLIN)
@@ -83,7 +83,7 @@ class Supervisor:
                     if notification is not None:
                         self._serve_one(notification)
                 elif self._listener in ready:
-                    poll.unregister(self._listener)  # nobody is left who could make an ioctl
+                    poll.unregister(self._listener)  # no process is left that could make an ioctl
 
     def _serve_one(self, notification: Notification) -> None:
         """Answer one notification, whatever happens: a process that gets no answer cannot go on."""
@@ -142,7 +142,7 @@ class Supervisor:
             memory = process.read_memory(notification.pid, argument, size)
             described, other = self._describe(duplicates, notification.pid, command, memory)
             if not seccomp.is_valid(self._listener, notification.id):
-                return -errno.EINTR  # nobody hears it: what was read may be of another process
+                return -errno.EINTR  # nobody gets it: what was read may be another process's
             request = {
                 "cmd": command,
                 "arg": argument,

@@ -131,7 +131,7 @@ def join(pid: int, *, network: bool) -> None:
 
 
 def is_mapped(pid: int) -> bool:
-    """Whether the user namespace of a process has its users and groups, without which nobody can become root in it.
+    """Whether the user namespace of a process has its users and groups, without which no process can become root in it.
 
     bubblewrap tells of its child before it has written them.
     """
@@ -139,7 +139,7 @@ def is_mapped(pid: int) -> bool:
 
 
 def has_udevd(pid: int) -> bool:
-    """Whether an udevd runs in the sandbox: it has made its control file a socket."""
+    """Whether a udevd runs in the sandbox: it has made its control file a socket."""
     try:
         return stat.S_ISSOCK(Path(f"/proc/{pid}/root/run/udev/control").stat().st_mode)
     except OSError:

@@ -60,7 +60,7 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """Let it vanish when nobody is in it any more."""
+        """Let it vanish when no process is in it any more."""
         self._holder.communicate()
 
 

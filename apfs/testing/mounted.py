@@ -227,7 +227,7 @@ class Pair:
 
 @contextlib.contextmanager
 def _as_argument(scenario: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield what stands for a scenario on a command line."""
+    """Yield the word for a scenario on a command line."""
     if not isinstance(scenario, str):
         yield str(Path(scenario).absolute())
     elif "\n" not in scenario:

@@ -193,7 +193,7 @@ def _journal(host: Files) -> str:
 
 
 def _wanted(request: pytest.FixtureRequest, most: int) -> _Wanted:
-    """Return the scenarios, at most as many as that, and the clock. An indirect parameter outdoes the marker."""
+    """Return the scenarios, at most as many as that, and the clock. An indirect parameter overrides the marker."""
     from apfs.testing.mounted import Clock  # noqa: PLC0415 -- see the head of the file
 
     marker = request.node.get_closest_marker(MARKER)

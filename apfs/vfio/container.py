@@ -65,7 +65,7 @@ class Container(IoctlFile):
         return Reply(int(supported))
 
     def _set_iommu(self, request: Request) -> Reply:
-        """Choose type 1 or 1v2. EINVAL without a group or the second time, ENODEV for a type that nobody supports."""
+        """Choose type 1 or 1v2. EINVAL without a group or the second time, ENODEV for a type without a backend."""
         if not self._groups or self.backend is not None:
             raise KernelError(errno.EINVAL, "no group is attached to the container, or it has an IOMMU type already")
         if request.arg not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):

@@ -56,7 +56,7 @@ class VfioCore:
         self.kvm: Literal["auto", "none"] = "auto"
         """Which VM the clients have. Linux learns of it by an ioctl of KVM, KVM_DEV_VFIO_FILE_ADD, which is not seen.
 
-        `auto`: each container, or iommufd, stands for a VM of its own. `none`: nobody has a VM.
+        `auto`: each container, or iommufd, is a VM of its own. `none`: there is no VM.
         """
 
     def vm_of(self, context: object) -> object | None:
@@ -73,7 +73,7 @@ class VfioCore:
         return device
 
     def unregister(self, device: VfioDevice) -> None:
-        """Take a device away that nobody has open."""
+        """Take a device away that is not open."""
         self.devices.remove(device)
         device.group.device = None
         emit(device, "remove")
@@ -93,7 +93,7 @@ class VfioGroup:
         self.device: VfioDevice | None = device
         """None when the device was removed and only open files of the group are left."""
         self.opener: object | None = None
-        """Whoever has the group open."""
+        """What has the group open, if anything."""
 
     def uevent_keys(self) -> Keys:
         """Return device number and name."""
@@ -159,7 +159,7 @@ class VfioDevice:
         return bool(self.open_count or self.cdev_files)
 
     def set_trigger(self, irq: int, trigger: EventFd | None) -> None:
-        """Say who is to be told of an interrupt from now on, instead of who was before."""
+        """Set the eventfd of an interrupt, in place of the one before."""
         before = self._triggers.pop(irq, None)
         if before is not None:
             before.drop()
@@ -167,13 +167,13 @@ class VfioDevice:
             self._triggers[irq] = trigger
 
     def signal(self, irq: int) -> None:
-        """Signal one of the device's interrupts, if somebody wants to be told."""
+        """Signal one of the device's interrupts, if it has an eventfd."""
         if irq in self._triggers:
             self.journal.add(Interrupt(self.name, IRQ_NAMES[irq]))
             self._triggers[irq].signal()
 
     def request_release(self) -> None:
-        """Ask whoever has the device open to let go, because it is to be taken away. EBUSY if somebody has.
+        """Ask the program that has the device open to let go, because it is to be taken away. EBUSY if there is one.
 
         Linux asks again every ten seconds and blocks the caller until it is done. A client of a file system server
         that waits cannot be killed, so here the request is made once and the caller is told to come back.

@@ -1,6 +1,6 @@
 """An ioctl as values: what a caller asks, what it is answered, and the files that understand ioctls.
 
-Nothing here touches a process. Whoever serves one copies the memory behind the argument in before, and the writes of
+Nothing here touches a process. The supervisor of one copies the memory behind the argument in before, and the writes of
 the reply out afterwards, so that one request is one step of the model.
 """
 

@@ -324,7 +324,7 @@ DESCRIPTOR_AT: dict[int, int] = {
     Cmd.VFIO_DEVICE_BIND_IOMMUFD: BIND_IOMMUFD.offsets["iommufd"],
     Cmd.IOMMU_IOAS_MAP_FILE: IOAS_MAP_FILE.offsets["fd"],
 }
-"""Requests that take a file descriptor of the caller, and where in the argument it stands."""
+"""Requests that take a file descriptor of the caller, and where in the argument it is."""
 
 
 _NAMES = {command.value: command.name for command in Cmd}

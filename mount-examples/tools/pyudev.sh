@@ -1,5 +1,5 @@
 #!/bin/bash
-# pyudev: enumeration, and monitors of the kernel's and of udevd's events without an udevd.
+# pyudev: enumeration, and monitors of the kernel's and of udevd's events without a udevd.
 . "$(dirname -- "$0")/prelude.sh"
 
 cat > /run/example.py <<'PYTHON'
