@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import TIMEOUT, apfs, sh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Mounter = Callable[..., Path]
 
@@ -259,22 +259,43 @@ def test_killed_server_leaves_nothing_that_umount_cannot_clear(mount: Mounter) -
     close_dead(held)
 
 
-def test_new_mount_clears_a_dead_one_away(mount: Mounter, tmp_path: Path) -> None:
+@pytest.fixture
+def without_helper(tmp_path: Path) -> Iterator[Path]:
+    """Mount a host that nothing clears away when its server is killed: the mount helper is not in PATH."""
+    if os.geteuid():
+        pytest.skip("only root mounts without the mount helper, which clears dead mounts away")
     mountpoint = tmp_path / "dead"
     mountpoint.mkdir()
-    # Without the mount helper in PATH nobody clears the mount when the server is killed.
-    script = 'PATH=/nonexistent "$1" -m apfs mount "$2"'
-    if os.geteuid() == 0:
-        sh(script, sys.executable, str(mountpoint))
-        pid = server_of(mountpoint)
-        os.kill(pid, signal.SIGKILL)
-        wait_for_end(pid)
-        assert is_mounted(mountpoint)
+    sh('PATH=/nonexistent "$1" -m apfs mount "$2"', sys.executable, str(mountpoint))
+    yield mountpoint
+    while is_mounted(mountpoint):
+        sh('umount --lazy "$1"', str(mountpoint))
+
+
+def kill_server(mountpoint: Path) -> None:
+    pid = server_of(mountpoint)
+    os.kill(pid, signal.SIGKILL)
+    wait_for_end(pid)
+    assert is_mounted(mountpoint)
+
+
+def test_new_mount_clears_a_dead_one_away(without_helper: Path) -> None:
+    mountpoint = without_helper
+    kill_server(mountpoint)
     apfs("mount", str(mountpoint))
     assert (mountpoint / "sys/bus/ap/scans").read_text() == "1\n"
+    assert Path("/proc/self/mounts").read_text().count(f" {mountpoint} fuse.apfs ") == 1
     apfs("umount", str(mountpoint))
     assert not is_mounted(mountpoint)
-    mount()
+
+
+def test_a_dead_mount_in_use_can_be_unmounted(without_helper: Path) -> None:
+    mountpoint = without_helper
+    held = os.open(mountpoint / "sys/bus/ap/scans", os.O_RDONLY)
+    kill_server(mountpoint)
+    apfs("umount", str(mountpoint))
+    assert not is_mounted(mountpoint)
+    close_dead(held)
 
 
 def test_nothing_is_imported_from_the_current_directory(tmp_path: Path) -> None:

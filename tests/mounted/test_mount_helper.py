@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apfs.cli.mount_helper import GENERIC, KERNEL, OptionError, parse
@@ -63,6 +63,8 @@ def test_known_option_without_sense_is_refused(text: str, reason: str, *, sloppy
         parse(text, sloppy=sloppy)
 
 
+@example(["ro", "rw"])
+@example(["rw", "ro"])
 @given(st.lists(st.sampled_from([*KERNEL, *filter(None, KERNEL.values()), *GENERIC])))
 def test_last_of_a_pair_counts(words: list[str]) -> None:
     expected = {
