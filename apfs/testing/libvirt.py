@@ -12,19 +12,16 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from apfs.mounts.server import PYTHON
-from apfs.testing.mounted import COMMAND_SECONDS
+from apfs.testing.processes import COMMAND_SECONDS, Closing, end, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from apfs.testing.mounted import MountedHost
 
-# It only keeps a defect from hanging a test run.
-_PATIENCE_SECONDS = 30
 _FIRST_PORT = 16509
 _LOG_LINES = 40
 
@@ -33,7 +30,7 @@ class LibvirtError(Exception):
     """libvirt cannot be used; the message says why, and what to do."""
 
 
-class Network:
+class Network(Closing):
     """A network with nothing but loopback, for libvirts that are to reach each other by TCP. Only root can make it."""
 
     def __init__(self) -> None:
@@ -51,20 +48,12 @@ class Network:
         """Return a port that is not in use."""
         return next(self._ports)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let it vanish when no process is in it any more."""
         self._holder.communicate()
 
 
-class Libvirt:
+class Libvirt(Closing):
     """A libvirtd on a mounted host, by `apfs libvirtd`; a guest that the scenario started gives way."""
 
     def __init__(self, host: MountedHost, *, options: Sequence[str] = (), network: Network | None = None) -> None:
@@ -94,22 +83,9 @@ class Libvirt:
         """What it has of its own: `log`, for one, is /var/log/libvirt for it and its guests."""
         self._migrations = itertools.count()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """End it and all guests; their devices are closed then. Twice is no error."""
-        self._server.terminate()
-        try:
-            self._server.communicate(timeout=_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.communicate()
+        end(self._server)
         # Its own work, unless it was killed.
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -121,22 +97,14 @@ class Libvirt:
         With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. A file can be
         /dev/stdin, which reads `stdin`. `TimeoutExpired` after `timeout` seconds.
         """
-        result = subprocess.run(
+        return run(
             [*self._enter, "virsh", "--quiet", "--connect", self.uri, *arguments],
-            check=False,
-            input=stdin,
-            capture_output=True,
-            text=True,
+            ("virsh", *arguments),
+            check=check,
+            stdin=stdin,
             env={**os.environ, "LC_ALL": "C"},
             timeout=timeout,
         )
-        if check and result.returncode:
-            error = subprocess.CalledProcessError(
-                result.returncode, ("virsh", *arguments), result.stdout, result.stderr
-            )
-            error.add_note(result.stderr.rstrip())
-            raise error
-        return result
 
     def define(self, xml: str) -> None:
         """Define a domain from its XML. `CalledProcessError` if libvirt refuses it."""

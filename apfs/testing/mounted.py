@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from apfs.mounts import guests, migration, server, table
 from apfs.testing.files import Files
+from apfs.testing.processes import COMMAND_SECONDS, Closing, end, run
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
 Clock = Literal["real", "manual"]
-
-# A server that was told to end needs two seconds at most; this only keeps a defect from hanging a test run.
-_PATIENCE_SECONDS = 30
-COMMAND_SECONDS = 60
-"""How long a command may take unless `timeout` says otherwise."""
 
 
 class MountedFiles(Files):
@@ -96,22 +91,15 @@ class MountedFiles(Files):
         that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
         """
         words = [*server.PYTHON, "-m", "apfs", "exec", "--die-with-parent", *self.selection, *options]
-        environment = {**os.environ, **(env or {})}
-        result = subprocess.run(
+        return run(
             [*words, "--", *command],
-            check=False,
-            input="" if stdin is None else stdin,
-            capture_output=True,
-            text=True,
-            env=environment,
+            command,
+            check=check,
+            stdin=stdin or "",
+            env={**os.environ, **(env or {})},
             cwd=cwd,
             timeout=timeout,
         )
-        if check and result.returncode:
-            error = subprocess.CalledProcessError(result.returncode, command, result.stdout, result.stderr)
-            error.add_note(result.stderr.rstrip())
-            raise error
-        return result
 
     def sh(
         self,
@@ -125,7 +113,7 @@ class MountedFiles(Files):
         return self.exec("bash", "-c", script, "bash", *arguments, options=options, check=check, timeout=timeout)
 
 
-class MountedHost(MountedFiles):
+class MountedHost(MountedFiles, Closing):
     """A host that is mounted on a new directory. What it refuses is an `OSError`, as with any file."""
 
     def __init__(
@@ -170,26 +158,13 @@ class MountedHost(MountedFiles):
         """Whether the server still runs."""
         return self._server.poll() is None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Unmount and remove the directory, also if files are open or the server was killed. Twice is no error."""
         if self._lifeline < 0:
             return
         # Not by the lifeline alone: a process forked from this one may hold it too.
-        self._server.terminate()
-        try:
-            # Returns when the mount helper is gone too, which clears the mount of a server that was killed.
-            self._server.communicate(timeout=_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.communicate()
+        # Returns when the mount helper is gone too, which clears the mount of a server that was killed.
+        end(self._server)
         os.close(self._lifeline)
         self._lifeline = -1
         if table.is_apfs(str(self.path)):

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from apfs.testing.processes import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from apfs.testing.mounted import MountedHost
 
@@ -65,7 +66,7 @@ class QmpError(Exception):
     """QEMU refused a command."""
 
 
-class Qemu:
+class Qemu(Closing):
     """A QEMU that runs inside `apfs exec` on a host, until the end of its `with` block."""
 
     def __init__(
@@ -124,14 +125,6 @@ class Qemu:
         connection, _ = listener.accept()
         connection.settimeout(PATIENCE_SECONDS)
         return connection
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End it. Twice is no error."""
