@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from apfs.cli import completion
+from apfs.cli import completion, hosts
 from apfs.cli.streams import fail
 
 if TYPE_CHECKING:
@@ -43,21 +43,8 @@ class _Exec(click.Command):
 
 
 @click.command(cls=_Exec, context_settings={"allow_interspersed_args": False})
-@click.option(
-    "--scenario",
-    "-s",
-    metavar="NAME|FILE",
-    help="Start a host of this scenario for the command.",
-    shell_complete=completion.scenarios_and_files,
-)
-@click.option(
-    "--mount",
-    "-m",
-    "mounted",
-    type=click.Path(path_type=Path),
-    help="Use the host mounted there.",
-    shell_complete=completion.mounted,
-)
+@hosts.scenario("Start a host of this scenario for the command.")
+@hosts.mount
 @click.option(
     "--guest",
     "-g",
@@ -75,7 +62,7 @@ class _Exec(click.Command):
     help="A network namespace with uevents of its own, or the machine's network without them.",
 )
 @click.option("--keep-id", is_flag=True, help="Stay who you are; otherwise an ordinary user is root inside.")
-@click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST inside. Repeatable.")
+@hosts.binds("inside")
 @click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
 @click.option(
     "--nodes",
@@ -84,7 +71,7 @@ class _Exec(click.Command):
     show_default=True,
     help="What is in /dev: character devices; those, opened in any way at any program's cost; or regular files.",
 )
-@click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")
+@hosts.die_with_parent
 @click.argument(
     "words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completion.commands
 )
@@ -95,7 +82,7 @@ def command(
     net: str,
     *,
     keep_id: bool,
-    binds: tuple[str, ...],
+    binds: list[tuple[str, str]],
     tmpfs: tuple[str, ...],
     nodes: Nodes,
     die_with_parent: bool,
@@ -134,11 +121,7 @@ def command(
     from apfs.mounts import table
     from apfs.sandbox import compose, linux, run
 
-    if scenario and mounted:
-        raise click.UsageError("--scenario and --mount exclude each other")
-    pairs = [bind.partition(":")[::2] for bind in binds]
-    if not all(source and destination.startswith("/") for source, destination in pairs):
-        raise click.UsageError("--bind takes SRC:DEST, and DEST is absolute")
+    hosts.only_one(scenario, mounted)
     if not all(destination.startswith("/") for destination in tmpfs):
         raise click.UsageError("--tmpfs takes an absolute DEST")
     if die_with_parent:
@@ -146,7 +129,7 @@ def command(
         linux.die_with_parent()
     if uuids and not scenario and not mounted and table.is_apfs(compose.HOST):
         mounted = Path(compose.HOST)
-    sandbox = compose.Sandbox(net == "private", keep_id, list(pairs), list(tmpfs), nodes)
+    sandbox = compose.Sandbox(net == "private", keep_id, binds, list(tmpfs), nodes)
     try:
         status = run.run(list(words), sandbox, mount=mounted, scenario=scenario or "default", guest_of=uuids)
     except (run.SandboxError, table.MountsError) as error:

@@ -1,12 +1,21 @@
-"""Which host a command looks at that is used inside `apfs exec` too, where there is only one."""
+"""Which host a command is for: one that it looks at, or one on which it runs a program, and what that sees besides."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apfs.cli import completion
 from apfs.cli.streams import fail
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+# Of a command that is used inside `apfs exec` too, where there is only one host.
 argument = click.argument(
     "mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted
 )
@@ -25,3 +34,45 @@ def find(mountpoint: str | None) -> str:
         return table.absolute(mountpoint)
     except table.MountsError as error:
         fail(str(error), error.status)
+
+
+mount = click.option(
+    "--mount",
+    "-m",
+    "mounted",
+    type=click.Path(path_type=Path),
+    help="Use the host mounted there.",
+    shell_complete=completion.mounted,
+)
+die_with_parent = click.option(
+    "--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does."
+)
+
+
+def scenario(text: str) -> Decorator:
+    """Return the option for a host that is started for the program, with this help."""
+    return click.option(
+        "--scenario", "-s", metavar="NAME|FILE", help=text, shell_complete=completion.scenarios_and_files
+    )
+
+
+def binds(where: str) -> Decorator:
+    """Return the option for what the program sees at other places; its value is pairs of source and destination."""
+
+    def pairs(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+        found = []
+        for value in values:
+            source, _, destination = value.partition(":")
+            if not source or not destination.startswith("/"):
+                raise click.UsageError("--bind takes SRC:DEST, and DEST is absolute")
+            found.append((source, destination))
+        return found
+
+    text = f"Show SRC at DEST {where}. Repeatable."
+    return click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help=text, callback=pairs)
+
+
+def only_one(scenario: str | None, mounted: Path | None) -> None:
+    """Refuse a host that is to be started and one that is mounted already, together."""
+    if scenario and mounted:
+        raise click.UsageError("--scenario and --mount exclude each other")

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from apfs.cli import completion
+from apfs.cli import completion, hosts
 from apfs.cli.streams import fail
 
-_PR_SET_PDEATHSIG = 1
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command()
-@click.option(
-    "--scenario",
-    "-s",
-    metavar="NAME|FILE",
-    help="Start a host of this scenario for it.  [default: migration-source]",
-    shell_complete=completion.scenarios_and_files,
-)
-@click.option(
-    "--mount",
-    "-m",
-    "mounted",
-    type=click.Path(path_type=Path),
-    help="Use the host mounted there.",
-    shell_complete=completion.mounted,
-)
+@hosts.scenario("Start a host of this scenario for it.  [default: migration-source]")
+@hosts.mount
 @click.option(
     "--libvirtd",
     default="libvirtd",
@@ -38,15 +26,15 @@ _PR_SET_PDEATHSIG = 1
     shell_complete=completion.commands,
 )
 @click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="Listen on this port of 127.0.0.1, too.")
-@click.option("--bind", "binds", multiple=True, metavar="SRC:DEST", help="Show SRC at DEST to it. Repeatable.")
-@click.option("--die-with-parent", is_flag=True, hidden=True, help="End when the calling process does.")
+@hosts.binds("to it")
+@hosts.die_with_parent
 def command(
     scenario: str | None,
     mounted: Path | None,
     libvirtd: str,
     *,
     tcp: int | None,
-    binds: tuple[str, ...],
+    binds: list[tuple[str, str]],
     die_with_parent: bool,
 ) -> None:
     """Run libvirtd on an emulated host; Ctrl-C ends it with all its guests.
@@ -73,19 +61,16 @@ def command(
     EXIT STATUS
         0  it was told to end        1  it failed        2  wrong usage
     """
+    from apfs.sandbox import linux
     from apfs.vmm import build, emulator, libvirt
 
-    if scenario and mounted:
-        raise click.UsageError("--scenario and --mount exclude each other")
-    if not all(bind.partition(":")[0] and bind.partition(":")[2].startswith("/") for bind in binds):
-        raise click.UsageError("--bind takes SRC:DEST, and DEST is absolute")
+    hosts.only_one(scenario, mounted)
     if die_with_parent:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        # Not killed: it has to end libvirtd with its guests, and to remove its directory.
+        linux.die_with_parent(signal.SIGTERM)
     options = ["--mount", str(mounted)] if mounted else ["--scenario", scenario or "migration-source"]
-    for bind in binds:
-        options += ["--bind", bind]
+    for source, destination in binds:
+        options += ["--bind", f"{source}:{destination}"]
 
     def ready(directory: Path) -> None:
         click.echo(libvirt.uri(directory))

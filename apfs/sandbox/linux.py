@@ -52,12 +52,12 @@ def _prctl(option: int, *arguments: int) -> None:
     call("prctl", option, *map(ctypes.c_ulong, padded))
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent has ended (prctl(2), PR_SET_PDEATHSIG).
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent has ended (prctl(2), PR_SET_PDEATHSIG).
 
     The parent is the thread that forked it. No effect if that has ended before.
     """
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_PDEATHSIG, number)
 
 
 def forbid_new_privileges() -> None:
