@@ -59,6 +59,19 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             apfs("umount", "--lazy", str(mountpoint))
 
 
+def server_of(mountpoint: Path) -> int:
+    """Return the process that serves a mount: its command line ends with the mount point."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"apfs" in words and words[-2:] == [os.fsencode(mountpoint), b""]:
+                return int(entry.name)
+    raise AssertionError(f"nobody serves {mountpoint}")
+
+
 def create_mdev(host: Path, uuid: str = UUID) -> Path:
     """Create a mediated device and return its directory."""
     matrix = host / "sys/devices/vfio_ap/matrix"

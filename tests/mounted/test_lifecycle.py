@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import TIMEOUT, apfs, sh
+from tests.conftest import TIMEOUT, apfs, server_of, sh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
 
 def is_mounted(path: Path) -> bool:
     return f" {path} fuse.apfs " in Path("/proc/self/mounts").read_text()
-
-
-def server_of(path: Path) -> int:
-    """Process id of the server, found by its command line, which ends with the mount point."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"apfs" in words and words[-2:] == [os.fsencode(path), b""]:
-                return int(entry.name)
-    raise AssertionError(f"no server for {path}")
 
 
 def close_dead(descriptor: int) -> None:

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from apfs.journal.log import CAPACITY
-from tests.conftest import TIMEOUT, UUID, apfs, create_mdev, sh
-from tests.mounted.test_lifecycle import server_of, wait_for_end
+from tests.conftest import TIMEOUT, UUID, apfs, create_mdev, server_of, sh
+from tests.mounted.test_lifecycle import wait_for_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

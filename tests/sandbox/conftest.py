@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import TIMEOUT
 from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
@@ -39,6 +40,26 @@ def run(
     """Run a program inside `apfs exec` and return what it said."""
     words = words_of(program, *arguments)
     return inside(f'PYTHONPATH={ROOT} exec "$@"', *words, options=options, scenario=scenario, status=status)
+
+
+def exec_as_nobody(directory: Path, *command: str) -> str:
+    """Run a command inside `apfs exec` as an ordinary user, who may open /dev/fuse, and return its output."""
+    if os.geteuid():
+        pytest.skip("this run is an ordinary user's already: all other tests show the same")
+    for place in (directory, *directory.parents[:2]):
+        place.chmod(place.stat().st_mode | 0o055)
+    script = """
+        set -e
+        mknod -m 0666 "$1/fuse" c 10 229
+        mount --bind "$1/fuse" /dev/fuse
+        cd /
+        shift
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all "$@"
+    """
+    words = ["unshare", "--mount", "bash", "-c", script, "bash", str(directory), *EXEC, "--", *command]
+    result = subprocess.run(words, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 0, result
+    return result.stdout
 
 
 def compiled(directory: Path, source: str, *flags: str) -> Path:

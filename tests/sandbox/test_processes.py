@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.sandbox.seccomp import IOCTL_NUMBERS
-from tests.conftest import TIMEOUT, UUID, apfs
+from tests.conftest import TIMEOUT, UUID, apfs, server_of
 from tests.sandbox.conftest import ENV, EXEC, ROOT, run, words_of
 from tests.sandbox.programs import processes
 from tests.tools.conftest import inside
@@ -183,19 +183,6 @@ def descriptors(pid: int) -> int:
 def resident(pid: int) -> int:
     """Return a process's resident memory in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def server_of(mount: Path) -> int:
-    """Return the process that serves a mount."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"mount" in words and os.fsencode(mount) in words:
-                return int(entry.name)
-    raise AssertionError(f"nobody serves {mount}")
 
 
 def test_the_server_is_killed_while_a_device_is_open(mount: Mounter) -> None:
