@@ -70,11 +70,11 @@ class Host(System):
         """Write settings to the bus."""
         bus, settings = self.ap_bus, self.scenario.bus
         bus.set_config_time(settings.config_time)
-        bus.poll_thread = settings.poll_thread and not self.machine.interrupts
-        if settings.ap_domain is not None:
+        bus.set_poll_thread(on=settings.poll_thread)
+        if settings.ap_domain is not None:  # chosen before the masks were changed, which may not have it now
             bus.default_domain = settings.ap_domain
         if settings.poll_timeout is not None:
-            bus.poll_timeout = settings.poll_timeout
+            bus.set_poll_timeout(settings.poll_timeout)
 
     def _create(self, spec: MdevSpec) -> None:
         if self.vfio_ap is None:

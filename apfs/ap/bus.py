@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _CARD_IDENTITY = 0xFFFF0000FF000000 & CARD_HWINFO_MASK
 """Bits of a card's TAPQ word whose change makes it another card: type and facility bits 0 to 15."""
 
+CONFIG_TIME_MIN, CONFIG_TIME_MAX = 5, 120
 POLL_TIMEOUT_NS, POLL_TIMEOUT_ZVM_NS = 250_000, 1_500_000
+POLL_TIMEOUT_MAX_NS = 120_000_000_000
 
 
 class ApRoot:
@@ -104,6 +106,26 @@ class ApBus(Bus):
         """Return the domains of an adapter, with or without queues, that cannot be assigned to guests."""
         card = self.cards.get(apid)
         return self.reservation.owned_by_host(apid, card.bound if card else {})
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def choose_domain(self, apqi: int) -> None:
+        """Change the default domain. EINVAL outside 0..`max_domain`, and if `aqmask` does not have it."""
+        if not 0 <= apqi <= self.max_domain:
+            raise KernelError(errno.EINVAL, f"domain {apqi} is not in 0..{self.max_domain}")
+        if apqi not in self.reservation.aqmask:
+            raise KernelError(errno.EINVAL, f"aqmask does not reserve domain {apqi} for the host")
+        self.default_domain = apqi
+
+    def set_poll_thread(self, *, on: bool) -> None:
+        """Start or stop the poll thread; starting it has no effect where interrupts are in use."""
+        self.poll_thread = on and not self.machine.interrupts
+
+    def set_poll_timeout(self, nanoseconds: int) -> None:
+        """Change the period of the poll timer. EINVAL above 120 s."""
+        if nanoseconds > POLL_TIMEOUT_MAX_NS:
+            raise KernelError(errno.EINVAL, f"{nanoseconds} ns is more than {POLL_TIMEOUT_MAX_NS}")
+        self.poll_timeout = nanoseconds
 
     # -- binding -----------------------------------------------------------------------------------
 
@@ -252,7 +274,9 @@ class ApBus(Bus):
         return self._until_scan
 
     def set_config_time(self, seconds: int) -> None:
-        """Change the scan period and restart the timer with it."""
+        """Change the scan period and restart the timer with it. EINVAL outside 5..120 seconds."""
+        if not CONFIG_TIME_MIN <= seconds <= CONFIG_TIME_MAX:
+            raise KernelError(errno.EINVAL, f"{seconds} s is not in {CONFIG_TIME_MIN}..{CONFIG_TIME_MAX}")
         self.config_time = self._until_scan = seconds
 
     def scan(self) -> None:

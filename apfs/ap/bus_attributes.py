@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 from apfs.ap.mask import Mask, ap_parse_bitmap_str
 from apfs.ap.qinfo import FACILITIES
-from apfs.errors import KernelError
 from apfs.kernel.device import BUS_ATTRIBUTES as DRIVER_CORE_ATTRIBUTES
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i
 from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from apfs.ap.bus import ApBus
-
-CONFIG_TIME_MIN, CONFIG_TIME_MAX = 5, 120
-POLL_TIMEOUT_MAX_NS = 120_000_000_000
 
 
 def ap_domain_show(bus: ApBus) -> str:
@@ -26,12 +21,7 @@ def ap_domain_show(bus: ApBus) -> str:
 
 def ap_domain_store(bus: ApBus, text: str) -> None:
     """Choose the default domain. EINVAL outside 0..ap_max_domain_id, and if `aqmask` does not have it."""
-    domain = scan_i(text)
-    if not 0 <= domain <= bus.max_domain:
-        raise KernelError(errno.EINVAL, f"domain {domain} is not in 0..{bus.max_domain}")
-    if domain not in bus.reservation.aqmask:
-        raise KernelError(errno.EINVAL, f"aqmask does not reserve domain {domain} for the host")
-    bus.default_domain = domain
+    bus.choose_domain(scan_i(text))
 
 
 def _qci_mask(bus: ApBus, mask: Mask) -> str:
@@ -65,10 +55,7 @@ def config_time_show(bus: ApBus) -> str:
 
 def config_time_store(bus: ApBus, text: str) -> None:
     """Change the scan period and restart the timer. EINVAL outside 5..120 seconds."""
-    seconds = scan_d(text)
-    if not CONFIG_TIME_MIN <= seconds <= CONFIG_TIME_MAX:
-        raise KernelError(errno.EINVAL, f"{seconds} s is not in {CONFIG_TIME_MIN}..{CONFIG_TIME_MAX}")
-    bus.set_config_time(seconds)
+    bus.set_config_time(scan_d(text))
 
 
 def poll_thread_show(bus: ApBus) -> str:
@@ -78,7 +65,7 @@ def poll_thread_show(bus: ApBus) -> str:
 
 def poll_thread_store(bus: ApBus, text: str) -> None:
     """Start or stop the poll thread; starting it has no effect where interrupts are in use."""
-    bus.poll_thread = kstrtobool(text) and not bus.machine.interrupts
+    bus.set_poll_thread(on=kstrtobool(text))
 
 
 def poll_timeout_show(bus: ApBus) -> str:
@@ -88,10 +75,7 @@ def poll_timeout_show(bus: ApBus) -> str:
 
 def poll_timeout_store(bus: ApBus, text: str) -> None:
     """Change the period of the poll timer. EINVAL above 120 s."""
-    nanoseconds = kstrtoul(text)
-    if nanoseconds > POLL_TIMEOUT_MAX_NS:
-        raise KernelError(errno.EINVAL, f"{nanoseconds} ns is more than {POLL_TIMEOUT_MAX_NS}")
-    bus.poll_timeout = nanoseconds
+    bus.set_poll_timeout(kstrtoul(text))
 
 
 def ap_max_domain_id_show(bus: ApBus) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from apfs.ap.bus_attributes import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
+from apfs.ap.bus import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
 from apfs.ap.hardware import OP_MODES, SECRETS, CardHardware, Environment
 from apfs.ap.mask import ALL, NONE
 from apfs.ap.qinfo import FACILITIES, FIELDS, Qci
