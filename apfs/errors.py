@@ -18,7 +18,7 @@ class KernelError(Exception):
     there is something to be done about it, what.
 
     Nothing in the model has changed when it is raised, although there may be new lines in the kernel log, interrupts
-    that asked a user to release a device, and one injected fault less. There are two exceptions, as in the driver:
+    that asked a user to release a device, and one injected fault fewer. There are two exceptions, as in the driver:
 
     * a reset that ends with EIO has reset all queues, and at least one of them failed (`MatrixMdev.reset`);
     * a piece of a migration stream that is refused for its content has been taken (`ResumingFile`).

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Guest(System):
-    """The Linux that runs on a VM. Its own guests, if it passes queues on, are made as those of its host are."""
+    """Linux in a VM. If it passes queues on, its own guests are made as those of its host are."""
 
     def __init__(self, host: System, mdev: MatrixMdev) -> None:
         """Boot it, as silently as a host: zcrypt is loaded and the bus has scanned; vfio_ap is not loaded."""
@@ -28,7 +28,7 @@ class Guest(System):
         self.journal.muted = False
 
     def end(self) -> None:
-        """End, as a VM ends: its own guests first. It has nothing any more."""
+        """End, as a VM does: its own guests first. No queue stays bound to it."""
         super().end()
         self.machine.reprogrammed()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Host(System):
-    """A system that runs. Everything that a file system needs of it is in `tree`."""
+    """A running system. Everything that a file system needs from it is in `tree`."""
 
     def __init__(self, scenario: Scenario | None = None) -> None:
         """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
@@ -32,7 +32,7 @@ class Host(System):
         self._boot()
 
     def _boot(self) -> None:
-        """Start up as far as udev and chzdev bring a machine before anybody could look: in silence."""
+        """Start up, silently, as far as udev and chzdev bring a machine before anybody can look."""
         self.boot()
         if self.scenario.vfio_ap:
             self.modprobe("vfio_ap")
@@ -67,7 +67,7 @@ class Host(System):
                 switch_queue(queue, online=False)
 
     def _set_up_bus(self) -> None:
-        """Write settings to the bus."""
+        """Apply the settings of the bus."""
         bus, settings = self.ap_bus, self.scenario.bus
         bus.set_config_time(settings.config_time)
         bus.set_poll_thread(on=settings.poll_thread)

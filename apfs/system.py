@@ -47,11 +47,11 @@ class System:
         start_guest: Callable[[System, MatrixMdev], System],
         nodes: Nodes[Tree] | None = None,
     ) -> None:
-        """Wire the parts: nothing is loaded, scanned or shown yet.
+        """Connect the parts; nothing is loaded, scanned or shown yet.
 
         `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` shows
-        them. `start_guest` boots the guest of this system that has opened a mediated device. A
-        guest shares `nodes` with its host.
+        them. `start_guest` boots the guest of this system that has opened a mediated device. A guest shares `nodes`
+        with its host.
         """
         self._start_guest = start_guest
         self.name = name
@@ -59,7 +59,7 @@ class System:
         self.machine = machine
         self.journal = journal = Journal() if nodes is None else GuestJournal(nodes.stir)
         self.clock: Literal["real", "manual"] = "manual"
-        """Who lets time pass: a shell by `real` time, or only callers of `tick`."""
+        """Who lets time pass: a front end, in `real` time, or only callers of `tick`."""
         self.tree = Tree(journal, nodes)
         self.real_machine: RealMachine = NoMachine()
         """What sandboxes see beside this one."""
@@ -92,14 +92,14 @@ class System:
         return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, vfio_ap)}
 
     def boot(self) -> None:
-        """Load zcrypt and scan, as a Linux with crypto cards does before anybody could look: the journal is muted."""
+        """Load zcrypt and scan, as Linux does before anybody can look: the journal is muted."""
         self.journal.muted = True
         self.modules["zcrypt"].load()
         self.modules["zcrypt_cex4"].load()
         self.ap_bus.scan()
 
     def end(self) -> None:
-        """End, as a VM ends, and all guests with it: nothing happens on it any more."""
+        """End, as a VM does, and all guests with it: nothing happens on it any more."""
         self.ended = True
         for guest in self.guests:
             self.guests.discard(guest.name)
@@ -117,7 +117,7 @@ class System:
         return guest
 
     def set_guest_mode(self, uuid: str, *, secure_execution: bool) -> None:
-        """Say whether guests of a mediated device are in Secure Execution mode, which the next one will be.
+        """Set whether guests of a mediated device are in Secure Execution mode, beginning with the next one.
 
         ENODEV if there is no such device, EBUSY while a guest runs.
         """
@@ -130,7 +130,7 @@ class System:
         mdev.secure_execution = secure_execution
 
     def _programmed(self, mdev: MatrixMdev) -> None:
-        """Start, end or change the guest of a mediated device, of which the driver tells that it programmed it."""
+        """Start, end or change the guest of a mediated device, which the driver has just programmed."""
         guest = self.guests.get(mdev.mdev.uuid)
         if mdev.vm is None:
             if guest is not None:
@@ -297,7 +297,7 @@ class System:
 
 
 def no_guest(uuid: str) -> str:
-    """Return what to tell whoever looks for a guest that does not run."""
+    """Return the message for whoever looks for a guest that is not running."""
     return f"no guest runs on mediated device {uuid}: write 1 to /dev/vfio-ap/{uuid}/guest, or start a VMM"
 
 

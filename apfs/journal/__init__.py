@@ -1,1 +1,1 @@
-"""What happened on a host: records, the journal that orders them, and questions to it. Imports nothing of apfs."""
+"""What happened on a host: records, the journal that orders them, and queries. Imports nothing of apfs."""

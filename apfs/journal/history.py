@@ -1,4 +1,4 @@
-"""Questions to the journal, as tests ask them: a snapshot with typed answers.
+"""Queries of the journal, for tests: a snapshot with typed answers.
 
 A `Host` in this process and the file `ctl/journal` of a mount give the same history.
 """
@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Record)
 class History:
     """Records of the journal in their order. Immutable: take a new one to see what happened since.
 
-    Paths are those of the host, such as `/sys/bus/ap/apmask`, without links. Questions take patterns of paths as in
+    Paths are those of the host, such as `/sys/bus/ap/apmask`, without links. Queries take patterns of paths as in
     fnmatch(3); `*` also matches `/`.
     """
 
@@ -76,7 +76,7 @@ class History:
         return [refusal for refusal in self.of_kind(Refusal) if fnmatchcase(refusal.path, path)]
 
     def uevents(self, devpath: str = "*", action: Action | None = None) -> list[Uevent]:
-        """Return the events whose DEVPATH matches, which is without `/sys`; of one action, if given."""
+        """Return the events whose DEVPATH, which has no `/sys`, matches; only those of `action`, if it is given."""
         return [
             event
             for event in self.of_kind(Uevent)

@@ -1,6 +1,6 @@
 """The only way out of the core: the ordered journal of what happened.
 
-Whatever wants to print, notify or assert reads the journal; nothing in the core calls back into a shell.
+Whatever wants to print, notify or assert reads the journal; nothing in the core calls back into a front end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Journal:
             if record.kind == Uevent.kind:
                 self.uevents_sent += 1
                 self._uevents.append(self.last)
-            if len(self._records) >= self._full:  # dropping records one by one would move all others each time
+            if len(self._records) >= self._full:  # dropping them one by one would move all the others each time
                 del self._records[: self._capacity]
                 del self._uevents[: bisect_right(self._uevents, self.dropped)]
 
@@ -76,7 +76,7 @@ class Journal:
 
 
 class GuestJournal(Journal):
-    """The journal of a guest: whoever serves its host has to hear that something happened."""
+    """The journal of a guest: whoever serves its host must learn that something happened."""
 
     def __init__(self, stir: Callable[[], None]) -> None:
         """Call `stir` with every record."""

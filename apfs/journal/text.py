@@ -24,7 +24,7 @@ _WORDS = {
     kind: {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
     for kind in KINDS.values()
 }
-"""The words of the fields that have a vocabulary, by kind of record and name."""
+"""The words that a field with a vocabulary can have, by kind of record and name of the field."""
 
 
 def to_line(sequence: int, record: Record) -> str:

@@ -57,14 +57,14 @@ class Device(EventSource, Protocol):
 
 
 class Kobject:
-    """What is in sysfs without being a device: a bus, a driver, a class, a module. It has no keys of its own."""
+    """Something in sysfs that is not a device: a bus, a driver, a class, a module. It has no keys of its own."""
 
     def __init__(self, journal: Journal, path: str, subsystem: str) -> None:
         self.journal = journal
         self.path = path
         self.subsystem = subsystem
         self.removal_told = False
-        """Whether a `remove` was sent, perhaps a synthetic one: then there is no second one."""
+        """Whether a `remove` was sent, even a synthetic one: then there is no second one."""
 
     def uevent_keys(self) -> Keys:
         """Return nothing."""
@@ -191,7 +191,7 @@ def uevent_store(source: EventSource, text: str) -> None:
     action = _ACTIONS.get(found["action"]) if found else None
     if not found or not action:
         raise KernelError(
-            errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then perhaps UUID and KEY=value"
+            errno.EINVAL, f"expected one of {', '.join(sorted(_ACTIONS))}, then optionally UUID and KEY=value"
         )
     arguments = [item.split("=") for item in (found["arguments"] or "").split()]
     extra = [("SYNTH_UUID", found["uuid"] or "0"), *((f"SYNTH_ARG_{key}", value) for key, value in arguments)]
@@ -204,7 +204,7 @@ def uevent_store(source: EventSource, text: str) -> None:
 
 
 def _emit_if_it_fits(source: EventSource, subsystem: str, action: Action, extra: Keys) -> None:
-    """Send an event with keys of a user's. ENOMEM if they, and what the event needs, have no room."""
+    """Send an event with a user's keys. ENOMEM if there is no room for them and for what the event needs."""
     devpath = source.path.removeprefix(SYS)
     head = (("ACTION", action), ("DEVPATH", devpath), ("SUBSYSTEM", subsystem))
     environment = _Environment()
@@ -269,7 +269,7 @@ def drivers_autoprobe_show(bus: Bus) -> str:
 
 
 def drivers_autoprobe_store(bus: Bus, text: str) -> None:
-    """Only a first character `0` turns it off."""
+    """Turn it off if the first character is `0`, otherwise on."""
     bus.autoprobe = not text.startswith("0")
 
 

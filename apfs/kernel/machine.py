@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class RealMachine(Protocol):
-    """What there is to know of the machine that runs the emulation."""
+    """What a sandbox shows of the machine that runs the emulation."""
 
     def char_devices(self) -> Iterable[str]:
         """Return the names in /sys/dev/char, such as `1:3`."""
@@ -22,7 +22,7 @@ class RealMachine(Protocol):
 
 
 class NoMachine:
-    """A real machine of which nothing is to be seen."""
+    """A real machine of which nothing is shown."""
 
     def char_devices(self) -> Iterable[str]:
         """Return nothing."""

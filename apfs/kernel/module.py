@@ -26,7 +26,7 @@ class Module(Kobject):
         self.version = version
         self.loaded = False
         self.parts: list[Kobject | MiscDevice] = []
-        """What it registers when it is loaded, in this order, and takes away in the opposite one."""
+        """What it registers when it is loaded, in this order, and unregisters in reverse."""
         self.holders: list[Module] = []
         self._users = users
 
@@ -36,7 +36,7 @@ class Module(Kobject):
         return sum(holder.loaded for holder in self.holders) + self._users()
 
     def load(self, init: Callable[[], None] | None = None) -> None:
-        """Show it and its parts in sysfs, and say so when its init function is through (do_init_module)."""
+        """Show it and its parts in sysfs, and announce it when its init function has returned (do_init_module)."""
         if not self.loaded:
             self.loaded = True
             for part in self.parts:

@@ -47,7 +47,7 @@ class Opening:
         """The open attributes of the whole tree."""
 
     def path(self) -> str:
-        """Return the node's path. It is made when it is first needed, and takes 3 of the 20 µs of a store."""
+        """Return the node's path. It is made when it is first needed: that takes 3 of the 20 µs of a store."""
         if self._path is None:
             self._path = self._make_path()
         return self._path
@@ -67,7 +67,7 @@ class AttributeFile:
         """Where the last read ended."""
         self._seen = False
         self.gone = False
-        """Whether the node was removed since: every access fails, even if the node comes back."""
+        """Whether the node was removed meanwhile: every access fails, even if the node comes back."""
         opening.opened.add(self)
 
     @property
@@ -88,7 +88,7 @@ class AttributeFile:
                 self._text = text = show(opening.subject).encode("latin-1")[:_SHOW_MAX]
                 self._seen = True
             elif self.gone and offset >= len(text):
-                # The rest of the text can still be read, but behind it the node is needed.
+                # The rest of the text can still be read; after that the node is needed.
                 self._check()
         except KernelError as error:
             record_refusal(opening.journal, "read", opening.path(), "", error)
@@ -109,7 +109,7 @@ class AttributeFile:
         taken = len(text)
         if "\0" in text and not opening.attribute.raw:
             text = text[: text.index("\0")]
-        path = opening.path()  # the store may take the node's name away
+        path = opening.path()  # afterwards the node may have no name: the store may remove it
         try:
             if self.gone or opening.faults:
                 self._check()

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from apfs.sysfs.openfile import SpecialFile
 
-# A listing position is `slot << 33 | n`: before the slot if n is 0, else behind its member with the key n - 1. 33 bits,
-# because a key may be all ones.
+# A listing position is `slot << 33 | n`: before the slot if n is 0, else behind its member with the key n - 1.
+# There are 33 bits, because a key may be all ones.
 _SLOT_SHIFT = KEY_BITS + 1
 _WITHIN_SLOT = (1 << _SLOT_SHIFT) - 1
 
@@ -40,7 +40,7 @@ _P = TypeVar("_P", bound=Population)
 
 
 class _Slot(NamedTuple):
-    """What has a place in a listing: an entry, or a population, all of which is listed at the place of one name.
+    """What has a place in a listing: an entry, or a whole population, which is listed at the place of one name.
 
     An entry is listed like a population with one member, whose key is 0.
     """
@@ -117,8 +117,8 @@ class Directory(Population):
         """Declare one subdirectory of this name in every directory of this kind.
 
         Its subject is `always` or, without that, `subject(key)`; where this is None there is no such directory. By
-        default it is the subject of the parent. Without a `subject(key)` it is lasting. `shown_at` is the path of the
-        place that it is made to be bound to, if it is.
+        default it is the subject of the parent. Without a `subject(key)` it is lasting. `shown_at` is the path at which
+        the directory is meant to be bound, if it is made for that.
         """
         find = (lambda _key: always) if always is not None else subject or self.members.subject
         child = Directory(self._kinds, self, FixedName(name, find), entries, lasting=subject is None)
@@ -266,7 +266,7 @@ class Directory(Population):
                     yield dir_entry((population.name(member), node, start + member + 1, file_type, member_stat))
             elif entry and after < 0 and (entry_stat or entry.present(subject)):
                 yield dir_entry((name, directory | number, start + 1, file_type, entry_stat))
-            after = -1  # behind the slot where the listing was interrupted, everything is new
+            after = -1  # after the slot at which the listing was interrupted, nothing has been listed yet
 
 
 def _lasts(entry: Entry) -> bool:
@@ -274,7 +274,7 @@ def _lasts(entry: Entry) -> bool:
 
 
 class Graft(Directory):
-    """Directories of one tree in which the entries of the roots of others are."""
+    """Directories of one tree that show what is in the roots of others."""
 
     def _root(self, key: int) -> Directory | None:
         root = self.members.subject(key)

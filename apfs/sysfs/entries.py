@@ -68,7 +68,7 @@ class Special:
 class Node:
     """A character device node: `number(subject)` is its device number, major and minor.
 
-    A node has no behaviour: what is opened is the device, and whoever shows the node knows where to find that.
+    A node has no behaviour: opening it means the device, and whoever shows the node knows where to find that.
     """
 
     name: str

@@ -27,17 +27,17 @@ class Kinds(Protocol):
     """Where the kinds of a tree are found by their numbers."""
 
     def register(self, kind: Kind) -> int:
-        """Enter a kind and return its number."""
+        """Register a kind and return its number."""
 
 
 class Kind(ABC):
     """A kind of node: what all its nodes have in common, and a number that is part of their identities."""
 
     def __init__(self, kinds: Kinds) -> None:
-        """Join the kinds of a tree."""
+        """Register it with the kinds of a tree."""
         self._base = kinds.register(self) << KIND_SHIFT
         self.shown_at: str | None = None
-        """The path of the directory that texts of links are made for, if it is not that which holds them."""
+        """The path from which the texts of links are relative, if it is not that of the directory that holds them."""
 
     def id(self, key: int, entry: int = 0) -> int:
         """Return the identity of a node."""

@@ -49,7 +49,7 @@ class Places(Protocol):
 
     @property
     def members(self) -> Names:
-        """How they are called."""
+        """Their names."""
 
     def path(self, key: int, entry: int) -> str:
         """Return the absolute path of a member (`entry` is 0)."""
@@ -59,7 +59,7 @@ _T = TypeVar("_T")
 
 
 class Changes:
-    """How often names may have changed that no uevent of the host tells of."""
+    """How often names may have changed without a uevent of the host."""
 
     __slots__ = ("count",)
 
@@ -74,7 +74,7 @@ class Registry(Generic[_T]):
     """
 
     def __init__(self, changes: Changes | None = None) -> None:
-        """Be empty; `changes` counts how often an object comes or goes."""
+        """Start empty; `changes` counts how often an object comes or goes."""
         self._changes = changes or Changes()
         self._objects: dict[int, _T] = {}
         self._names: dict[int, str] = {}

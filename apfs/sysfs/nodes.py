@@ -65,19 +65,19 @@ class TreeKinds:
         self._last = self._first
 
     def register(self, kind: Kind) -> int:
-        """Enter a kind and return its number."""
+        """Register a kind and return its number."""
         self._last += 1
         self._table[self._last] = kind
         return self._last
 
     def forget(self) -> None:
-        """Take all kinds out."""
+        """Remove all kinds."""
         for number in range(self._first + 1, self._last + 1):
             del self._table[number]
 
 
 class Nodes(Generic[_Tree]):
-    """The table of all kinds, and what is known of single nodes.
+    """The table of all kinds, and what is known about single nodes.
 
     A tree's number is given out again after 32,767 others.
     """
@@ -103,7 +103,7 @@ class Nodes(Generic[_Tree]):
         return number
 
     def dismiss(self, number: int) -> None:
-        """Take a tree out."""
+        """Remove a tree."""
         del self._trees[number]
         self.stir()
 

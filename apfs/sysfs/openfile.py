@@ -38,7 +38,7 @@ class SpecialFile:
     """Whether lseek and pread are possible; if not, offsets are ignored."""
 
     watches: ClassVar[bool] = False
-    """Whether `watch` is called with the other files that the process polls which opened this one."""
+    """Whether `watch` is called with the other files that are polled by the process that opened this one."""
 
     writing: ClassVar[Operation] = "write"
     """What the journal calls a refused write."""
@@ -46,7 +46,7 @@ class SpecialFile:
     def __init__(self, journal: Journal, path: str) -> None:
         self._journal = journal
         self.path = path
-        """Where it is, or what else identifies it to people."""
+        """Where it is, or whatever else identifies it for people."""
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return up to `size` bytes, none at the end."""
@@ -72,7 +72,7 @@ class SpecialFile:
         """Release what belongs to this open file."""
 
     def watch(self, file: object) -> None:
-        """Take note of another file that the process polls which opened this one."""
+        """Take note of another file that is polled by the process that opened this one."""
 
     def on_read(self, offset: int, size: int) -> bytes | memoryview:
         del offset, size
@@ -88,7 +88,7 @@ class SpecialFile:
 
 
 class TextFile(SpecialFile):
-    """A read-only text without the limits of sysfs, made by the first read and by each at offset 0."""
+    """A read-only text without the limits of sysfs, made by the first read and by every read at offset 0."""
 
     def __init__(self, journal: Journal, path: str, make: Callable[[], str]) -> None:
         super().__init__(journal, path)

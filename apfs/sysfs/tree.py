@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OpenFile = AttributeFile | SpecialFile
 
-# Attributes remembered that may be opened.
+# How many attributes are remembered as ones that may be opened.
 _OPENINGS = 1024
 
 
@@ -55,7 +55,7 @@ class Tree:
         """The directory of another tree in which the root's entries are shown."""
 
     def close(self) -> None:
-        """End: there are no such nodes any more, and nothing works that is open."""
+        """End: its nodes no longer exist, and open files no longer work."""
         self._own_kinds.forget()
         self.nodes.dismiss(self._number)
         self.deactivate()
@@ -153,7 +153,7 @@ class Tree:
     def open(self, node: int, access: Access) -> OpenFile:
         """Open a regular file (kernfs_fop_open): `READ`, `WRITE`, `BOTH`, or `NEITHER`, which allows ioctls.
 
-        EACCES, root included, if its mode has no read (write) bit at all: the general permission check would let root
+        EACCES, even for root, if its mode has no read (write) bit at all: the general permission check would let root
         pass. EISDIR and ELOOP for directories and links.
         """
         if self._openings_at != self.journal.uevents_sent:
