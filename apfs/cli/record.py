@@ -59,7 +59,7 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
         fail(f"{output} exists: --force overwrites it")
     try:
         recording = recorder.record(Directory(root), name)
-    except recorder.RecordError as error:
+    except recorder.RecordingError as error:
         hint = f"; did you mean --root {root.parent}?" if (root / "bus/ap").is_dir() else ""
         fail(f"{root}: {error}{hint}", 2)
     except ScenarioError as error:

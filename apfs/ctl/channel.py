@@ -1,8 +1,8 @@
 """The channel to the supervisor, the process that stops others at their ioctls and reads and writes their memory.
 
-A FUSE server does not get VFIO ioctls: their numbers contain no size, so the kernel cannot pass the struct on, and a
-server could not give the caller a new descriptor either. The supervisor does that part. It has one open file of
-`/ctl/ioctl`, and for each ioctl it
+A FUSE server does not get VFIO ioctls: their numbers contain no size, so the kernel cannot pass the struct on; nor can
+a server give the caller a new descriptor. The supervisor does that part. It has one open file of `/ctl/ioctl`, and for
+each ioctl it
 
 1. writes a request, one JSON object: `cmd`, `arg`, `memory` (hex, what can be read behind the argument),
    `descriptor`: what the descriptor in the argument refers to, null (not open), "file", "foreign" or the number that
@@ -13,7 +13,7 @@ server could not give the caller a new descriptor either. The supervisor does th
    needs neither the right to read nor to write;
 3. reads the reply, one JSON object: `value` (negative: an errno), `writes` ([address, hex] pairs), and `file`, null or
    the name in `/ctl/fds` of a file to open and hand over, with `access` ("r", "w", "rw") and `at`, the address
-   for the descriptor's number, or null if the ioctl returns it. The object is null if the file is no VFIO file.
+   for the descriptor's number, or null if the ioctl returns it. The reply is null if the file is not one of VFIO.
 
 Without a request, reading gives what is to be done with eventfds, `{"signal": [...], "drop": [...]}`; poll(2) tells
 when there is something. Replies are lines, which may take several reads.

@@ -1,4 +1,4 @@
-"""`ctl/console`: what a hardware console, a hypervisor or a fault would do.
+"""`ctl/console`: what an operator at the hardware console, a hypervisor or a fault does.
 
 A verb is written to it, one per write; the table `VERBS` is the whole language.
 """
@@ -188,7 +188,7 @@ def _seconds(word: str) -> int:
 
 
 def run_verb(system: System, text: str) -> None:
-    """Carry out one verb; EINVAL for what is none, else what the verb refuses."""
+    """Carry out one verb; EINVAL for an unknown one, else what the verb itself refuses with."""
     name, *words = text.split() or [""]
     verb = VERBS.get(name)
     if verb is None:
@@ -200,7 +200,7 @@ def run_verb(system: System, text: str) -> None:
 
 
 class ConsoleFile(SpecialFile):
-    """The open console: takes one verb per write, which a newline may end."""
+    """The open console: takes one verb per write, with or without a newline at its end."""
 
     writing = "console"
 

@@ -1,9 +1,9 @@
-"""What `/ctl/sandbox` shows: places that a sandbox puts over its own, where the real machine's and ours are mixed.
+"""What `/ctl/sandbox` shows: places where entries of the real machine and of the emulated host are mixed.
 
 `/dev` is made of nodes, character devices with the numbers of the emulated host. They cannot be opened: the file system
 is mounted without devices, since the kernel would open a device of its own. Elsewhere a sandbox has binds of real
-entries beside ours; that does not do for the links of `/sys/dev/char` and the lines of `/proc/modules`, so these are
-asked of the real machine when somebody looks.
+entries beside ours. That is impossible for the links of `/sys/dev/char` and the lines of `/proc/modules`, so the real
+machine is asked for these when somebody looks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"(0|[1-9][0-9]{0,3}):(0|[1-9][0-9]{0,6})")
 class CharDevices:
     """The real machine's entries in /sys/dev/char, keyed by device number, without numbers that the host uses.
 
-    All that a directory of links asks: what they are called, which there are, and where they lead.
+    All that a directory of links needs: their names, which of them exist, and where they lead.
     """
 
     def __init__(self, system: System) -> None:
@@ -44,7 +44,7 @@ class CharDevices:
 
     @property
     def members(self) -> CharDevices:
-        """How they are called."""
+        """Their names."""
         return self
 
     def name(self, key: int) -> str:

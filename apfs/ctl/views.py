@@ -31,7 +31,7 @@ class JournalFile(SpecialFile):
         self._text = b""
         """The piece of the text that was made last."""
         self._start = 0
-        """The offset of this piece in the whole text."""
+        """The offset of that piece in the whole text."""
         self._seen = 0
         """The last record in it."""
         self._end = 0
@@ -48,7 +48,7 @@ class JournalFile(SpecialFile):
         return piece
 
     def _make(self, end: int) -> None:
-        """Make the text up to an offset and no more: others would wait for seconds while all of it is made."""
+        """Make the text up to an offset and no more: making all of it would keep others waiting for seconds."""
         while self._start + len(self._text) < end and self._seen < self._journal.last:
             records = self._journal.since(self._seen, _RECORDS)
             self._text += self._render(self._journal, records).encode()

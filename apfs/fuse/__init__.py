@@ -1,4 +1,4 @@
-"""The FUSE shell: shows a host as a mounted file system. Thin: no rule of the kernel lives here.
+"""FUSE: shows a host as a mounted file system. A thin layer: no rule of the kernel is in it.
 
 Importing the package needs nothing; `operations` and `session` need pyfuse3 and trio.
 """

@@ -1,11 +1,11 @@
 """What the kernel may remember about names and attributes, and for how long.
 
-A remembered name costs no request; one that is remembered wrongly is a defect. Names come and go by stores (a mask,
+A remembered name saves a request; one that is wrongly remembered is a defect. Names come and go by stores (a mask,
 `create`, a bind), so the kernel must be told before the store returns. Invalidating single names from a handler can
 deadlock: the kernel needs the lock of the directory, which may be held by a process that waits for this very server.
 Linux 6.16 has a notification that takes no lock, FUSE_NOTIFY_INC_EPOCH: all names that were looked up before are looked
 up again when they are next used. libfuse does not have it yet, so it is written by hand. On older kernels only names
-are remembered that always exist.
+that always exist are remembered.
 
 Attributes that vary (`apfs.sysfs`) are invalidated one by one, which takes no lock either. They include those of
 directories that can go away, because a process can get to such a directory without a name: as its working directory, by
@@ -40,10 +40,10 @@ class KernelCache:
         self._device: int | None = None
         self._told: set[pyfuse3.InodeT] = set()
         self.epochs = 0
-        """How often all names were declared outdated."""
+        """How many times all names were declared out of date."""
 
     def connect(self) -> None:
-        """Find the device of the mount, after `pyfuse3.init`, and try whether the kernel knows epochs."""
+        """Find the device of the mount, after `pyfuse3.init`, and find out whether the kernel knows epochs."""
         for entry in Path("/proc/self/fd").iterdir():
             if entry.is_symlink() and str(entry.readlink()) == "/dev/fuse":
                 self._device = int(entry.name)
@@ -62,7 +62,7 @@ class KernelCache:
         return self._device is not None or found.permanent
 
     def remember_attributes(self, inode: pyfuse3.InodeT) -> None:
-        """Take note that the kernel gets attributes that can become wrong."""
+        """Note that the kernel is given attributes that can become wrong."""
         self._told.add(inode)
 
     def changed(self) -> None:

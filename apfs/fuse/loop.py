@@ -35,15 +35,15 @@ in half the time. A client on the server's CPU makes its next request while the 
 server sleeps: there, looking costs a tenth and never finds anything.
 """
 _LOOKS = 4
-"""After how many looks in vain it stops looking until the next turn."""
+"""After how many fruitless looks it stops looking until the next turn."""
 _TURN_REQUESTS = 64
 """After how many requests other tasks, timers and signals have their turn. Twice or half as many make no difference."""
 _TURN_SECONDS = 4e-3
-"""After what time they have it without any request. An alarm costs as much as ten requests."""
+"""After what time they have it if there is no request. An alarm costs as much as ten requests."""
 
 
 class _Done:
-    """An awaitable that is finished already."""
+    """An awaitable that has already finished."""
 
     # The same iterator each time, which is exhausted: no Python code runs. There are three of these in a request, and
     # making generators would take 3 % of the time of a request whose handler does nothing.
@@ -79,7 +79,7 @@ class _Lowlevel:
         self._idle = True
         """Whether there were no requests when the run ended, or there was no run yet."""
         self.looks = 0
-        """How often to look in vain before the kernel may block the reader again."""
+        """How many more fruitless looks before the kernel may block the reader again."""
         self.turns = 0
         """How many turns there were."""
 
@@ -99,7 +99,7 @@ class _Lowlevel:
         self.turns += 1
         if self._idle:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            # At once, without giving way before: pyfuse3 has just looked whether the session has ended.
+            # At once, without yielding first: pyfuse3 has just checked whether the session has ended.
             await trio.lowlevel.wait_readable(fd)
         else:
             await trio.lowlevel.checkpoint()

@@ -104,11 +104,11 @@ class Operations(pyfuse3.Operations):
         self._files: dict[int, OpenFile] = {}
         self._handles = map(FileHandleT, itertools.count(1))
         # Without the page cache: texts are made when they are read, and their size is not known before. The same object
-        # serves for all opens, with another handle: making one takes 0.4 µs.
+        # serves for all opens, with another handle: making a new one takes 0.4 µs.
         self._seekable = FileInfo(direct_io=True, keep_cache=False)
         self._stream = FileInfo(direct_io=True, keep_cache=False, nonseekable=True)
         self._watchers: dict[int, SpecialFile] = {}
-        """Files that watch what a process polls, by that process."""
+        """Files that want to know what a process polls, by that process."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Pollers that wait for an open file, by its handle."""
         self.cache = KernelCache()

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from apfs.host import Host
 
-# The kernel holds back all but a dozen releases of files, while other requests pass them: a group that a process with
-# more files has just closed would still be busy. An ordinary user may set it to about this.
+# The kernel holds back all but a dozen releases of files, while other requests overtake them: a group would still be
+# busy after a process with more files has closed it. An ordinary user may raise the limit to about this.
 _MAX_BACKGROUND = "1000"
-# How long a request may still take after a signal asked the server to end.
+# How long a request may still take after a signal has asked the server to end.
 _GRACE_SECONDS = 2.0
 
 

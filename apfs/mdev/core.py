@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MdevDriver(Driver):
-    """A driver of mediated devices (struct mdev_driver). Its callbacks get devices that are in the tree already."""
+    """A driver of mediated devices (struct mdev_driver). The devices that its callbacks get are already in the tree."""
 
     def probe(self, mdev: Mdev) -> None:
         """Take a new device."""

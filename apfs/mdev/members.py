@@ -16,10 +16,10 @@ _T = TypeVar("_T")
 
 
 class Parts(Generic[_T]):
-    """Parts of mediated devices, such as their VFIO devices, keyed as the mediated devices are.
+    """Parts of mediated devices, such as their VFIO devices, with the same keys as the mediated devices.
 
     They are together in one directory, or (`keyed`) each in the directory of its device. Without `name` they are
-    called by the UUID.
+    named by the UUID.
     """
 
     def __init__(

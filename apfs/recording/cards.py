@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 def _commonest(values: Iterable[_T], default: _T) -> _T:
-    """Return the value that is there most often, of several the first."""
+    """Return the most frequent value, the first of several."""
     counts = Counter(values)
     return max(counts, key=lambda value: counts[value]) if counts else default
 
@@ -167,7 +167,7 @@ class CardReader:
                 self._notes[f"operational modes differ from those of the card: {own}"].append(apqn)
 
     def _keys(self, apqn: Apqn) -> dict[str, str]:
-        """Return the patterns of the current keys, by the name of the register; those that are shown."""
+        """Return the patterns of the current keys that are shown, by the name of the register."""
         keys: dict[str, str] = {}
         for register, which, state, pattern in _KEY.findall(self._files.text(f"{self._path}/{apqn}/mkvps") or ""):
             name, digits = _REGISTERS.get(register, ("", 0))

@@ -1,4 +1,4 @@
-"""Reading attributes that may be missing or unreadable."""
+"""Reading attributes, which may be missing or unreadable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUS = "/sys/bus/ap"
 DEVICES = "/sys/devices/ap"
 PAGE = 4096
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO)
-"""What an attribute answers that a kernel does not have, or whose device was removed."""
+"""The errors of an attribute that the kernel does not have, or whose device was removed."""
 _NAMED = 4
 _T = TypeVar("_T")
 
@@ -82,7 +82,7 @@ class Reader:
 
 @dataclass(slots=True)
 class Found:
-    """What was read of the machine besides its hardware."""
+    """What was read about the machine besides its hardware."""
 
     cards: dict[int, CardHardware] = field(default_factory=dict)
     offline_cards: set[int] = field(default_factory=set)

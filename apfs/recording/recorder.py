@@ -33,13 +33,13 @@ HEAD = "Recorded by apfs record."
 _ASSIGNED = re.compile(r"^([0-9a-f]{2})?\.(00[0-9a-f]{2})?$", re.MULTILINE)
 
 
-class RecordError(Exception):
-    """There is nothing to record."""
+class RecordingError(Exception):
+    """There is nothing that can be recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A scenario, what is to be known about it, and which files could not be read, by the reason."""
+    """A scenario, what there is to know about it, and which files could not be read, by reason."""
 
     scenario: Scenario
     notes: tuple[str, ...]
@@ -51,18 +51,18 @@ class Recording:
 
 
 def record(tree: Tree, name: str = "recorded") -> Recording:
-    """Read a machine. `RecordError` if it has no AP bus, `ScenarioError` if no scenario can describe it."""
+    """Read a machine. `RecordingError` if it has no AP bus, `ScenarioError` if no scenario can describe it."""
     return _Recorder(tree).record(name)
 
 
 class _Recorder:
-    """One recording. Everything that no scenario can say goes to `notes`."""
+    """One recording. Everything that no scenario can say becomes a note."""
 
     def __init__(self, tree: Tree) -> None:
         self._files = Reader(tree)
         self._notes: list[str] = []
         self._many: dict[str, list[object]] = defaultdict(list)
-        """Things that a note is about, by the note; it names them first."""
+        """What a note is about, by the text of the note; the names come before the text."""
         self._found = Found()
         self._drivers: dict[Apqn, str] = {}
         self._queues: dict[int, list[int]] = {}
@@ -72,7 +72,7 @@ class _Recorder:
         entries = files.names(BUS)
         if not entries:
             reasons = files.unread()
-            raise RecordError(
+            raise RecordingError(
                 reasons[0]
                 if reasons
                 else f"there is no AP bus: looked for {BUS}, which Linux has on IBM Z and LinuxONE if AP instructions "

@@ -1,4 +1,4 @@
-"""What is recorded from: any tree that has a machine's sysfs in it."""
+"""What a recording is made from: any tree that has a machine's sysfs in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Tree(Protocol):
-    """What is read of a machine. Paths are those on the machine; errors have an `errno`, as `OSError` has.
+    """What recording needs of a machine. Paths are those on the machine; errors have an `errno`, as `OSError` has.
 
     `apfs.testing.Files` is one, so emulated hosts can be recorded with or without a mount.
     """

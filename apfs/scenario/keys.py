@@ -123,7 +123,7 @@ MDEV: Keys = (
 
 
 def spell(keys: Keys, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what TOML is to have of some values: in the order of the keys, and without what holds anyway."""
+    """Return what TOML has to say of some values: in the order of the keys, without those that are defaults."""
     found = {}
     for key in keys:
         value = values.get(key.name)

@@ -32,7 +32,7 @@ def line_of(text: str, where: Where) -> int:
 
 
 def _item(document: TOMLDocument, where: Where) -> Any:  # noqa: ANN401 -- any item of tomlkit
-    """Return the item at a path. What has no line of its own is represented by the first thing inside it."""
+    """Return the item at a path. An item without a line of its own is represented by the first thing inside it."""
     from tomlkit.items import AoT, Table  # noqa: PLC0415
 
     item: Any = document

@@ -1,4 +1,4 @@
-"""A host described: the values that a scenario consists of."""
+"""The description of a host: the values that a scenario consists of."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class BusSettings:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A host before it is switched on."""
+    """A host that has not been switched on yet."""
 
     name: str = "unnamed"
     description: str = ""

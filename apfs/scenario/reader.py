@@ -78,7 +78,7 @@ class MistakeError(Exception):
 
 
 class Table:
-    """A table of the document. What is not read of it is unknown, which `done` tells."""
+    """A table of the document. Keys that nobody has read are unknown, and `done` refuses them."""
 
     def __init__(self, values: object, where: Where) -> None:
         if not isinstance(values, dict):
@@ -123,7 +123,7 @@ class Table:
         return Table(self._values.get(name, {}), (*self._where, name))
 
     def done(self) -> None:
-        """Refuse what was not read."""
+        """Refuse keys that were not read."""
         for name in self._values:
             if name not in self._known:
                 known = ", ".join(sorted(self._known))

@@ -11,7 +11,7 @@ import pytest
 
 from apfs.ap.mask import NONE, Mask
 from apfs.host import Host
-from apfs.recording.recorder import HEAD, RecordError, Recording, record
+from apfs.recording.recorder import HEAD, Recording, RecordingError, record
 from apfs.recording.tree import Directory
 from apfs.scenario.model import Scenario, ScenarioError
 from apfs.scenario.reader import load, loads
@@ -278,9 +278,9 @@ def test_contents_that_nobody_expects(junk: str) -> None:
 
 
 def test_no_ap_bus() -> None:
-    with pytest.raises(RecordError, match="looked for /sys/bus/ap"):
+    with pytest.raises(RecordingError, match="looked for /sys/bus/ap"):
         record(Copy({}, {"/sys": ["bus"], "/sys/bus": []}))
-    with pytest.raises(RecordError, match="/sys/bus/ap: Permission denied"):
+    with pytest.raises(RecordingError, match="/sys/bus/ap: Permission denied"):
         record(Copy.of(TWO).fail(errno.EACCES, BUS))
 
 
