@@ -33,7 +33,7 @@ def find(mountpoint: str | None) -> str:
     try:
         return table.absolute(mountpoint)
     except table.MountsError as error:
-        fail(str(error), error.status)
+        fail(str(error), error.exit_status)
 
 
 mount = click.option(

@@ -71,6 +71,6 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
     try:
         monitor.print_journal(place, render, types=types, lines=lines, follow=follow)
     except table.MountsError as error:
-        fail(str(error), error.status)
+        fail(str(error), error.exit_status)
     except ValueError as error:
         fail(f"{place} is served by another version of apfs: {error}; --json shows it", 2)

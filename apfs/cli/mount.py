@@ -121,7 +121,7 @@ def command(
     try:
         server.fork_server(mountpoint, serve)
     except table.MountsError as error:
-        fail(str(error), error.status)
+        fail(str(error), error.exit_status)
 
 
 def _report(ready_fd: int | None, *, silent: bool) -> Callable[[], None]:

@@ -32,7 +32,7 @@ def command(mountpoint: str | None, *, as_json: bool) -> None:
     try:
         text = monitor.status(place)
     except table.MountsError as error:
-        fail(str(error), error.status)
+        fail(str(error), error.exit_status)
     if not as_json:
         from apfs.cli import tables, terminal  # slow to import
 

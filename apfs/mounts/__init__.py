@@ -1,1 +1,1 @@
-"""Mounts from the outside: what is mounted, what a server needs, and hosts asked through their files."""
+"""Mounts from the outside: what is mounted, what a server needs, and hosts used through their files."""

@@ -57,11 +57,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What matters of a machine and a process. The defaults are root on a machine where everything is in place."""
+    """What matters about a machine and a process. The defaults are root on a machine where everything is in place."""
 
     place: Place = "machine"
     engine: str | None = None
-    """What runs the container, if it is known: docker, podman, lxc, systemd-nspawn ..."""
+    """What runs the container, if known: docker, podman, lxc, systemd-nspawn ..."""
     virtual: bool = False
     uid: int = 0
     own_users: bool = False
@@ -87,12 +87,12 @@ class Facts:
 
     @property
     def root(self) -> bool:
-        """Whether this is uid 0, be it only of a user namespace."""
+        """Whether this is uid 0, even if only in a user namespace."""
         return self.uid == 0
 
     @property
     def contained(self) -> bool:
-        """Whether there are options of a container engine that could be changed."""
+        """Whether this is in a container, so that options of its engine could be changed."""
         return self.place != "machine"
 
 
@@ -158,7 +158,7 @@ def _place() -> tuple[Place, str | None]:
         engine = _text("/run/systemd/container").strip() or (found[1] if found else None)
     if "KUBERNETES_SERVICE_HOST" in os.environ or Path("/var/run/secrets/kubernetes.io").exists():
         return "pod", engine
-    # The files are also found in a root file system that was once an image, and is now a machine's.
+    # The files also exist in a root file system that was once an image and is now a machine's.
     if all(_namespace(name) == number for name, number in _FIRST_NAMESPACES.items()):
         return "machine", None
     return ("container", engine) if engine else ("machine", None)
@@ -201,7 +201,7 @@ def missing_modules() -> tuple[str, ...]:
 
 
 def _by_place(facts: Facts, machine: str, pod: str, *flags: str) -> tuple[str, tuple[str, ...]]:
-    """Return the remedy for a place, and the flags of docker and podman that are it."""
+    """Return the remedy for a place, and the flags of docker and podman that bring it about."""
     if facts.place == "machine":
         return machine, ()
     if facts.place == "pod":
@@ -291,7 +291,7 @@ def module_problems(missing: tuple[str, ...]) -> list[Problem]:
 
 
 def mount_problems(facts: Facts) -> list[Problem]:
-    """Return all that can be the reason why a host cannot be mounted."""
+    """Return every possible reason why a host cannot be mounted."""
     problems = module_problems(facts.missing_modules) + device_problems(facts) + helper_problems(facts)
     problems += _sys_admin(facts) + _apparmor(facts)
     if facts.own_users:
@@ -308,17 +308,17 @@ def allow_other_problems(facts: Facts) -> list[Problem]:
 
 
 def may_unshare(uid: int, effective: int, *, network: bool) -> bool:
-    """Whether this user with these capabilities makes namespaces; otherwise a user namespace is needed around them.
+    """Whether this user may make namespaces with these capabilities; otherwise they need a user namespace around them.
 
     Root in a container often has CAP_SYS_ADMIN but not the CAP_NET_ADMIN that a loopback device takes. bwrap does not
-    use capabilities of others than root.
+    use capabilities of users other than root.
     """
     needed = SYS_ADMIN | NET_ADMIN if network else SYS_ADMIN
     return uid == 0 and effective & needed == needed
 
 
 def sandbox_problems(facts: Facts) -> list[Problem]:
-    """Return all that can be the reason why bwrap cannot make a sandbox with a private network."""
+    """Return every possible reason why bwrap cannot make a sandbox with a private network."""
     if not facts.bwrap:
         return [Problem("bwrap", "bwrap is missing", "install the package bubblewrap")]
     problems = []
@@ -360,7 +360,7 @@ def _user_namespace_problems(facts: Facts) -> list[Problem]:
 
 
 def filter_problems(facts: Facts) -> list[Problem]:
-    """Return the seccomp filter of a container, if what a failure leaves is that it forbids a system call."""
+    """Return the seccomp filter of a container, for a failure that only a forbidden system call can explain."""
     if not facts.filtered:
         return []
     remedy, flags = _by_place(

@@ -26,7 +26,7 @@ _CHUNK = 1 << 20
 
 
 class NotPossibleError(Exception):
-    """The question makes no sense here: not a mount, no such device, no guest. The message says which."""
+    """The request makes no sense here: not a mount, no such device, no guest. The message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _words(rows: list[Row]) -> dict[Apqn, int]:
 
 
 def _reasons(ours: dict[Apqn, int], theirs: dict[Apqn, int]) -> Iterator[Reason]:
-    """Yield what keeps queues from a target: all of them, where the driver stops at the first incompatible one."""
+    """Yield what keeps queues from a target: of all of them, while the driver stops at the first incompatible one."""
     for apqn in ours:
         if apqn not in theirs:
             yield Reason(str(apqn), "queue", "present", "missing")
@@ -143,7 +143,7 @@ def _reasons(ours: dict[Apqn, int], theirs: dict[Apqn, int]) -> Iterator[Reason]
 
 
 def migrate(source: Path, target: Path, uuid: str) -> Outcome:
-    """Move a guest from one host to the other; if the target refuses, it goes on where it was."""
+    """Move a guest from one host to the other; if the target refuses, the guest goes on where it was."""
     if not _mdev(source, _status(source), uuid)["guest"]:
         raise NotPossibleError(f"{source} has no guest running with {uuid}: write 1 to dev/vfio-ap/{uuid}/guest")
     opened = _mdev(target, _status(target), uuid)["guest"]
@@ -191,14 +191,14 @@ def _write(path: Path, data: bytes) -> None:
         for start in range(0, len(data), _CHUNK):
             os.write(descriptor, data[start : start + _CHUNK])
     except OSError as error:
-        error.filename = str(path)  # an error of write(2) comes without a name
+        error.filename = str(path)  # an error of write(2) has no file name
         raise
     finally:
         os.close(descriptor)
 
 
 def _write_if_possible(path: Path, data: bytes) -> None:
-    """Undo a step that may not have been done."""
+    """Write, to undo a step that may not have been taken."""
     with contextlib.suppress(OSError):
         _write(path, data)
 

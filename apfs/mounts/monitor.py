@@ -25,7 +25,7 @@ _CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def _reading(mountpoint: str) -> Iterator[None]:
-    """Say what it means for the mount when a file of it cannot be read."""
+    """Turn the error of reading a file into what it says about the mount."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,7 @@ def _reading(mountpoint: str) -> Iterator[None]:
 
 
 def _open(mountpoint: str, name: str) -> BinaryIO:
-    """Open a file of `ctl`, unbuffered. `MountsError` with status 2 if there is no host to look at."""
+    """Open a file of `ctl`, unbuffered. `MountsError` with exit status 2 if there is no host to look at."""
     table.check_answers(mountpoint)
     with _reading(mountpoint):
         return (Path(mountpoint) / "ctl" / name).open("rb", buffering=0)
@@ -52,7 +52,7 @@ class Entry:
     line: str
     """As it is in the journal, without the newline."""
     dropped: int
-    """How many records before it were dropped by the host and are no longer to be had."""
+    """How many records before it the host has dropped."""
 
 
 class Entries:
@@ -89,7 +89,7 @@ class JournalReader:
         self._table = table.MOUNTINFO.open("rb", buffering=0)
 
     def new(self) -> Iterator[bytes]:
-        """Yield what the journal has now and was not read before, in pieces."""
+        """Yield what was added to the journal since the last call, in pieces."""
         while piece := self._read():
             yield piece
 
@@ -112,7 +112,7 @@ class JournalReader:
 def print_journal(
     mountpoint: str, render: Callable[[str], str], *, types: Collection[str], lines: int | None, follow: bool
 ) -> None:
-    """Print the last `lines` records (None: all) as `render` makes them of lines of the journal, and perhaps go on.
+    """Print the last `lines` records (None: all), each line of the journal as `render` shows it, and perhaps go on.
 
     `MountsError` if there is no host, or when it is gone. Ends by SIGPIPE when nobody reads what is printed.
     """

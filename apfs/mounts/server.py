@@ -54,7 +54,7 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
     """Start `apfs mount --foreground` in a session of its own and return it when the mount answers.
 
     For programs that live on, which may have threads: it is a new interpreter. `lifeline` is the reading end of a pipe:
-    when its other end is closed, the server ends. `MountsError` with the server's message and status if it gave up.
+    when its other end is closed, the server ends. `MountsError` with the server's message and exit status if it failed.
     """
     mountpoint = absolute(mountpoint)
     ready, writer = os.pipe()
@@ -75,16 +75,16 @@ def start_server(mountpoint: str, options: list[str], lifeline: int | None = Non
 
 
 def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
-    """Let a child `serve` in a session of its own, as a daemon, and return when the mount answers.
+    """Fork a child that will `serve` in a session of its own, as a daemon, and return when the mount answers.
 
     For commands, which have no threads and are done then. `serve` gets the descriptor to write READY to, and keeps no
-    other but the standard streams; the child ends with it. `MountsError` with the child's last words and status if it
-    gave up.
+    other but the standard streams; the child ends with it. `MountsError` with the child's last words and exit
+    status if it gave up.
     """
     mountpoint = absolute(mountpoint)
     ready, ready_writer = os.pipe()
     errors, errors_writer = os.pipe()
-    gc.freeze()  # looking for garbage, at this process's end at the latest, would copy pages: 13 ms
+    gc.freeze()  # garbage collection, which happens at exit at the latest, would copy pages: 13 ms
     child = os.fork()
     if child == 0:
         _end_with(lambda: _become_server(ready_writer, errors_writer, serve))
@@ -106,7 +106,7 @@ def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> Non
 
 
 def _end_with(run: Callable[[], None]) -> NoReturn:
-    """Run what is left to do in this process, and end it as the interpreter would, but with nothing of its caller's.
+    """Run the rest of this process, and end it as the interpreter would, but without what belongs to its caller.
 
     The process that forked, a command or a program that calls one, has `finally` clauses and exit handlers, which are
     the parent's: they may remove what the server uses, or do twice what is to be done once.
@@ -137,13 +137,13 @@ def close_others(keep: int) -> None:
 
 
 def _wait_until_it_answers(mountpoint: str, ready: int, end: Callable[[], tuple[bytes, int]]) -> None:
-    """Wait for READY; if a server ended without, `end` returns what it said and its status."""
+    """Wait for READY; if a server ended without it, `end` returns what it said and its exit status."""
     with os.fdopen(ready, "rb") as pipe:
         said = pipe.read()
     if said != READY:
         output, status = end()
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
-        # What the mount helper said comes before what the server made of it.
+        # The last line is the server's own; what the mount helper said comes before it.
         said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
         raise MountsError(said_last or f"the server ended with status {status}", status if status > 0 else 1)
     Path(mountpoint, "sys").stat()

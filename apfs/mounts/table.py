@@ -1,4 +1,4 @@
-"""Mounts from the outside: what is mounted where, is it alive, and how to get rid of it.
+"""Mounts from the outside: what is mounted where, whether it is alive, and how to get rid of it.
 
 Never call these from a server on its own mount: it would wait for itself.
 """
@@ -21,16 +21,16 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class MountsError(Exception):
-    """Something about a mount that the user must know; the message says what to do, `status` is for exit."""
+    """Something about a mount that the user must know; the message says what to do."""
 
-    def __init__(self, message: str, status: int = 1) -> None:
+    def __init__(self, message: str, exit_status: int = 1) -> None:
         super().__init__(message)
-        self.status = status
+        self.exit_status = exit_status
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of /proc/self/mountinfo, as far as it matters (proc_pid_mountinfo(5))."""
+    """The fields of a line of /proc/self/mountinfo that matter (proc_pid_mountinfo(5))."""
 
     device: int
     """The `st_dev` of its files."""
@@ -63,7 +63,7 @@ def is_apfs(mountpoint: str) -> bool:
 def absolute(path: str) -> str:
     """Return the path as mountinfo has it: absolute and without links, but not asking the mount itself anything.
 
-    `MountsError` with status 2 if it leads in circles, and for a relative one if the current directory is gone.
+    `MountsError` with exit status 2 if it leads in circles, and for a relative one if the current directory is gone.
     """
     if not path.startswith("/"):
         try:
@@ -77,7 +77,7 @@ def absolute(path: str) -> str:
         except (OSError, RuntimeError):
             break
         try:
-            path = str(place.parent / place.readlink())  # of a mount point the kernel itself knows that it is no link
+            path = str(place.parent / place.readlink())  # the kernel knows by itself that a mount point is not a link
         except OSError:
             return str(place)
     raise MountsError(f"{path}: too many levels of symbolic links", 2)
@@ -98,7 +98,7 @@ def is_mounted(device: int) -> bool:
 
 
 def check_answers(mountpoint: str) -> None:
-    """Make sure that an apfs answers at a path. `MountsError` with status 2 if not."""
+    """Make sure that an apfs answers at a path. `MountsError` with exit status 2 if not."""
     place = absolute(mountpoint)
     if not is_apfs(place):
         make = "" if os.path.lexists(mountpoint) else f"mkdir -p {mountpoint} && "
@@ -116,7 +116,7 @@ def check_answers(mountpoint: str) -> None:
 
 
 def gone(mountpoint: str, error: OSError) -> MountsError:
-    """Return what to raise when a mount stops to answer while it is looked at."""
+    """Return the error to raise when a mount stops answering while it is in use."""
     return MountsError(f"{mountpoint} was unmounted, or its server has ended ({error.strerror})")
 
 
@@ -137,7 +137,7 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
         raise MountsError(
             f"{command[0]} is missing: install the package {'fuse3' if os.geteuid() else 'mount'}"
         ) from None
-    # auto_unmount may have been faster with a dead one.
+    # With a dead one, auto_unmount may have been faster.
     if result.returncode and is_apfs(mountpoint):
         if "busy" in result.stderr:
             raise MountsError(f"{mountpoint} is busy: end what uses it (`fuser -m {mountpoint}` tells), or use --lazy")

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 HOST = "/dev/apfs"
 """Where the sandbox shows the whole mount, with its ctl directory."""
 
-# Directories of /sys that hold both real and emulated entries; all others come from one side only.
+# Directories of /sys with both real and emulated entries; all others come from one side only.
 MERGED = frozenset(
     ("", "bus", "class", "class/misc", "dev", "devices", "devices/virtual", "devices/virtual/misc", "kernel", "module")
 )
-# What a host without the module vfio_ap does not have yet. A link leads there, so that it appears when it is loaded.
+# What a host without the module vfio_ap does not have yet. Links lead there, so that it appears with the module.
 LATER = frozenset(
     (
         *("bus/matrix", "bus/mdev", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices/vfio_ap"),
         *("devices/virtual/vfio", "devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
     )
 )
-# What both sides have entries in that come and go: `ctl/sandbox` of the mount has them together.
+# Directories in which entries of both sides come and go: the mount's `ctl/sandbox` has them with all entries.
 MIXED = {"dev/char": "ctl/sandbox/char"}
 ZCRYPT_NODES = "ctl/sandbox/zcrypt"
 """Where in a mount the nodes are that are made by writing to /sys/class/zcrypt/create, by their names in sysfs."""
-# What is put together anyway is no directory of the real machine.
+# Directories that are put together anyway are not the real machine's.
 _OWN = frozenset(("/dev", "/run", *(f"/sys/{merged}".rstrip("/") for merged in MERGED)))
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
@@ -40,7 +40,7 @@ TOOLS = "/run/apfs/bin"
 
 @dataclass(slots=True)
 class Sandbox:
-    """What a user can choose of a sandbox."""
+    """What a user can choose about a sandbox."""
 
     private_network: bool = True
     keep_id: bool = False
@@ -123,7 +123,7 @@ def compose_run(empty: int) -> list[str]:
 def compose_module_tools() -> list[str]:
     """Return the arguments that let modprobe and its like act on the emulated host and never on the real kernel.
 
-    They are usually links to one program, kmod; a script is put in its place, and the real one aside for its uses
+    They are usually links to one program, kmod. A script takes its place, and the real one is kept aside for uses
     that only read.
     """
     script = str(resources.files("apfs.sandbox") / "module-tools.sh")
@@ -171,7 +171,7 @@ def namespaces(sandbox: Sandbox) -> list[str]:
 
 
 def _make_room(destinations: list[str]) -> list[str]:
-    """Return the arguments that let places exist which the real machine does not have.
+    """Return the arguments that create places that the real machine does not have.
 
     bwrap would create them there. Instead the directories that should contain them are put together again.
     """

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Devtmpfs:
-    """Follows events with what they mean to /dev in the mount namespace of a process."""
+    """Does what events mean for /dev in the mount namespace of a process."""
 
     def __init__(self, mount: Path, pid: int, nodes: Nodes) -> None:
-        """Take hold of the namespace, which may be out of reach once others have been joined."""
+        """Open the namespace, which may be out of reach once others have been joined."""
         self._shows = nodes != "files"
         self._device = mount.stat().st_dev
         self._namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
@@ -83,5 +83,5 @@ def _remove(node: Path) -> None:
             linux.detach(str(node))
             node.unlink()
             if str(node.parent) != "/dev":
-                with contextlib.suppress(OSError):  # others are in it
+                with contextlib.suppress(OSError):  # there are others in it
                     node.parent.rmdir()

@@ -1,4 +1,4 @@
-"""System calls that Python has no functions for, by way of the C library.
+"""System calls for which Python has no functions, by way of the C library.
 
 Each ends with `OSError` if the kernel refuses; its message has the name of the call.
 """

@@ -96,13 +96,13 @@ class OpenNodes:
         address, flags = notification.args[place], notification.flags(place + 1)
         path = process.read_path(notification.pid, address)
         try:
-            # Others are not looked up: that may ask a file server that waits for us itself, and takes time.
+            # Others are not looked up: that takes time, and may ask a file server that is itself waiting for us.
             if not path or not process.full_path(notification.pid, directory, path).startswith(_DEV):
                 return None
             with process.resolve(notification.pid, directory, path, flags) as node:
                 found = os.fstat(node)
         except OSError:
-            return None  # whatever is wrong with the path, the kernel will say
+            return None  # the kernel will say what is wrong with the path
         if found.st_dev != self._device or not stat.S_ISCHR(found.st_mode):
             return None
         if not process.may_open(notification.pid, found, _RIGHTS[flags & os.O_ACCMODE]):
@@ -119,7 +119,7 @@ class OpenNodes:
                 path = f"dev/{name}".encode()
                 fd = linux.open_path(root, path, flags & _KEPT_FLAGS, linux.RESOLVE_BENEATH)
         except FileNotFoundError:
-            return -errno.ENXIO  # the device has gone, or nothing of it but its node is emulated
+            return -errno.ENXIO  # the device has gone, or only its node is emulated
         except OSError as error:
             return -(error.errno or errno.EIO)
         try:
@@ -147,7 +147,7 @@ class OpenNodes:
     # -- fstat ---------------------------------------------------------------------------------
 
     def _stat(self, notification: Notification) -> int | None:
-        """Say of an open node what stat says of it."""
+        """Answer fstat of an open node with what stat says of the node."""
         name = self._name_of(notification)
         if name is None:
             return None
@@ -192,7 +192,7 @@ def _name(root: int, number: int) -> str:
 def _tell(notification: Notification, node: int) -> tuple[int, bytes]:
     """Return what the kernel would write for a call that asks about `node`, and where to.
 
-    The kernel of this process fills in what it knows; users and groups are called differently in a user namespace.
+    The kernel of this process fills in what it knows; users and groups have other numbers in a user namespace.
     """
     calls = seccomp.FILE_CALLS[notification.arch]
     layout = STATX if notification.number == calls.statx else STATS[platform.machine()]

@@ -32,13 +32,13 @@ class _Vector(ctypes.Structure):
 
 
 def _transfer(function: str, pid: int, address: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
-    """Move bytes and return how many could be moved. `OSError` if looking into the process is not allowed.
+    """Copy bytes and return how many could be copied. `OSError` if looking into the process is not allowed.
 
     process_vm_readv(2) and its counterpart heed the protection of pages, as the kernel's own copying does;
     /proc/PID/mem would write where the process cannot.
     """
     size = len(buffer)
-    # One vector per page: a transfer stops in front of the first vector that cannot be moved whole.
+    # One vector per page: a transfer stops before the first vector that cannot be copied whole.
     starts = [address, *range((address // _PAGE + 1) * _PAGE, address + size, _PAGE)]
     ends = [*starts[1:], address + size]
     remote = (_Vector * len(starts))(*(_Vector(start, end - start) for start, end in zip(starts, ends, strict=True)))
@@ -54,7 +54,7 @@ def _transfer(function: str, pid: int, address: int, buffer: ctypes.Array[ctypes
 
 
 def read_memory(pid: int, address: int, size: int) -> bytes:
-    """Return what can be read from an address on, at most `size` bytes; none if nothing can."""
+    """Return the bytes that can be read from an address on, at most `size`; none if nothing can."""
     if address + size > 1 << 64:
         return b""
     buffer = ctypes.create_string_buffer(size)
@@ -182,7 +182,7 @@ def may_open(pid: int, found: os.stat_result, wanted: int) -> bool:
 
 
 def ids_inside(pid: int, uid: int, gid: int) -> tuple[int | None, int | None]:
-    """Return what our user and group are called in the user namespace of a thread, None if they have no name there."""
+    """Return the numbers of our user and group in the user namespace of a thread, None if they have none there."""
     return _inside(pid, "uid_map", uid), _inside(pid, "gid_map", gid)
 
 

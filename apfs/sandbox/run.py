@@ -33,7 +33,7 @@ class SandboxError(Exception):
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file of that name, as far as one is allowed to know."""
+    """Whether there is a file of that name, as far as this user may know."""
     try:
         os.stat(path)  # noqa: PTH116 -- text wanted
     except PermissionError:
@@ -44,7 +44,7 @@ def _is_there(path: str) -> bool:
 
 
 def _resolve(command: str) -> None:
-    """End with the right status if there is no such command."""
+    """End with the right exit status if there is no such command."""
     found = shutil.which(command)
     if found is None:
         exists = "/" in command and _is_there(command)
@@ -168,7 +168,7 @@ def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:
 
 
 def _advice() -> str:
-    """Return what to do when bwrap could not make the namespaces; it has told its own reason before."""
+    """Return what to do when bwrap could not make the namespaces; it has printed its own reason."""
     facts = environment.look()
     problems = environment.sandbox_problems(facts) or environment.filter_problems(facts)
     return "; ".join(["the sandbox could not be made (bwrap's reason is above)", *map(str, problems)])

@@ -121,7 +121,7 @@ _SECCOMP_NUMBERS = {
 Nodes = Literal["devices", "exact", "files"]
 """How device nodes are shown: see `apfs.sandbox.nodes`."""
 FIRST_NODE = 512
-"""The lowest descriptor of an open device node, where they are told apart by their numbers."""
+"""The lowest descriptor of an open device node, where these are recognized by their numbers."""
 _AT_EMPTY_PATH = 0x1000
 # Flags of open(2) with which nobody opens a device: O_EXCL, O_PATH and __O_TMPFILE, the same on all architectures.
 _NO_DEVICE = 0x80 | 0x200000 | 0x400000
@@ -159,7 +159,7 @@ def _new_limit() -> _Code:
 
 
 def _opening(flags: int, nodes: Nodes) -> _Code:
-    """Notify of opens by which somebody may mean a device; if not `exact`, of those for reading and writing only."""
+    """Notify of opens that may mean a device; if not `exact`, only of those for both reading and writing."""
     if nodes == "exact":
         return [_argument(flags), (_JUMP_SET, 1, 0, _NO_DEVICE), _NOTIFY, _ALLOW]
     never = _NO_DEVICE | os.O_TRUNC
@@ -168,7 +168,7 @@ def _opening(flags: int, nodes: Nodes) -> _Code:
 
 
 def _asking(flags: int | None, nodes: Nodes) -> _Code:
-    """Notify of questions about an open file; if not `exact`, of those whose number says that it may be a node."""
+    """Notify of questions about an open file; if not `exact`, only of those about a number that may be a node's."""
     code = [] if flags is None else [_argument(flags), (_JUMP_SET, 1, 0, _AT_EMPTY_PATH), _ALLOW]
     if nodes != "exact":
         code += [_argument(0), (_JUMP_GREATER_EQUAL, 1, 0, FIRST_NODE), _ALLOW]
@@ -235,7 +235,7 @@ def _seccomp(number: int, flags: int, fprog: _Program) -> int:
 
 
 def refusal() -> int:
-    """Return the errno of why this process can install no filter with a listener, 0 if it can; found out by a child."""
+    """Return why this process cannot install a filter with a listener: an errno, or 0 if it can. A child tries it."""
     child = os.fork()
     if child == 0:
         number = errno.EIO
@@ -260,7 +260,7 @@ class Notification(NamedTuple):
     args: tuple[int, ...]
 
     def descriptor(self, place: int) -> int:
-        """Return an argument as the int that descriptors are: what is above is not looked at by the kernel either."""
+        """Return an argument as the int that descriptors are: the kernel does not look at the higher bits either."""
         return ctypes.c_int(self.args[place]).value
 
     def flags(self, place: int) -> int:

@@ -3,7 +3,7 @@
 Calls for device nodes are handed on to `apfs.sandbox.nodes`.
 
 It does what the core cannot do: it finds out which file a descriptor refers to, copies memory, and hands out
-descriptors. Which calls there are and what they mean, it does not know; see `apfs.ctl.channel` for how it asks.
+descriptors. It does not know which calls there are and what they mean; see `apfs.ctl.channel` for how it asks.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Supervisor:
                 if ready.get(self._channel, 0) & select.EPOLLIN:
                     self._do_signals()
                 elif self._channel in ready:
-                    # The host is gone. Who waits for an answer gets ENODEV, see below.
+                    # The host is gone. Whoever waits for an answer gets ENODEV, see below.
                     poll.unregister(self._channel)
                 if ready.get(self._listener, 0) & select.EPOLLIN:
                     notification = seccomp.receive(self._listener)
@@ -142,7 +142,7 @@ class Supervisor:
             memory = process.read_memory(notification.pid, argument, size)
             described, other = self._describe(duplicates, notification.pid, command, memory)
             if not seccomp.is_valid(self._listener, notification.id):
-                return -errno.EINTR  # nobody gets it: what was read may be another process's
+                return -errno.EINTR  # nobody gets it: what was read may belong to another process
             request = {
                 "cmd": command,
                 "arg": argument,
@@ -251,7 +251,7 @@ class Supervisor:
         try:
             todo = self._read_line()
         except OSError:
-            return  # the host is gone, which the next look at the channel tells too
+            return  # the host is gone, as the next look at the channel will tell
         for number in todo["signal"]:
             fd = self._eventfds.get(number)
             # A counter that is full would block; there is a signal to be seen already.
@@ -276,7 +276,7 @@ def _pointed(pid: int, command: int, memory: bytes) -> bytes:
 
 
 def _lockable() -> int:
-    """Raise this process's limit of locked memory as far as it goes, and return it: others here have no more."""
+    """Raise this process's limit of locked memory as far as possible, and return it: nobody else here has more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, resource.RLIM_INFINITY))
@@ -296,7 +296,7 @@ _CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def stop_calls(channel: socket.socket, nodes: Nodes) -> None:
-    """Have the supervisor's calls stopped in this process and all that it starts; called between fork and exec.
+    """Install the filter for this process and all that it starts; called between fork and exec.
 
     The channel gets the listener, or the errno of why there is none.
     """

@@ -2,7 +2,7 @@
 
 A process joins the namespace of a sandbox, follows `ctl/uevents` of the mount and sends what is new. Sent to the
 kernel, an event is broadcast again with a SEQNUM of the kernel's own, as if the kernel had made it. Where no udevd
-runs, its work is done as well: libudev's monitors listen to udevd only.
+runs, its part is played too, because libudev's monitors listen only to udevd.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Sender:
     def as_kernel(self, event: Event) -> None:
         """Have the kernel broadcast an event. `PermissionError` without CAP_SYS_ADMIN in the namespace's owner.
 
-        sendto succeeds even when the kernel refuses, so its answer is awaited.
+        sendto succeeds even when the kernel refuses, so this waits for the kernel's answer.
         """
         self._socket.sendto(kernel_message(event), (0, 0))
         answer = self._socket.recv(8192)
@@ -149,7 +149,7 @@ def has_udevd(pid: int) -> bool:
 def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *, network: bool) -> None:
     """Carry the mount's events to the sandbox of process `pid` for ever; closes `ready` when it listens.
 
-    `follow` hears of them first, and then, if there is a private `network`, whoever listens there.
+    `follow` gets them first, and then, if there is a private `network`, whoever listens there.
     """
     with (mount / "ctl/uevents").open("rb", buffering=0) as source:
         source.read()
@@ -175,9 +175,8 @@ def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *,
 def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]], *, network: bool) -> tuple[int, int]:
     """Start a process that carries the mount's events to the sandbox of process `pid`.
 
-    What `follower()` returns there is called for each event, before those who listen in a private `network` hear of
-    it. Returns the process's own pid, and a descriptor whose other end is closed when it listens, or has said why it
-    cannot.
+    What `follower()` returns there is called for each event, before listeners in a private `network` get it. Returns
+    the process's own pid, and a descriptor whose other end is closed when it listens, or has said why it cannot.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -186,7 +185,7 @@ def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]]
         try:
             _pump(mount, pid, writer, follower(), network=network)
         except FileNotFoundError:
-            pass  # the sandbox is gone already, and the reason is told elsewhere
+            pass  # the sandbox is gone already, and the reason is reported elsewhere
         except OSError as error:
             print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
         os._exit(1)

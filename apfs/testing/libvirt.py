@@ -54,7 +54,7 @@ class Network(Closing):
 
 
 class Libvirt(Closing):
-    """A libvirtd on a mounted host, by `apfs libvirtd`; a guest that the scenario started gives way."""
+    """A libvirtd on a mounted host, by `apfs libvirtd`; a guest that the scenario started is ended."""
 
     def __init__(self, host: MountedHost, *, options: Sequence[str] = (), network: Network | None = None) -> None:
         """Start it. `options` are those of `apfs libvirtd`; in a `network` it listens on TCP as well.
@@ -80,7 +80,7 @@ class Libvirt(Closing):
             _, said = self._server.communicate()
             raise LibvirtError(said.removeprefix("apfs: ").rstrip())
         self.directory = Path(self.uri.partition("socket=")[2]).parents[1]
-        """What it has of its own: `log`, for one, is /var/log/libvirt for it and its guests."""
+        """Its own files: `log`, for example, is /var/log/libvirt for it and its guests."""
         self._migrations = itertools.count()
 
     def close(self) -> None:
@@ -94,8 +94,8 @@ class Libvirt(Closing):
     ) -> subprocess.CompletedProcess[str]:
         """Run virsh on it and return what it said, in English.
 
-        With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. A file can be
-        /dev/stdin, which reads `stdin`. `TimeoutExpired` after `timeout` seconds.
+        With `check` an exit status other than 0 is a `CalledProcessError`, which shows standard error too. The name of
+        a file can be /dev/stdin: virsh then reads the text `stdin`. `TimeoutExpired` after `timeout` seconds.
         """
         return run(
             [*self._enter, "virsh", "--quiet", "--connect", self.uri, *arguments],
@@ -121,9 +121,9 @@ class Libvirt(Closing):
     def migrate(
         self, domain: str, target: Libvirt, *options: str, tcp: bool = False, timeout: float | None = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Live-migrate a domain by `virsh migrate` with these options, and return what it said: status 0 is success.
+        """Live-migrate a domain by `virsh migrate` with these options, and return what it said.
 
-        All goes through unix sockets, or with `tcp` through the network, in which both have to be.
+        Exit status 0 is success. All goes through unix sockets, or with `tcp` through the network that both are in.
         """
         if tcp:
             uris = ["--desturi", target.tcp_uri, "--migrateuri", "tcp://127.0.0.1"]

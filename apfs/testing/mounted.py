@@ -55,7 +55,7 @@ class MountedFiles(Files):
         try:
             return os.write(file, data.encode() if isinstance(data, str) else data)
         except OSError as error:
-            error.filename = path  # an error of write(2) comes without a name
+            error.filename = path  # an error of write(2) has no file name
             raise
         finally:
             os.close(file)
@@ -87,7 +87,7 @@ class MountedFiles(Files):
         """Run a command that sees this system at `/sys` and `/dev`, by `apfs exec --mount`, and return what it said.
 
         `options` are those of `apfs exec`, such as `("--tmpfs", "/etc/mdevctl.d")`; `env` is added to the environment.
-        With `check` a status other than 0 is a `CalledProcessError`, which tells standard error too. Status 125 means
+        With `check` an exit status other than 0 is a `CalledProcessError`, which shows standard error too. 125 means
         that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
         """
         words = [*server.PYTHON, "-m", "apfs", "exec", "--die-with-parent", *self.selection, *options]
@@ -130,7 +130,7 @@ class MountedHost(MountedFiles, Closing):
         `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
         """
         place = tempfile.mkdtemp(prefix="apfs-")
-        # The server ends when the writing end is closed, which the kernel does for a process that dies.
+        # The server ends when the writing end is closed; the kernel closes it when a process dies.
         reader, self._lifeline = os.pipe()
         try:
             with _as_argument(scenario) as argument:
@@ -163,13 +163,13 @@ class MountedHost(MountedFiles, Closing):
         if self._lifeline < 0:
             return
         # Not by the lifeline alone: a process forked from this one may hold it too.
-        # Returns when the mount helper is gone too, which clears the mount of a server that was killed.
+        # Returns when the mount helper, too, is gone, which clears away the mount of a server that was killed.
         end(self._server)
         os.close(self._lifeline)
         self._lifeline = -1
         if table.is_apfs(str(self.path)):
             table.unmount(str(self.path), lazy=True)
-        with contextlib.suppress(FileNotFoundError):  # the server's work, if it came to it
+        with contextlib.suppress(FileNotFoundError):  # the server does it, if it got that far
             self.path.rmdir()
 
 
@@ -214,4 +214,4 @@ def _as_argument(scenario: str | os.PathLike[str]) -> Iterator[str]:
             try:
                 yield file.name
             except table.MountsError as error:
-                raise table.MountsError(str(error).replace(file.name, "scenario"), error.status) from None
+                raise table.MountsError(str(error).replace(file.name, "scenario"), error.exit_status) from None

@@ -340,7 +340,7 @@ from apfs.mounts import server, table
 try:
     server.fork_server(sys.argv[1], lambda ready: os.kill(os.getpid(), 9))
 except table.MountsError as error:
-    print(error, error.status)
+    print(error, error.exit_status)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
