@@ -23,7 +23,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class PluginError(Exception):
-    """The plugin cannot be had; the message says why, and what to do."""
+    """The plugin is not available; the message says why, and what to do."""
 
 
 def file_name() -> str:
@@ -35,14 +35,14 @@ def file_name() -> str:
 
 
 def caches() -> list[Path]:
-    """Return the directories that may have it, and in which it is kept if they can be written: best first."""
+    """Return the directories that may have it, and that may keep it if they can be written: best first."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     own = Path(home) if home.startswith("/") else Path("~/.cache").expanduser()
     return [SYSTEM_CACHE, own / "apfs"]
 
 
 def is_safe(path: Path) -> bool:
-    """Whether a file is there that only root or this user can have written, in a directory of which that is true."""
+    """Whether a file exists that only root or this user can have written, in a directory that only they can write."""
     try:
         found = (path.stat(), path.parent.stat())
     except OSError:
@@ -51,13 +51,13 @@ def is_safe(path: Path) -> bool:
 
 
 def compile_into(directory: Path) -> Path:
-    """Compile the plugin and return its file, which appears in the directory at once and whole.
+    """Compile the plugin and return its file, which appears in the directory complete, in one step.
 
     Raises OSError if the directory cannot be written, PluginError if there is no compiler or it fails.
     """
     if not directory.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o755)  # whatever the umask: others use what root has compiled
+        directory.chmod(0o755)  # whatever the umask is: others use what root has compiled
     target = directory / file_name()
     descriptor, name = tempfile.mkstemp(prefix=".qemu-plugin-", dir=directory)
     os.close(descriptor)

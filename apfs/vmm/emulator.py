@@ -1,4 +1,4 @@
-"""Becoming QEMU: the arguments that go to it, and the plugin before them where it is of use.
+"""Becoming QEMU: the arguments that go to it, and in front of them the plugin where it is needed.
 
 This is `apfs qemu`, and the program that libvirt takes as <emulator>, which runs for each probe of libvirt's: it
 imports little.
@@ -65,12 +65,12 @@ def needs_plugin(qemu: str, arguments: list[str]) -> bool:
 
 
 def check_plugins(qemu: str) -> None:
-    """Raise EmulatorError if a QEMU was built without plugins. Scripts that start one are not looked into."""
+    """Raise EmulatorError if a QEMU was built without plugins. Scripts that start one are not examined."""
     try:
         with Path(qemu).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content[:4] != b"\x7fELF" or content.find(_PLUGIN_SYMBOL) >= 0:
                 return
-    except (OSError, ValueError):  # not to be read, or empty: running it will say more
+    except (OSError, ValueError):  # unreadable or empty: running it will say more
         return
     raise EmulatorError(
         f"{qemu} was built without plugins (--enable-plugins), by which apfs gives vfio-ap to QEMU; Debian's has them"
@@ -78,7 +78,7 @@ def check_plugins(qemu: str) -> None:
 
 
 def command(qemu: str, arguments: list[str]) -> list[str]:
-    """Return the command that runs QEMU, with the plugin where it is of use. Raises EmulatorError, PluginError."""
+    """Return the command that runs QEMU, with the plugin where it is needed. Raises EmulatorError, PluginError."""
     if not needs_plugin(qemu, arguments):
         return [qemu, *arguments]
     check_plugins(qemu)

@@ -52,7 +52,7 @@ exec "$@"
 
 
 class LibvirtError(Exception):
-    """libvirtd cannot be had, or ended; the message says why, and what to do."""
+    """libvirtd cannot be started, or has ended; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Wishes:
 def libvirtd_conf(wishes: Wishes) -> str:
     """Return libvirtd.conf: whoever reaches a socket may do everything."""
     lines = [
-        # Two hosts between which guests migrate must not take themselves for one.
+        # Two hosts between which guests migrate must not be taken for one.
         f'host_uuid = "{uuid.uuid4()}"',
         'unix_sock_group = "root"',
         'auth_unix_ro = "none"',
@@ -83,15 +83,15 @@ def libvirtd_conf(wishes: Wishes) -> str:
 def qemu_conf() -> str:
     """Return qemu.conf: QEMU runs as libvirtd does, in no namespace or control group of its own."""
     lines = [
-        # The device nodes are files of the user who mounted the host.
+        # The device nodes belong to whoever mounted the host, and take neither another owner nor a note of this one.
         'user = "root"',
         'group = "root"',
         "remember_owner = 0",
         'security_driver = "none"',
-        # Inside there is a /dev already in which libvirt could make no nodes.
+        # Otherwise libvirt would give QEMU a /dev of its own, in which nobody here may make nodes.
         "namespaces = []",
         "cgroup_controllers = []",
-        # There is no virtlogd.
+        # No virtlogd runs here.
         'stdio_handler = "file"',
     ]
     return "\n".join([*lines, ""])
@@ -123,7 +123,7 @@ def _prepare_qemu(directory: Path) -> list[tuple[str, str]]:
 
 
 def _prepare_users(directory: Path) -> list[tuple[str, str]]:
-    """Let the user exist that Debian's libvirt wants; return what to bind where."""
+    """Create the user that Debian's libvirt wants; return what to bind where."""
     binds = []
     try:
         pwd.getpwnam(_USER)
@@ -185,12 +185,12 @@ def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None])
     """Run libvirtd inside `apfs exec` with these options until SIGINT, SIGTERM or SIGHUP; then nothing is left.
 
     `ready` is called with the directory when it answers: `run/libvirt-sock` is its socket, `log` its logs and QEMU's.
-    `LibvirtError` if it does not come to that, or ends by itself.
+    `LibvirtError` if it does not get that far, or ends by itself.
     """
     libvirtd = _found(wishes.libvirtd, "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl")
     _found("virsh", "libvirt-clients")
     if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=wishes.tcp is None):
-        # Before it starts QEMU, libvirt sets its groups, which is not allowed in the user namespace that is made then.
+        # libvirt calls setgroups(2) before it starts QEMU, which fails in the user namespace that others get.
         raise LibvirtError(
             "libvirt starts QEMU only for root: be root, in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
         )
@@ -229,7 +229,7 @@ def _run(command: list[str], directory: Path, stopped: _Stop, ready: Callable[[]
 def _answers(directory: Path, daemon: subprocess.Popen[bytes], stopped: _Stop) -> bool:
     """Wait for the first answer, which comes when all drivers have started; return whether it came.
 
-    To systemd it says that it is ready when its sockets are.
+    What it tells systemd comes earlier, when its sockets are ready.
     """
     command = ["virsh", "--connect", uri(directory), "uri"]
     client = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -277,7 +277,7 @@ class _Stop:
 
 
 def _wait(daemon: subprocess.Popen[bytes], stopped: _Stop, event: int | None = None) -> bool:
-    """Wait for the daemon's end, a signal, or a descriptor that becomes readable; return whether it is the last."""
+    """Wait for the daemon's end, a signal, or a readable descriptor; return whether it was the descriptor."""
     ended = os.pidfd_open(daemon.pid)
     try:
         waited: list[int] = [stopped.fileno(), ended, *([] if event is None else [event])]
@@ -288,7 +288,7 @@ def _wait(daemon: subprocess.Popen[bytes], stopped: _Stop, event: int | None = N
 
 
 def _last_words(log: Path) -> str:
-    """Return the last errors of its log, of which the last one alone says little, or what standard error has."""
+    """Return the last errors of its log, as the very last one says little by itself, or else its standard error."""
     for name, mark in (("libvirtd.log", " error : "), ("output", "")):
         if (log / name).is_file():
             lines = [line for line in (log / name).read_text(errors="replace").splitlines() if line and mark in line]
