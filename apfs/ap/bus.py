@@ -1,6 +1,6 @@
 """The AP bus: its devices, who gets them, and scans (drivers/s390/crypto/ap_bus.c).
 
-Queues are handled in rows, some domains of one card at a time, in the order in which the bus would come to them.
+Queues are handled in rows (several domains of one card), in the order in which Linux would come to them one by one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from apfs.sysfs.tree import Tree
 
 _CARD_IDENTITY = 0xFFFF0000FF000000 & CARD_HWINFO_MASK
-"""Bits of a card's TAPQ word whose change makes it another card: type and facility bits 0 to 15."""
+"""Bits of a TAPQ word that identify a card, so that a change makes it another one: type and facility bits 0 to 15."""
 
 CONFIG_TIME_MIN, CONFIG_TIME_MAX = 5, 120
 POLL_TIMEOUT_NS, POLL_TIMEOUT_ZVM_NS = 250_000, 1_500_000
@@ -201,7 +201,7 @@ class ApBus(Bus):
         return detached
 
     def _tell(self, card: ApCard, *actions: tuple[Action, Mask]) -> None:
-        """Send uevents, queue by queue: of each the actions, in the order given, whose mask contains it.
+        """Send uevents, queue by queue: for each queue the actions whose mask contains it, in the order given.
 
         Only `bind` knows the driver: the others are sent before it, or when it is gone.
         """
@@ -246,7 +246,7 @@ class ApBus(Bus):
                 raise KernelError(errno.EBUSY, reason)
 
     def _revise_bindings(self) -> None:
-        """Move the queues whose class of driver is not the one that the masks want (ap_bus_revise_bindings).
+        """Move the queues whose driver is not of the class that the masks want (ap_bus_revise_bindings).
 
         An unbound queue counts as held by a non-default driver: it is offered around when it has become reserved.
         """

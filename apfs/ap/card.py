@@ -66,7 +66,7 @@ class ApCard:
         self.queue_config = NONE
         self.queue_chkstop = NONE
         self.queue_online = NONE
-        # What few queues have.
+        # What only a few queues have.
         self.queue_requests: dict[int, int] = {}
 
     @property
@@ -147,7 +147,7 @@ class ApCard:
     # -- changes of columns ------------------------------------------------------------------------
 
     def add_queues(self, domains: Mask, *, config: bool, chkstop: bool) -> None:
-        """Have new queues. Each starts with a reset, which only a zcrypt driver polls to its end."""
+        """Add queues. Each starts with a reset, which only a zcrypt driver polls to its end."""
         self.queues |= domains
         self.resetting |= domains
         if config:
@@ -156,7 +156,7 @@ class ApCard:
             self.queue_chkstop |= domains
 
     def drop_queues(self, domains: Mask) -> None:
-        """Have queues, which are not bound, no longer."""
+        """Drop queues that are not bound."""
         columns = ("queues", "operating", "resetting", "interrupts", "queue_config", "queue_chkstop", "queue_online")
         for column in columns:
             setattr(self, column, getattr(self, column) - domains)
@@ -164,7 +164,7 @@ class ApCard:
             self.queue_requests.pop(apqi, None)
 
     def refresh(self, domains: Mask, *, config: bool, chkstop: bool) -> Mask:
-        """Take over what the hardware says of queues, and return those that it (de)configured since."""
+        """Take over what the hardware says about queues; return those that it has (de)configured meanwhile."""
         usable, configured = self.usable_queues, self.queue_config
         self.queue_config = configured | domains if config else configured - domains
         self.queue_chkstop = self.queue_chkstop | domains if chkstop else self.queue_chkstop - domains

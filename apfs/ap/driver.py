@@ -1,4 +1,4 @@
-"""What the AP bus wants of a driver (struct ap_driver)."""
+"""What the AP bus needs from a driver (struct ap_driver)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ApDriver(Driver):
         self.default = default
         self._serial = 0
         self._bound: dict[int, dict[int, Mask]] = {}
-        """Rows of queues that it has, by adapter and by a number that says in which order they were bound."""
+        """Rows of queues that it has, by adapter and by a number that tells the order of binding."""
 
     def gained(self, apid: int, domains: Mask) -> None:
         """Remember that queues were bound, in ascending order."""
@@ -34,21 +34,21 @@ class ApDriver(Driver):
         self._bound.setdefault(apid, {})[self._serial] = domains
 
     def lost(self, apid: int, domains: Mask) -> None:
-        """Remember that queues are bound no longer."""
+        """Remember that queues are no longer bound."""
         rows = ((serial, row - domains) for serial, row in self._bound.get(apid, {}).items())
         self._bound[apid] = {serial: row for serial, row in rows if row}
 
     def in_order_of_binding(self, apid: int) -> list[Mask]:
-        """Return the queues that it has on an adapter, in rows, those that were bound first in front."""
+        """Return the queues that it has on an adapter, in rows, those bound first at the front."""
         return list(self._bound.get(apid, {}).values())
 
     def last_bound_first(self) -> list[tuple[int, Mask]]:
-        """Return all queues that it has, in rows of an adapter; also within a row the highest was bound last."""
+        """Return all queues that it has, in rows, the last bound first; within a row the highest was bound last."""
         rows = [(serial, apid, row) for apid, found in self._bound.items() for serial, row in found.items()]
         return [(apid, row) for _, apid, row in sorted(rows, key=lambda found: found[0], reverse=True)]
 
     def probe(self, apid: int, domains: Mask) -> None:
-        """Get queues, which are bound to this driver already."""
+        """Get queues, which are already bound to this driver."""
 
     def remove(self, apid: int, domains: Mask) -> None:
         """Lose queues, which are still bound to this driver."""
@@ -58,7 +58,7 @@ class ApDriver(Driver):
         return False
 
     def on_config_changed(self, new: Qci, old: Qci) -> None:
-        """Hear of a changed host configuration, before devices are removed and created."""
+        """Learn of a changed host configuration, before devices are removed and created."""
 
     def on_scan_complete(self, new: Qci, old: Qci) -> None:
-        """Hear that all devices of a changed host configuration are there."""
+        """Learn that all devices of a changed host configuration are there."""

@@ -1,4 +1,4 @@
-"""The hardware: crypto cards, their queues, and what hypervisor and operator make available of them.
+"""The hardware: crypto cards, their queues, and what the hypervisor and the operator make available of them.
 
 Nothing here is Linux. The AP bus learns of a change only when it looks: at its next scan, or with the next instruction
 it issues to a queue.
@@ -89,7 +89,7 @@ class Machine:
 
     @property
     def interrupts(self) -> bool:
-        """Whether AP adapter interrupts can be used: always, but under z/VM."""
+        """Whether AP adapter interrupts can be used: always, except under z/VM."""
         return self.environment != "zvm"
 
     @property
@@ -123,11 +123,11 @@ class Machine:
 
     @property
     def configuration(self) -> Qci:
-        """The configuration as it is, whether or not QCI can tell."""
+        """The configuration as it is, whether or not QCI can report it."""
         return self._qci
 
     def reprogrammed(self) -> None:
-        """Hear that the hypervisor changed what it passes to this machine. Only that of a guest has something to do."""
+        """Learn that the hypervisor has changed what it passes to this machine. Only that of a guest reacts."""
 
     def plug(self, apid: int, card: CardHardware) -> None:
         """Insert a card and make it available."""
@@ -162,7 +162,7 @@ class Machine:
         return Response.NORMAL, card.word(apqi)
 
     def zapq_row(self, apid: int, domains: Mask) -> dict[int, int]:
-        """Execute PQAP(ZAPQ) for some domains of an adapter, wait for the ends, return response codes other than 0."""
+        """Execute PQAP(ZAPQ) for domains of an adapter, wait for the results, return response codes other than 0."""
         missing = domains - self.domains_of(apid)
         card = self.cards.get(apid)
         if card and card.configured and not card.checkstopped and not missing and not self.failing_resets:
@@ -176,7 +176,7 @@ class Machine:
         return {apqi: response for apqi, response in sorted(bad.items()) if response}
 
     def set_bind_state(self, apid: int, apqi: int, state: int) -> None:
-        """Record the outcome of a secure execution bind, association or reset with F bit, if the card is there."""
+        """Keep the outcome of a secure execution bind, association or reset with F bit, if the card is there."""
         card = self.cards.get(apid)
         if card:
             card.queues[apqi] = FIELDS["bs"].set(card.word(apqi), state)

@@ -107,7 +107,7 @@ class Mask:
 
     def __and__(self, other: Mask) -> Mask:
         bits = self.bits & other.bits
-        if bits == self.bits:  # the usual case: what is assigned is there. Comparing costs next to nothing
+        if bits == self.bits:  # the usual case: all that is assigned exists. Comparing costs next to nothing
             return self
         result = _new(Mask)
         result.bits = bits

@@ -1,4 +1,4 @@
-"""TAPQ and QCI: what the hardware tells of a queue and of the host's AP configuration; the types of cards.
+"""TAPQ and QCI: what the hardware tells about a queue and the host's AP configuration; the types of cards.
 
 Bit numbers are IBM's: bit 0 is the most significant one. Sources: arch/s390/include/asm/ap.h (ap_tapq_hwinfo,
 ap_queue_status, ap_config_info).
@@ -76,7 +76,7 @@ FAC = Field(32, 32)
 
 
 def with_fields(word: int, values: Mapping[str, int]) -> int:
-    """Return a TAPQ word with fields replaced; `ValueError` for a name that is no field's and what does not fit."""
+    """Return a TAPQ word with fields replaced; `ValueError` for an unknown name, or a value that does not fit."""
     for name, value in values.items():
         if name not in FIELDS:
             msg = f"no TAPQ field {name!r}: there are {', '.join(FIELDS)}"
@@ -90,7 +90,7 @@ def with_fields(word: int, values: Mapping[str, int]) -> int:
 
 
 CARD_HWINFO_MASK = 0xFFFF0000FFFF0F0F
-"""What the bus keeps of a queue's word for the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
+"""The bits of a queue's word that the bus keeps for the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
 
 MODES = {"A": "accel", "C": "cca", "P": "ep11"}
 """Modes of operation by the letter that card types have for them."""
@@ -117,7 +117,7 @@ def hwinfo_of(card: str) -> int:
     )
 
 
-@cache  # a handful of different words, and every listing asks
+@cache  # there are few different words, and every listing asks
 def mode_of(hwinfo: int) -> str | None:
     """Mode of operation, `accel`, `cca` or `ep11` in that order of priority; None if no mode bit is set."""
     for name in ("accel", "cca", "ep11"):
@@ -127,7 +127,7 @@ def mode_of(hwinfo: int) -> str | None:
 
 
 def card_type(hwtype: int, hwinfo: int) -> str:
-    """Return the name that zcrypt has for cards such as this, for example `CEX8C`."""
+    """Return zcrypt's name for cards such as this, for example `CEX8C`."""
     return f"CEX{hwtype - 6}{_LETTERS[mode_of(hwinfo) or 'cca']}"
 
 

@@ -98,14 +98,14 @@ class ApQueue:
         return self.card.machine.secure_binding and self.card.mode in ("accel", "ep11")
 
     def tapq(self, *, clean: bool = False) -> int:
-        """Ask the hardware for its word now. EIO for a response without one, or (`clean`) that is not normal."""
+        """Read its word from the hardware now. EIO for a response without one, or (`clean`) not a normal one."""
         response, word = self.card.machine.tapq(*self.apqn)
         if response > Response.BUSY or (clean and response != Response.NORMAL):
             raise KernelError(errno.EIO, f"TAPQ of {self.apqn} answers {response:#04x}")
         return word
 
     def bind_to_guest(self) -> None:
-        """Bind it to this guest, and tell.
+        """Bind it to this guest, and send the event.
 
         EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset.
         """
@@ -128,7 +128,8 @@ class ApQueue:
     def associate(self, secret: int) -> None:
         """Associate it with a secret.
 
-        EINVAL above 65535 and unless bound without a secret, EIO if TAPQ does not answer normally, EBUSY in a reset.
+        EINVAL above 65535 and unless it is bound without a secret, EIO if TAPQ does not answer normally, EBUSY in a
+        reset.
         """
         if secret >= SECRETS:
             raise KernelError(errno.EINVAL, f"secret {secret} is above {SECRETS - 1}")

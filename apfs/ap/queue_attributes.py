@@ -55,7 +55,7 @@ def chkstop_show(queue: ApQueue) -> str:
 
 
 def ap_functions_show(queue: ApQueue) -> str:
-    """Facility word of the queue, asked of the hardware now."""
+    """Facility word of the queue, read from the hardware now."""
     return f"0x{FAC.get(queue.tapq()):08X}\n"
 
 
@@ -65,9 +65,9 @@ def driver_override_show(queue: ApQueue) -> str:
 
 
 def driver_override_store(queue: ApQueue, text: str) -> None:
-    """Set or (empty) clear the override, which nothing checks and which rebinds nothing.
+    """Set or (empty) clear the override. The name is not checked, and nothing is rebound.
 
-    EINVAL while the masks are not all ones, which is the other way of giving queues away, and for 4095 bytes or more.
+    EINVAL while the masks, the other way of giving queues to drivers, are not all ones; EINVAL for 4095 bytes or more.
     """
     if len(text) >= _OVERRIDE_MAX:
         raise KernelError(errno.EINVAL, f"a driver name of {len(text)} bytes is too long")
@@ -98,7 +98,7 @@ def se_associate_show(queue: ApQueue) -> str:
 def se_associate_store(queue: ApQueue, text: str) -> None:
     """Associate the queue with a secret.
 
-    EINVAL on accelerators, above 65535, and unless bound without a secret; EIO if TAPQ does not answer normally,
+    EINVAL on accelerators, above 65535, and unless it is bound without a secret; EIO if TAPQ does not answer normally,
     EBUSY during a reset.
     """
     if queue.card.mode == "accel":

@@ -31,7 +31,7 @@ class Reservation:
         self.aqmask = ALL
         self.overrides: dict[int, dict[int, str]] = {}
         """Names of the only drivers that may have a queue, by adapter and domain."""
-        self._override_count = 0  # a queue that is unplugged with an override remains counted, as in Linux
+        self._override_count = 0  # a queue that is unplugged with an override still counts, as in Linux
 
     def by_masks(self, apid: int) -> Mask:
         """Return the domains of an adapter that the masks reserve."""

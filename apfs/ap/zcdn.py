@@ -64,7 +64,7 @@ class ZcdnClass:
         if self.nodes.get(name):
             raise KernelError(errno.EEXIST, f"there is a node {name} already")
         if any(name == attribute.name for attribute in CLASS_ATTRIBUTES):
-            raise KernelError(errno.EEXIST, f"the class has an attribute {name}, beside which there can be no link")
+            raise KernelError(errno.EEXIST, f"the class has an attribute {name}, so there can be no link of that name")
         if name in (".", ".."):
             raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a directory")
         node = ZcdnNode(self._tree.journal, name, minor)
@@ -82,7 +82,7 @@ class ZcdnClass:
 
 
 class Numbers:
-    """What nodes are called by their device numbers."""
+    """The names of nodes by device number."""
 
     def __init__(self, nodes: Registry[ZcdnNode]) -> None:
         self._nodes = nodes

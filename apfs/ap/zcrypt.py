@@ -46,7 +46,8 @@ def queue_hardware(queue: ApQueue) -> CardHardware | None:
 def switch_card(card: ApCard, *, online: bool) -> None:
     """Switch a card and all its queues of zcrypt. ENODEV to bring up what is deconfigured or check-stopped.
 
-    The card's event is sent always, a queue's only if its own state changes, in order of binding (zcrypt_card's list).
+    The card's event is sent always, a queue's only if its own state changes, in the order of zcrypt's list, which is
+    that of binding.
     """
     if online and not card.usable:
         raise KernelError(errno.ENODEV, f"{card.name} is deconfigured or check-stopped")
