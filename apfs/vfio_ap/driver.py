@@ -50,10 +50,10 @@ class VfioApMdevDriver(MdevDriver):
         assert isinstance(data, MatrixMdev)  # noqa: S101 -- set by probe
         data.vdev.request_release()
         self._vfio.unregister(data.vdev)
+        data.log("info", f"Removing from iommu group {data.vdev.group.number}")
         data.release_queues()
         self._driver.mdevs.remove(data)
         mdev.driver_data = None
-        data.log("info", "Removing from iommu group " + str(data.vdev.group.number))
 
 
 class MatrixBus(Bus):

@@ -15,6 +15,7 @@ from tests.hosts import (
     TYPE,
     UNASSIGN,
     Bench,
+    apqns_in,
     built,
     product,
     refused,
@@ -261,6 +262,17 @@ def test_the_log_of_a_life() -> None:
     for line in (created, removed):
         assert line.startswith(f"info vfio_ap_mdev {M1}: ")
         assert line.endswith(" 1")  # the group
+
+
+def test_a_device_leaves_its_group_before_its_queues_are_reset() -> None:
+    # vfio_ap_mdev_remove: vfio_unregister_group_dev, then vfio_ap_mdev_reset_queues.
+    bench = built()
+    bench.console("fail-reset 05.0004")
+    bench.mark()
+    bench.put(M1, "remove", 1)
+    lines = bench.log()
+    assert lines[0] == f"info vfio_ap_mdev {M1}: Removing from iommu group 0"
+    assert apqns_in(lines[1]) == ["05.0004"]
 
 
 def test_open_files_of_a_removed_device_are_dead() -> None:
