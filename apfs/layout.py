@@ -298,6 +298,8 @@ def _modules(system: System, directory: Directory) -> None:
     }
     for module in system.modules.values():
         child = directory.fixed(module.name, MODULE_ATTRIBUTES, _while_loaded(module, module))
+        if module.name == "zcrypt":
+            child.fixed("parameters", zcrypt_attributes.MODULE_PARAMETERS)
         child.fixed("holders", [_link(holder.name, holder.path, _loaded(holder)) for holder in module.holders])
         if module.name in drivers:
             child.fixed("drivers", [_link(name, f"{SYS}/bus/{path}") for name, path in drivers[module.name]])

@@ -73,9 +73,9 @@ class System:
         self.ended = False
         self.vfio_ap: VfioAp | None = None
         self.zcdn = ZcdnClass(self.tree)
-        self.z90crypt = MiscDevice(journal, "z90crypt", 58, "z90crypt")
+        self.z90crypt = MiscDevice(journal, "z90crypt", 259, "z90crypt")
         self.vfio_misc = MiscDevice(journal, "vfio", 196, "vfio/vfio", 0o666)
-        self.iommu_misc = MiscDevice(journal, "iommu", 127, "iommu", 0o660)
+        self.iommu_misc = MiscDevice(journal, "iommu", 258, "iommu", 0o660)
         self.ap_module = Module(journal, "ap", 0)
         self.modules = self._modules()
 
@@ -83,7 +83,10 @@ class System:
         """Return the modules that can be loaded, with what keeps each of them loaded."""
         journal = self.journal
         zcrypt, zcrypt_cex4 = Module(journal, "zcrypt", 118784), Module(journal, "zcrypt_cex4", 20480)
-        mdev, vfio = Module(journal, "mdev", 28672, version="0.1"), Module(journal, "vfio", 69632, version="0.3")
+        mdev, vfio = (
+            Module(journal, "mdev", 28672, version="0.1"),
+            Module(journal, "vfio", 69632, version="0.3", import_ns="IOMMUFD"),
+        )
         vfio_ap = Module(journal, "vfio_ap", 57344, lambda: self.vfio_ap.refcount if self.vfio_ap else 0)
         zcrypt.holders = [zcrypt_cex4]
         mdev.holders, vfio.holders = [vfio_ap], [vfio_ap]

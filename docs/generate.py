@@ -77,6 +77,7 @@ SECTIONS = (
     Section("/sys/devices/virtual/zcrypt/NODE", "", zcdn.NODE_ATTRIBUTES),
     Section("/sys/module/MODULE", "MODULE is zcrypt, zcrypt_cex4, mdev, vfio or vfio_ap.", MODULE_ATTRIBUTES),
     Section("/sys/module/ap/parameters", "", bus_attributes.MODULE_PARAMETERS),
+    Section("/sys/module/zcrypt/parameters", "", zcrypt_attributes.MODULE_PARAMETERS),
     Section("/dev/vfio-ap/UUID", "The emulator's own; see [migration](../migration.md).", client.CLIENT_ENTRIES),
     Section("/ctl", "The emulator's own; see [console](../console.md).", CTL_ENTRIES),
     Section(
@@ -102,18 +103,20 @@ TEXTS = {
     "/sys/devices/vfio_ap/matrix features": "What the driver can do.",
     "/sys/kernel/iommu_groups/N name": "Name of the group, the same for all.",
     "/sys/kernel/iommu_groups/N reserved_regions": "Empty.",
-    "/sys/kernel/iommu_groups/N type": "Type of the group's domain, the same for all; writing gives EIO.",
+    "/sys/kernel/iommu_groups/N type": "Type of the group's domain, the same for all. EINVAL.",
     "/sys/module/MODULE coresize": "Size in bytes, a plausible figure.",
+    "/sys/module/MODULE import_ns": "First name space of symbols that it imports, of vfio only.",
     "/sys/module/MODULE initsize": "Size of the init section: freed.",
     "/sys/module/MODULE initstate": "Always `live`.",
     "/sys/module/MODULE refcnt": "Modules that use it, and for vfio_ap the mediated devices that are open.",
     "/sys/module/MODULE taint": "Empty.",
-    "/sys/module/MODULE version": "Version, of mdev only.",
+    "/sys/module/MODULE version": "Version, of mdev and vfio only.",
     "/sys/module/ap/parameters apmask": "The kernel parameter at boot: unset.",
     "/sys/module/ap/parameters aqmask": "The kernel parameter at boot: unset.",
     "/sys/module/ap/parameters msgpool_min_items": "The kernel parameter at boot: unset, hence the default.",
     "/sys/module/ap/parameters poll_thread": "The kernel parameter at boot: unset, hence the default.",
     "/sys/module/ap/parameters useirq": "The kernel parameter at boot: unset, hence the default.",
+    "/sys/module/zcrypt/parameters mempool_threshold": "The module's parameter: not given, hence the default.",
     "available_instances": "How many more devices can be created.",
     "dev": "Device number, `major:minor`.",
     "device_api": "API that the devices offer.",
@@ -125,6 +128,7 @@ TEXTS = {
 CONDITIONS = {
     "serialnr": "it is a CCA or EP11 card of cex4card.",
     "status": "the queue is bound to vfio_ap.",
+    "import_ns": "the module imports any.",
     "version": "the module has one.",
 }
 """When there are attributes whose condition has no docstring."""

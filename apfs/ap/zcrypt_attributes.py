@@ -154,6 +154,7 @@ def queue_op_modes_show(queue: ApQueue) -> str:
     return _op_modes(queue_hardware(queue))
 
 
+MODULE_PARAMETERS = (Attribute("mempool_threshold", 0o400, lambda _module: "5\n"),)
 QUEUE_ATTRIBUTES = (
     Attribute("online", 0o644, queue_online_show, queue_online_store, queue_bound),
     Attribute("load", 0o444, load_show, None, queue_bound),

@@ -18,12 +18,21 @@ class Module(Kobject):
     """A loadable module. `users()` returns how many things besides other modules keep it loaded."""
 
     def __init__(
-        self, journal: Journal, name: str, size: int, users: Callable[[], int] = lambda: 0, version: str | None = None
+        self,
+        journal: Journal,
+        name: str,
+        size: int,
+        users: Callable[[], int] = lambda: 0,
+        *,
+        version: str | None = None,
+        import_ns: str | None = None,
     ) -> None:
         super().__init__(journal, f"{SYS}/module/{name}", "module")
         self.name = name
         self.size = size
         self.version = version
+        self.import_ns = import_ns
+        """The first name space of symbols that it imports, of which sysfs shows no more."""
         self.loaded = False
         self.parts: list[Kobject | MiscDevice] = []
         """What it registers when it is loaded, in this order, and unregisters in reverse."""
@@ -56,6 +65,13 @@ class Module(Kobject):
 MODULE_ATTRIBUTES = (
     UEVENT_WRITE_ONLY,
     Attribute("coresize", 0o444, lambda module: f"{module.size}\n"),
+    Attribute(
+        "import_ns",
+        0o444,
+        lambda module: f"{module.import_ns}\n",
+        None,
+        lambda module: module.import_ns is not None,
+    ),
     Attribute("initsize", 0o444, lambda _module: "0\n"),
     Attribute("initstate", 0o444, lambda _module: "live\n"),
     Attribute("refcnt", 0o444, lambda module: f"{module.refcount}\n"),

@@ -207,8 +207,15 @@ DEVICE_ATTRIBUTES = (
     Link("subsystem", lambda _device: f"{SYS}/class/vfio-dev"),
     Link("device", lambda device: device.parent),
 )
+
+
+def type_store(_group: VfioGroup, _text: str) -> None:
+    """Refuse with EINVAL, whatever is written: the group has no default domain (iommu_group_store_type)."""
+    raise KernelError(errno.EINVAL, "the group of a mediated device has no default domain whose type could be changed")
+
+
 IOMMU_GROUP_ATTRIBUTES = (
     Attribute("name", 0o444, lambda _group: "vfio-noiommu\n"),
-    Attribute("type", 0o644, lambda _group: "unknown\n"),
+    Attribute("type", 0o644, lambda _group: "unknown\n", type_store),
     Attribute("reserved_regions", 0o444, lambda _group: ""),
 )

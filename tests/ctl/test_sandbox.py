@@ -44,7 +44,7 @@ def test_numbers_of_both_machines(host: Host) -> None:
     shell = Shell(host)
     make_mdev(host)
     shell.echo("node", "/sys/class/zcrypt/create")
-    misc = {"10:127", "10:196", f"10:{host.z90crypt.minor}"}
+    misc = {"10:258", "10:196", f"10:{host.z90crypt.minor}"}
     ours = misc | {"240:0", "242:0", "243:0"}
     assert set(shell.ls("/ctl/sandbox/char")) == ours | {"1:3", "4095:1048575"}
     assert set(shell.ls("/sys/dev/char")) == ours
@@ -69,7 +69,7 @@ def test_nodes_follow_devices(host: Host) -> None:
     make_mdev(host)
     shell.echo("node", "/sys/class/zcrypt/create")
     nodes = {
-        "dev/iommu": (0o660, (10, 127)),
+        "dev/iommu": (0o660, (10, 258)),
         "dev/z90crypt": (0o600, (10, host.z90crypt.minor)),
         "dev/vfio/vfio": (0o666, (10, 196)),
         "dev/vfio/0": (0o600, (243, 0)),

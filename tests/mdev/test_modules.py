@@ -1,5 +1,7 @@
 """Loading and unloading the modules that make mediated devices."""
 
+import stat
+
 import pytest
 
 from apfs.sysfs.entries import READ, WRITE
@@ -70,11 +72,25 @@ def test_what_vfio_ap_needs_stays_while_it_is_there() -> None:
 def test_files_of_modules() -> None:
     bench = Bench(BARE)
     assert bench.cat("/sys/module/mdev/version") == "0.1\n"
+    assert bench.cat("/sys/module/vfio/version") == "0.3\n"
+    # setup_modinfo_import_ns: the first of its name spaces; there is no file for modules without any.
+    assert bench.cat("/sys/module/vfio/import_ns") == "IOMMUFD\n"
+    assert "import_ns" not in bench.ls("/sys/module/mdev")
     assert bench.cat("/sys/module/vfio_ap/initstate") == "live\n"
     assert bench.cat("/sys/module/vfio_ap/refcnt") == "0\n"
     assert {"coresize", "drivers", "holders", "initstate", "refcnt", "taint"} <= set(bench.ls("/sys/module/vfio_ap"))
     assert bench.ls("/sys/module/vfio_ap/holders") == []
     assert bench.ls("/sys/module/vfio_ap/drivers") == ["ap:vfio_ap", "mdev:vfio_ap_mdev"]
+
+
+def test_parameters_of_zcrypt() -> None:
+    # zcrypt_api.c: module_param_named(mempool_threshold, ..., 0400).
+    bench = Bench(BARE)
+    directory = "/sys/module/zcrypt/parameters"
+    assert bench.ls(directory) == ["mempool_threshold"]
+    assert bench.cat(f"{directory}/mempool_threshold") == "5\n"
+    assert stat.S_IMODE(bench.stat(f"{directory}/mempool_threshold").mode) == 0o400
+    assert not bench.exists("/sys/module/mdev/parameters")
 
 
 def test_devices_go_with_the_module_without_being_asked() -> None:

@@ -54,6 +54,14 @@ def test_files_of_a_group(name: str, content: str) -> None:
     assert bench.cat(f"/sys/kernel/iommu_groups/0/{name}") == content
 
 
+@pytest.mark.parametrize("text", ["DMA\n", "identity", "auto\n", "unknown\n"])
+def test_the_type_of_a_group_cannot_be_changed(text: str) -> None:
+    # iommu_group_store_type: without a default domain, the text does not matter.
+    bench = Bench(BARE)
+    bench.create(M1)
+    assert bench.store("/sys/kernel/iommu_groups/0/type", text) == "EINVAL"
+
+
 # -- links ------------------------------------------------------------------------------------------------------------
 
 # With M1 as group 0 and device 0, M2 as group 1 and device 1.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Mounter = Callable[..., Path]
 
-NODES = ("/dev/vfio/vfio 10:196", "/dev/vfio/0 243:0", "/dev/vfio/devices/vfio0 242:0", "/dev/iommu 10:127")
+NODES = ("/dev/vfio/vfio 10:196", "/dev/vfio/0 243:0", "/dev/vfio/devices/vfio0 242:0", "/dev/iommu 10:258")
 UNTIL = 'until_() { while ! eval "$1"; do :; done; }\n'
 # For scripts: open a file and say what happened, and what fstat tells of it.
 OPEN = """
@@ -52,8 +52,8 @@ def test_they_are_character_devices() -> None:
     )
     assert result.stdout.splitlines() == [
         *("/dev/vfio/vfio character special file 10:196 666", "/dev/vfio/0 character special file 243:0 600"),
-        *("/dev/vfio/devices/vfio0 character special file 242:0 600", "/dev/iommu character special file 10:127 660"),
-        *("/dev/z90crypt character special file 10:58 600", "character"),
+        *("/dev/vfio/devices/vfio0 character special file 242:0 600", "/dev/iommu character special file 10:258 660"),
+        *("/dev/z90crypt character special file 10:259 600", "character"),
         *("/dev/vfio/0", "/dev/vfio/devices/vfio0", "/dev/vfio/vfio"),
         *("crw------- 1", "drwxr-xr-x 2", "crw-rw-rw- 1"),
     ]
@@ -100,7 +100,7 @@ def test_device_numbers_lead_to_devices() -> None:
 def test_all_real_device_numbers_are_there() -> None:
     names = inside("cd /sys/dev/char; for n in *; do echo $n $(readlink $n); done").stdout.splitlines()
     real = Path("/sys/dev/char")
-    ours = {"10:127", "10:196", "10:58", "242:0", "243:0"}
+    ours = {"10:258", "10:196", "10:259", "242:0", "243:0"}
     assert {line for line in names if line.split()[0] not in ours} == {
         f"{link.name} {link.readlink()}" for link in real.iterdir() if link.name not in ours
     }
