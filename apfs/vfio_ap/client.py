@@ -82,7 +82,12 @@ def migration_state_show(mdev: MatrixMdev) -> str:
 
 
 def migration_state_store(mdev: MatrixMdev, text: str) -> None:
-    """Walk to a state given by name or number. ENODEV without a guest, EINVAL for what is no state or no way there."""
+    """Walk to a state given by name or number.
+
+    EPERM on a Secure Execution host, EINVAL for what is no state or no way there, ENODEV without a guest.
+    """
+    if mdev.vm is not None:
+        mdev.permit_migration()
     word = text.removesuffix("\n")
     if word in State.__members__:
         state = State[word]

@@ -187,13 +187,15 @@ def judge(stream: bytes | bytearray, target: Target) -> Verdict:
 def _check_queues(stream: bytes | bytearray, rows: list[Row]) -> Verdict:
     """Check a complete stream: all APQNs that the target lacks, then the first that is not compatible.
 
-    ENODEV and EFAULT. A queue of the target's guest matrix that has lost its device counts as lacking; the driver
-    meant to look it up and would crash.
+    ENODEV and EFAULT. As many entries are looked at as the stream announces: if the guest matrix shrank meanwhile, what
+    is behind them does not matter. If it grew, the driver would look beyond the stream; here the stream ends. A queue
+    of the target's guest matrix that has lost its device counts as lacking; the driver meant to look it up and would
+    crash.
     """
     if _fits(stream, rows):
         return ACCEPTED
     words = {row.apid << 8 | apqi: row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
-    queues = list(ENTRY.iter_unpack(memoryview(stream)[HEADER.size :]))
+    queues = list(ENTRY.iter_unpack(memoryview(stream)[HEADER.size :]))[: read_count(stream)]
     missing = [_apqn(number) for _, number in queues if number not in words]
     if missing:
         lines = tuple(f"queue {apqn} of the source is not in the target guest's AP configuration" for apqn in missing)
@@ -269,8 +271,13 @@ class SavingFile(MigrationFile):
         self._stream = memoryview(stream)
 
     def on_read(self, _offset: int, size: int) -> memoryview:
-        """Return the next bytes, none at the end. ENODEV after the session (where the driver would crash)."""
+        """Return the next bytes, none at the end. ENODEV after the session.
+
+        The driver then logs for a device that it has forgotten. On s390 a null pointer can be followed, and the line
+        says `(NULL device *)` instead of a name.
+        """
         if self.disabled:
+            self._journal.log("err", "(NULL device *): the migration session of this file is over")
             raise KernelError(errno.ENODEV, "the migration session of this file is over")
         piece = self._stream[self.position : self.position + size]
         self.position += len(piece)

@@ -375,15 +375,19 @@ class MatrixMdev:
         """Return the bytes of a stream of the guest matrix as it is now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)."""
         return stream_size(self.shadow.size)
 
+    def permit_migration(self) -> None:
+        """Refuse with EPERM, and a line in the log, on a secure execution host."""
+        if self.driver.ap_bus.machine.secure_execution:
+            why = "live migration from or to a secure execution host is not allowed"
+            self.log("err", why)
+            raise KernelError(errno.EPERM, why)
+
     def set_state(self, target: int) -> MigrationFile | None:
         """Walk to a migration state; return the new transfer file if the last step makes one.
 
         EPERM on a secure execution host, EINVAL for a state that cannot be reached; then nothing has moved.
         """
-        if self.driver.ap_bus.machine.secure_execution:
-            why = "live migration from or to a secure execution host is not allowed"
-            self.log("err", why)
-            raise KernelError(errno.EPERM, why)
+        self.permit_migration()
         made = None
         next_state(self.state, target)
         while self.state != target:

@@ -427,7 +427,33 @@ def test_a_target_that_shrank_accepts_what_can_never_be_complete(bench: Bench) -
     assert bench.cat(f"/dev/vfio-ap/{M1}/data_size") == "40\n"
 
 
-def test_a_target_that_shrank_counts_anew(bench: Bench) -> None:
+@pytest.mark.parametrize("rest", [bytes(32), STREAM[40:], b"\xff" * 32])
+def test_a_target_that_shrank_looks_at_as_many_queues_as_the_stream_announces(bench: Bench, rest: bytes) -> None:
+    state(bench, "RESUMING")
+    bench.echo("06.0047", f"{AP_DRIVER}/unbind")
+    bench.mark()
+    assert write(bench, stream(ENTRIES[:2]) + rest) == [72]
+    assert bench.log() == []
+    state(bench, "STOP", "RUNNING")
+    bench.write(f"{MATRIX}/{M1}/ap_config", config_text((5, 6), (4, 0x47)))
+    bench.echo("06.0047", f"{AP_DRIVER}/bind")
+    state(bench, "RESUMING")
+    bench.write(f"{MATRIX}/{M1}/ap_config", ",,")
+    bench.mark()
+    assert write(bench, bytes(8) + rest + rest) == [72]
+    assert bench.log() == []
+
+
+def test_what_is_announced_is_looked_at_although_the_target_shrank(bench: Bench) -> None:
+    state(bench, "RESUMING")
+    bench.echo("06.0047", f"{AP_DRIVER}/unbind")
+    bench.mark()
+    assert write(bench, stream([ENTRIES[0], ENTRIES[2]]) + bytes(32)) == [ENODEV]
+    assert events(bench) == [("A1", "06.0004")]
+    state(bench, "STOP", "RUNNING")
+
+
+def test_a_target_that_shrank_counts_again(bench: Bench) -> None:
     state(bench, "RESUMING")
     bench.mark()
     assert write(bench, STREAM[:20]) == [20]

@@ -149,6 +149,14 @@ def test_a_secure_execution_host_does_not_migrate(name: str) -> None:
     assert not has_file(bench)
 
 
+@pytest.mark.parametrize("text", ["x", "5", "255", str(2**64), "PRE_COPY", "running"])
+def test_a_secure_execution_host_does_not_look_at_what_is_written(text: str) -> None:
+    bench = Bench("secure_execution = true\n" + HOST)
+    with refused("EPERM"):
+        bench.write(STATE, text)
+    assert events(bench) == [("S1",)]
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +277,17 @@ def test_a_source_s_file_after_its_session(bench: Bench, end: str) -> None:
     with refused("EBADF"):
         file.write(b"x")
     file.close()
+
+
+def test_reading_after_the_session_names_no_device_in_the_log(bench: Bench) -> None:
+    state(bench, "STOP_COPY")
+    file = transfer(bench)
+    state(bench, "STOP")
+    bench.mark()
+    with refused("ENODEV"):
+        file.read(0, 1)
+    (line,) = bench.log()
+    assert line.startswith("err (NULL device *): ")
 
 
 @pytest.mark.parametrize("end", ["STOP", "RUNNING", "STOP_COPY", "close", "remove"])
