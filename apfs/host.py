@@ -83,6 +83,8 @@ class Host(System):
         data = matrix_mdev(mdev)
         assert data is not None  # noqa: S101 -- creating it bound it
         data.replace(Matrix(spec.adapters, spec.domains, spec.control_domains))
+        self.set_guest_mode(spec.uuid, secure_execution=spec.secure_execution)
+        self.set_config_events(spec.uuid, told=spec.config_events)
         if spec.guest:
             open_guest(data)
 

@@ -22,10 +22,11 @@ from apfs.sysfs.members import Registry
 from apfs.sysfs.tree import Tree
 from apfs.vfio.device import VfioCore
 from apfs.vfio_ap.attributes import matrix_mdev
+from apfs.vfio_ap.client import Vm
 from apfs.vfio_ap.driver import VfioAp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from apfs.ap.names import Apqn
     from apfs.kernel.machine import RealMachine
@@ -119,18 +120,32 @@ class System:
             raise KernelError(errno.ENODEV, no_guest(uuid) if known else f"there is no mediated device {uuid}")
         return guest
 
-    def set_guest_mode(self, uuid: str, *, secure_execution: bool) -> None:
-        """Set whether guests of a mediated device are in Secure Execution mode, beginning with the next one.
-
-        ENODEV if there is no such device, EBUSY while a guest runs.
-        """
+    def _matrix_mdev(self, uuid: str) -> MatrixMdev:
         device = self.mdev_bus.mdevs.get(uuid)
         mdev = matrix_mdev(device) if device else None
         if mdev is None:
             raise KernelError(errno.ENODEV, f"there is no mediated device {uuid}, or no driver has it")
+        return mdev
+
+    def set_guest_mode(self, uuid: str, *, secure_execution: bool) -> None:
+        """Set whether guests of a mediated device are in Secure Execution mode, beginning with the next one.
+
+        ENODEV if there is no such device, EBUSY while a guest runs, EOPNOTSUPP for such guests outside of an LPAR: to
+        KVM in a guest, or under z/VM, the ultravisor is not offered.
+        """
+        mdev = self._matrix_mdev(uuid)
         if mdev.vm is not None:
             raise KernelError(errno.EBUSY, f"the guest of {uuid} runs: its mode is chosen before it starts")
+        if secure_execution and self.machine.environment != "lpar":
+            raise KernelError(errno.EOPNOTSUPP, "only a host in an LPAR has guests in Secure Execution mode")
         mdev.secure_execution = secure_execution
+
+    def set_config_events(self, uuid: str, *, told: bool) -> None:
+        """Say whether guests of a mediated device, started by its file `guest`, are told of configuration changes.
+
+        ENODEV if there is no such device.
+        """
+        self._matrix_mdev(uuid).config_events = told
 
     def _programmed(self, mdev: MatrixMdev) -> None:
         """Start, end or change the guest of a mediated device, which the driver has just programmed."""
@@ -147,25 +162,43 @@ class System:
             self.guests.add(guest.name, guest)
             guest.tree.place = self.tree.resolve(f"/guests/{guest.name}")
 
+    def _signalled(self, mdev: MatrixMdev) -> None:
+        """Let the guest scan if its VMM, which has got the interrupt, makes an event of it for the guest.
+
+        A program that wants the interrupt does (QEMU: css_generate_css_crws), and Linux then scans (ap_bus_cfg_chg).
+        """
+        guest = self.guests.get(mdev.mdev.uuid)
+        if guest is not None and (mdev.config_events or not isinstance(mdev.vdev.group.opener, Vm)):
+            guest.scan()
+
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self, seconds: int) -> None:
-        """Let time pass, for guests too. A bus scans whenever its period is over."""
-        while self.guests and seconds > self.until_scan:
-            step = self.until_scan
-            self._tick(step)
-            seconds -= step
-        self._tick(seconds)
+        """Let time pass, for guests too. A bus scans whenever its period is over, that of a host before its guests'.
 
-    def _tick(self, seconds: int) -> None:
-        self.ap_bus.tick(seconds)
+        For all of them the time has passed before the first one scans: a scan may make a guest scan, and its timer
+        starts again then.
+        """
+        while seconds:
+            buses = list(self.buses())
+            step = min(seconds, self.until_scan)
+            seconds -= step
+            for bus in buses:
+                bus.until_scan -= step
+            for bus in buses:
+                if not bus.until_scan:
+                    bus.scan()
+
+    def buses(self) -> Iterator[ApBus]:
+        """Yield the AP buses of this system and of its guests, that of a host before its guests'."""
+        yield self.ap_bus
         for guest in self.guests:
-            guest.tick(seconds)
+            yield from guest.buses()
 
     @property
     def until_scan(self) -> int:
         """Seconds until the next scan, on this system or on a guest."""
-        return min([self.ap_bus.until_scan, *(guest.until_scan for guest in self.guests)])
+        return min(bus.until_scan for bus in self.buses())
 
     def scan(self) -> None:
         """Make the bus scan now."""
@@ -272,6 +305,7 @@ class System:
     def _init_vfio_ap(self) -> None:
         self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
         self.vfio_ap.driver.programmed = self._programmed
+        self.vfio_ap.driver.signalled = self._signalled
 
     def rmmod(self, name: str) -> None:
         """Unload a module. ENOENT if it is not loaded, EAGAIN while it is in use.

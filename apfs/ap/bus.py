@@ -68,7 +68,8 @@ class ApBus(Bus):
         self.reservation = Reservation()
         self.default_domain = -1
         self.config_time = 30
-        self._until_scan = self.config_time
+        self.until_scan = self.config_time
+        """Seconds until the scan timer fires, which is set again at the end of each scan."""
         self.poll_thread = False
         self.poll_timeout = POLL_TIMEOUT_ZVM_NS if machine.environment == "zvm" else POLL_TIMEOUT_NS
         self.scans = 0
@@ -261,23 +262,11 @@ class ApBus(Bus):
 
     # -- scans -------------------------------------------------------------------------------------
 
-    def tick(self, seconds: int) -> None:
-        """Let time pass: the bus scans every `config_time` seconds."""
-        while seconds >= self._until_scan:
-            seconds -= self._until_scan
-            self.scan()
-        self._until_scan -= seconds
-
-    @property
-    def until_scan(self) -> int:
-        """Seconds until the scan timer fires."""
-        return self._until_scan
-
     def set_config_time(self, seconds: int) -> None:
         """Change the scan period and restart the timer with it. EINVAL outside 5..120 seconds."""
         if not CONFIG_TIME_MIN <= seconds <= CONFIG_TIME_MAX:
             raise KernelError(errno.EINVAL, f"{seconds} s is not in {CONFIG_TIME_MIN}..{CONFIG_TIME_MAX}")
-        self.config_time = self._until_scan = seconds
+        self.config_time = self.until_scan = seconds
 
     def scan(self) -> None:
         """Look for changes of the hardware and follow them (ap_scan_bus)."""
@@ -300,7 +289,7 @@ class ApBus(Bus):
         if self.scans == 1:
             emit(self.root, "change", ("INITSCAN", "done"))
         self.check_bindings_complete()
-        self._until_scan = self.config_time
+        self.until_scan = self.config_time
 
     def _select_domain(self) -> None:
         """Choose the lowest usable domain that some usable adapter of zcrypt has (ap_select_domain)."""

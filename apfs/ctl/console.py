@@ -173,6 +173,13 @@ VERBS: dict[str, ConsoleVerb] = {
         2,
         2,
     ),
+    "config-events": ConsoleVerb(
+        "UUID on|off",
+        "whether the guest of a mediated device is told of changes at once, as QEMU does from 10.1",
+        lambda system, words: system.set_config_events(words[0], told=_on(words[1])),
+        2,
+        2,
+    ),
     "modprobe": ConsoleVerb("MODULE", "load a kernel module", lambda system, words: system.modprobe(words[0]), 1, 1),
     "rmmod": ConsoleVerb("MODULE", "unload a kernel module", lambda system, words: system.rmmod(words[0]), 1, 1),
 }

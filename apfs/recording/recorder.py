@@ -221,7 +221,7 @@ class _Recorder:
             adapters, domains = (Mask.from_numbers({int(pair[i], 16) for pair in pairs if pair[i]}) for i in (0, 1))
             control = self._files.text(f"{MATRIX}/{uuid}/control_domains") or ""
             control_domains = Mask.from_numbers(int(line, 16) for line in re.findall(r"(?m)^00[0-9a-f]{2}$", control))
-        return MdevSpec(uuid, adapters, domains, control_domains, guest=False)
+        return MdevSpec(uuid, adapters, domains, control_domains)
 
     def _has_guest(self, spec: MdevSpec) -> bool | None:
         """Whether a guest has the device; None if there is no queue in its guest matrix that could tell."""

@@ -119,6 +119,8 @@ MDEV: Keys = (
     Key("domains", NUMBERS, NONE),
     Key("control_domains", NUMBERS, NONE),
     Key("guest", FLAG, default=False),
+    Key("secure_execution", FLAG, default=False),
+    Key("config_events", FLAG, default=False),
 )
 
 

@@ -52,7 +52,11 @@ class MdevSpec:
     adapters: Mask
     domains: Mask
     control_domains: Mask
-    guest: bool
+    guest: bool = False
+    secure_execution: bool = False
+    """Whether its guests are in Secure Execution mode."""
+    config_events: bool = False
+    """Whether its guests are told of configuration changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,11 +166,13 @@ class VfioDevice:
         if trigger is not None:
             self._triggers[irq] = trigger
 
-    def signal(self, irq: int) -> None:
-        """Signal one of the device's interrupts, if it has an eventfd."""
-        if irq in self._triggers:
-            self.journal.add(Interrupt(self.name, IRQ_NAMES[irq]))
-            self._triggers[irq].signal()
+    def signal(self, irq: int) -> bool:
+        """Signal one of the device's interrupts, if it has an eventfd; return whether it has."""
+        if irq not in self._triggers:
+            return False
+        self.journal.add(Interrupt(self.name, IRQ_NAMES[irq]))
+        self._triggers[irq].signal()
+        return True
 
     def request_release(self) -> None:
         """Ask the program that has the device open to let go, because it is to be taken away. EBUSY if there is one.

@@ -53,6 +53,8 @@ class VfioApDriver(ApDriver):
         """Queues whose last reset ended with a response that keeps them from guests."""
         self.programmed: Callable[[MatrixMdev], None] = lambda _mdev: None
         """Called whenever what a guest has was programmed: at its start, at each change, at its end."""
+        self.signalled: Callable[[MatrixMdev], None] = lambda _mdev: None
+        """Called when a VMM was told by interrupt that what its guest has was programmed."""
 
     def bound(self, apid: int) -> Mask:
         """Return the domains whose queues on an adapter are bound to the driver."""
@@ -195,6 +197,8 @@ class MatrixMdev:
         """What the VM was programmed with last; without one nothing."""
         self.secure_execution = False
         """Whether its guests run in Secure Execution mode."""
+        self.config_events = False
+        """Whether the VMM behind the file `guest` tells its guest of configuration changes."""
         self.vdev: VfioDevice
         self.state = State.RUNNING
         self.transfer: MigrationFile | None = None
@@ -324,7 +328,8 @@ class MatrixMdev:
         """Program a running guest with its matrix and tell its VMM (vfio_ap_mdev_update_guest_apcb)."""
         if self.vm is not None:
             self._program(self.shadow)
-            self.vdev.signal(IRQ_CONFIG_CHANGED)
+            if self.vdev.signal(IRQ_CONFIG_CHANGED):
+                self.driver.signalled(self)
 
     def _program(self, matrix: Matrix) -> None:
         self.apcb = matrix

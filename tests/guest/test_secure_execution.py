@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from apfs.ap.qinfo import FIELDS
+from apfs.scenario.model import ScenarioError
 from tests.hosts import M1, M2, Bench, queue, refused
 
 from .guests import HOST, on, started
@@ -80,6 +83,30 @@ def test_the_mode_is_chosen_before_the_guest_starts() -> None:
     host.console(f"se-guest {M1} off")
     host.run_guest(M1)
     assert not on(host).status()["secure_execution"]
+
+
+@pytest.mark.parametrize(
+    "where", ['environment = "zvm"', 'environment = "kvm"', 'environment = "kvm"\nsecure_execution = true']
+)
+def test_only_hosts_in_an_lpar_have_such_guests(where: str) -> None:
+    host = Bench(f"{where}\n{HOST}")
+    host.create(M1)
+    with refused("EOPNOTSUPP"):
+        host.console(f"se-guest {M1} on")
+    host.console(f"se-guest {M1} off")
+
+
+def test_a_scenario_may_have_such_guests_from_the_start() -> None:
+    text = f'{HOST}[[mdev]]\nuuid = "{M1}"\nadapters = [5]\ndomains = [4]\nsecure_execution = true\n'
+    host = Bench(f"{text}guest = true\n")
+    assert on(host).cat(f"{queue('05.0004')}/se_bind") == "unbound\n"
+    assert bind_state(host, 5) == UNBOUND
+    host.run_guest(M1, 0)
+    assert bind_state(host, 5) == USABLE
+    host.run_guest(M1)
+    assert on(host).status()["secure_execution"]
+    with pytest.raises(ScenarioError, match=r"^scenario:19: only a host in an LPAR .* \(EOPNOTSUPP\)$"):
+        Bench(f'environment = "kvm"\n{text}')
 
 
 def test_revision_2_sends_no_bind_state() -> None:

@@ -156,7 +156,9 @@ def with_devices(draw: st.DrawFn, scenario: Scenario) -> Scenario:
             parts(Mask.from_numbers(numbers), least=1) for numbers in zip(*scenario.overrides, strict=True)
         )
     for uuid in draw(st.lists(st.uuids(), max_size=3, unique=True)):
-        spec = MdevSpec(str(uuid), draw(adapters), draw(domains), draw(masks()), guest=draw(st.booleans()))
+        flags = ("guest", "secure_execution", "config_events")
+        given = {name: draw(st.booleans()) for name in flags}
+        spec = MdevSpec(str(uuid), draw(adapters), draw(domains), draw(masks()), **given)
         for attempt in (spec, replace(spec, adapters=NONE), MdevSpec(str(uuid), NONE, NONE, NONE, guest=spec.guest)):
             candidate = replace(scenario, mdevs=(*scenario.mdevs, attempt))
             try:
@@ -202,7 +204,7 @@ def visible(scenario: Scenario) -> dict[str, Any]:
         "masks": (scenario.apmask, scenario.aqmask),
         "bus": (scenario.bus.config_time, zvm and scenario.bus.poll_thread),
         "poll_timeout": usual_timeout if scenario.bus.poll_timeout is None else scenario.bus.poll_timeout,
-        "mdevs": [replace(spec, guest=False) for spec in scenario.mdevs],
+        "mdevs": [MdevSpec(spec.uuid, spec.adapters, spec.domains, spec.control_domains) for spec in scenario.mdevs],
         "guests": sum(spec.guest for spec in scenario.mdevs),
     }
 

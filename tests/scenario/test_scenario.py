@@ -82,6 +82,18 @@ KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
         (MdevSpec(U1, Mask.of(5), Mask.of(1, 2), Mask.of(9), guest=True),),
         (),
     ),
+    "mdev.secure_execution": (
+        f'[[mdev]]\nuuid = "{U1}"\nsecure_execution = true',
+        lambda s: s.mdevs,
+        (MdevSpec(U1, NONE, NONE, NONE, secure_execution=True),),
+        (),
+    ),
+    "mdev.config_events": (
+        f'[[mdev]]\nuuid = "{U1}"\nconfig_events = true',
+        lambda s: s.mdevs,
+        (MdevSpec(U1, NONE, NONE, NONE, config_events=True),),
+        (),
+    ),
 }
 
 
@@ -453,7 +465,8 @@ def test_texts_that_end_or_break_in_the_middle(text: str, line: int) -> None:
 
 
 def test_unknown_keys_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(ScenarioError, match=r"colour.*adapters, control_domains, domains, guest, uuid"):
+    known = "adapters, config_events, control_domains, domains, guest, secure_execution, uuid"
+    with pytest.raises(ScenarioError, match=f"colour.*{known}"):
         loads(f'[[mdev]]\nuuid = "{U1}"\ncolour = 1\n')
 
 
