@@ -8,27 +8,9 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 "$here/setup.sh" mount
 PATH=$here/../.venv/bin:$PATH
 
-work=$(mktemp -d)
+. "$here/steps.sh"
 a=$work/host-a b=$work/host-b c=$work/host-c
 uuid=669d9b23-fe1b-4ecb-be08-a2fabca99b71
-
-clean_up() {
-    status=$?
-    trap - EXIT
-    for host in "$a" "$b" "$c"; do
-        if grep -q " $host fuse.apfs " /proc/self/mounts; then apfs umount --lazy "$host"; fi
-    done
-    rm -rf "$work"
-    [ $status = 0 ] || printf '\nquickstart: FAILED with status %s\n' "$status" >&2
-    exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
-
-step() { printf '\n== %s\n' "$*"; }
-# Shows a command as one would type it, and does it.
-do_() { printf '   $ %s\n' "$*"; eval "$*"; }
-expect() { [ "$1" = "$2" ] || { printf 'expected "%s", found "%s"\n' "$2" "$1" >&2; exit 1; }; }
 
 step "Mount two emulated hosts, and a third one whose card 05 is older"
 mkdir "$a" "$b" "$c"

@@ -14,31 +14,8 @@ guest=$(cd "$guest" && pwd)
 PATH=$here/../../.venv/bin:$PATH
 export LC_ALL=C
 
-work=$(mktemp -d)
+. "$here/../steps.sh"
 a=$work/host-a b=$work/host-b c=$work/host-c
-daemons=()
-
-clean_up() {
-    status=$?
-    trap - EXIT
-    for daemon in "${daemons[@]}"; do
-        kill "$daemon" 2>/dev/null || :
-        wait "$daemon" || :
-    done
-    for host in "$a" "$b" "$c"; do
-        if grep -q " $host fuse.apfs " /proc/self/mounts; then apfs umount --lazy "$host"; fi
-    done
-    rm -rf "$work"
-    [ $status = 0 ] || printf '\nmigrate: FAILED with status %s\n' "$status" >&2
-    exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
-
-step() { printf '\n== %s\n' "$*"; }
-# Shows a command as one would type it, and does it.
-do_() { printf '   $ %s\n' "$*"; eval "$*" 2>&1 | sed -e '/./!d' -e 's/^/   /'; return "${PIPESTATUS[0]}"; }
-expect() { [ "$1" = "$2" ] || { printf 'expected "%s", found "%s"\n' "$2" "$1" >&2; exit 1; }; }
 queue() { cat "$1/sys/devices/ap/card05/05.0004/status"; }
 # Waits until the guest has counted on.
 wait_for_the_guest() { timeout 120 tail -n 0 -f "$work/console.log" | grep -q -m 3 '^count'; }

@@ -19,6 +19,7 @@ TOOLS = {
     "driverctl": ("driverctl", "udevadm", "kmod"),
     "lszcrypt": ("qemu-s390x-static",),
     "chzcrypt": ("qemu-s390x-static",),
+    "guests": ("qemu-s390x-static",),
     "udev": ("udevadm",),
     "pyudev": ("python3",),
     "libvirt": ("libvirtd", "virsh", "mdevctl"),
