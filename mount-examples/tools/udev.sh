@@ -20,7 +20,9 @@ ACTION=="add", SUBSYSTEM=="mdev", ENV{FROM_RULE}="yes", RUN+="/bin/sh -c 'echo $
 RULES
 /lib/systemd/systemd-udevd > /run/udevd.log 2>&1 &
 wait_for 'udevadm control --ping 2> /dev/null'
-stdbuf -oL udevadm monitor --kernel --udev --property > /run/events 2>&1 &
+# Without the machine's own events: there is one whenever anything is mounted anywhere.
+stdbuf -oL udevadm monitor --kernel --udev --property --subsystem-match={ap,matrix,mdev,vfio,vfio-dev,zcrypt,misc} \
+    > /run/events 2>&1 &
 wait_for 'grep -q "^KERNEL - the kernel uevent" /run/events'
 
 echo $U1 > /sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create

@@ -59,7 +59,9 @@ import socket
 heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
 heard.bind((0, 1))
 open("$1", "w").close()
-print(heard.recv(4096).split(b"\\\\0")[0].decode(), flush=True)
+while b"@/devices/virtual/bdi/" in (event := heard.recv(4096)):
+    pass  # the machine's own: whenever anything is mounted anywhere
+print(event.split(b"\\\\0")[0].decode(), flush=True)
 END
         until [ -e "$1" ]; do :; done
         echo 1 > /sys/bus/ap/scans
