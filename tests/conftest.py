@@ -12,13 +12,22 @@ import pytest
 from hypothesis import settings
 
 from tests import examples
+from tests.parallel import ByFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from xdist.remote import Producer
+
 UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 # The option --hypothesis-profile comes later, and so counts more.
 settings.load_profile(os.environ.get(examples.VARIABLE, examples.DEFAULT))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Spread the tests over processes by file; without -n this is not asked for."""
+    return ByFile(config, log)
+
 
 # Far beyond anything that works; only keeps a hanging test from hanging the run.
 TIMEOUT = 60
