@@ -24,7 +24,7 @@ _ALWAYS = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
 
 
 def _by_backend(act: Callable[[Type1, Request], Reply]) -> Callable[[Container, Request], Reply]:
-    """Return what has the backend of a container carry out a request; EINVAL before SET_IOMMU."""
+    """Return a handler that has the container's backend carry out a request; EINVAL before SET_IOMMU."""
 
     @functools.wraps(act)
     def forward(container: Container, request: Request) -> Reply:
@@ -42,11 +42,11 @@ class Container(IoctlFile):
         self.backend: Type1 | None = None
 
     def attach(self, group: GroupFile) -> None:
-        """Take a group in."""
+        """Attach a group."""
         self._groups.append(group)
 
     def detach(self, group: GroupFile) -> None:
-        """Let a group go; with the last one go the backend and its mappings."""
+        """Detach a group; with the last one go the backend and its mappings."""
         self._groups.remove(group)
         if not self._groups:
             self.backend = None
@@ -69,7 +69,7 @@ class Container(IoctlFile):
         if not self._groups or self.backend is not None:
             raise KernelError(errno.EINVAL, "no group is attached to the container, or it has an IOMMU type already")
         if request.arg not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
-            # UNMAP_ALL is an extension that the type 1 backend has, but no type that it can be opened as.
+            # UNMAP_ALL is an extension of the type 1 backend, but not a type that can be chosen.
             number = errno.EINVAL if request.arg == uapi.VFIO_UNMAP_ALL else errno.ENODEV
             raise KernelError(number, f"no backend for IOMMU type {request.arg}")
         self.backend = Type1(v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU)
@@ -106,7 +106,7 @@ class GroupFile(IoctlFile):
         self._references = 1
         self.devices_open = 0
         self._access: Access | None = None
-        """What the open device is to an iommufd that plays the container."""
+        """The open device's access to an iommufd that acts as the container."""
 
     def close(self) -> None:
         """Close the group's own file."""
@@ -124,7 +124,7 @@ class GroupFile(IoctlFile):
             self._container = None
 
     def device_closed(self) -> None:
-        """Hear that one of the device files is closed."""
+        """Learn that one of the device files was closed."""
         self.devices_open -= 1
         if not self.devices_open and self._access is not None:
             self._access.destroy()
@@ -146,7 +146,7 @@ class GroupFile(IoctlFile):
         return request.answer(uapi.GROUP_STATUS, argsz, flags)
 
     def _set_container(self, request: Request) -> Reply:
-        """Put the group into a container, or an iommufd that plays one. EFAULT, EBADF, EINVAL, ENODEV, EBADFD."""
+        """Put the group into a container, or an iommufd that acts as one. EFAULT, EBADF, EINVAL, ENODEV, EBADFD."""
         number = descriptor_number(request)
         container = request.descriptor
         if container is None:
@@ -205,7 +205,7 @@ class GroupFile(IoctlFile):
 
 
 class GroupDeviceFile(DeviceFile):
-    """A device file that came from a group; it is open from the beginning."""
+    """A device file that came from a group; it is open from the start."""
 
     def __init__(self, journal: Journal, device: VfioDevice, group: GroupFile) -> None:
         super().__init__(journal, device, device.name)

@@ -41,7 +41,7 @@ class VfioOps(Protocol):
         """The migration state."""
 
     def set_state(self, target: int) -> SpecialFile | None:
-        """Walk to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
+        """Step to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
 
     def data_size(self) -> int:
         """Return the bytes of a migration stream."""
@@ -54,13 +54,13 @@ class VfioCore:
         self.journal = journal
         self.devices: list[VfioDevice] = []
         self.kvm: Literal["auto", "none"] = "auto"
-        """Which VM the clients have. Linux learns of it by an ioctl of KVM, KVM_DEV_VFIO_FILE_ADD, which is not seen.
+        """Which VM a client has. Linux learns it from an ioctl of KVM, KVM_DEV_VFIO_FILE_ADD, which does not come here.
 
         `auto`: each container, or iommufd, is a VM of its own. `none`: there is no VM.
         """
 
     def vm_of(self, context: object) -> object | None:
-        """Return the VM that a client has which opens devices through a container or an iommufd."""
+        """Return the VM of a client that opens devices through a container or an iommufd."""
         return context if self.kvm == "auto" else None
 
     def register(self, path: str, name: str, ops: VfioOps) -> VfioDevice:
@@ -73,7 +73,7 @@ class VfioCore:
         return device
 
     def unregister(self, device: VfioDevice) -> None:
-        """Take a device away that is not open."""
+        """Unregister a device that is not open."""
         self.devices.remove(device)
         device.group.device = None
         emit(device, "remove")
@@ -91,7 +91,7 @@ class VfioGroup:
         self.minor = number
         self.path = f"{SYS}/devices/virtual/vfio/{number}"
         self.device: VfioDevice | None = device
-        """None when the device was removed and only open files of the group are left."""
+        """None when the device was removed and only an open file of the group is left."""
         self.opener: object | None = None
         """What has the group open, if anything."""
 
@@ -155,7 +155,7 @@ class VfioDevice:
 
     @property
     def in_use(self) -> bool:
-        """Whether somebody has an open file of it, which keeps it from being removed."""
+        """Whether somebody has a file of it open, which keeps it from being removed."""
         return bool(self.open_count or self.cdev_files)
 
     def set_trigger(self, irq: int, trigger: EventFd | None) -> None:

@@ -60,13 +60,13 @@ class DeviceFile(IoctlFile):
         return request.answer(uapi.DEVICE_INFO, argsz, flags, 0, len(IRQ_NAMES))
 
     def _get_irq_info(self, request: Request) -> Reply:
-        """Report one eventfd each for interrupts 0 (request) and 1 (configuration changed). EFAULT, EINVAL."""
+        """Report that interrupts 0 (request) and 1 (configuration changed) take one eventfd each. EFAULT, EINVAL."""
         argsz, _, index, _ = request.struct(uapi.IRQ_INFO)
         _check_irq(index)
         return request.answer(uapi.IRQ_INFO, argsz, uapi.VFIO_IRQ_INFO_EVENTFD, index, 1)
 
     def _set_irqs(self, request: Request) -> Reply:
-        """Register or (-1) drop the eventfd of an interrupt. EFAULT, EINVAL, EBADF."""
+        """Register the eventfd of an interrupt, or (-1) drop it. EFAULT, EINVAL, EBADF."""
         argsz, flags, index, start, count = request.struct(uapi.IRQ_SET)
         _check_irq(index)
         data = flags & uapi.VFIO_IRQ_SET_DATA_TYPE_MASK
@@ -137,7 +137,7 @@ class DeviceFile(IoctlFile):
     def _set_state(self, request: Request) -> Reply:
         layout = uapi.FEATURE_MIG_STATE
         target, _ = layout.unpack(request.take(layout.size, uapi.FEATURE.size))
-        # What is written back holds the state that was asked for, even if it was not reached.
+        # The state that was asked for is written back even if it was not reached.
         write = Write(request.arg + uapi.FEATURE.size, layout.pack(target, -1))
         try:
             file = self.device.ops.set_state(target)
@@ -165,7 +165,7 @@ class DeviceFile(IoctlFile):
         uapi.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: (_get_state, _set_state),
         uapi.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: (_get_data_size, None),
     }
-    """Features by number, with what gets and what sets them; the data of all of them have eight bytes."""
+    """Features by number, with their getters and setters; the data of each has eight bytes."""
 
 
 _FEATURES = DeviceFile.features
@@ -221,7 +221,7 @@ class CdevFile(DeviceFile):
         return request.answer(uapi.BIND_IOMMUFD, argsz, flags, number, self._access.id)
 
     def _attach(self, request: Request) -> Reply:
-        """Attach the device to an address space, instead of the one before. EFAULT, EINVAL, EOPNOTSUPP, ENOENT."""
+        """Attach the device to an address space, in place of the one before. EFAULT, EINVAL, EOPNOTSUPP, ENOENT."""
         assert self._access is not None  # noqa: S101 -- checked before any request but BIND
         argsz, flags, pt_id = request.struct(uapi.ATTACH_PT)
         _check_pasid(flags, argsz, uapi.ATTACH_PT)

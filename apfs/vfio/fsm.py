@@ -70,7 +70,7 @@ NEXT: dict[State, dict[State, State]] = {
     },
 }
 """Current state and target to the next state. What is missing is EINVAL: peer-to-peer and pre-copy states belong to
-flags that the device does not have, ERROR is neither a target nor left by anything but a reset."""
+flags that the device does not have, ERROR is no target, and only a reset leaves it."""
 
 
 def next_state(current: State, target: int) -> State:

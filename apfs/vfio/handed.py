@@ -1,4 +1,4 @@
-"""Files that an ioctl made, until the process that asked for them has them."""
+"""Files that an ioctl made, on their way to the process that asked for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HandedFile(SpecialFile):
     """An open file on its way to a process: it can be opened once, and its name in `/ctl/fds` goes when it is closed.
 
     Until then it is in the list of its channel, which closes the files that were never opened. All accesses go to the
-    file inside, which also records the refused ones.
+    file inside, which also puts the refused ones into the journal.
     """
 
     def __init__(self, new: NewFile, journal: Journal, registry: Registry[HandedFile]) -> None:

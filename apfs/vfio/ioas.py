@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LAST = (1 << 64) - 1
 """The highest address, which is also the largest length."""
 _TOP = LAST + 1
-# How far an address is aligned of the kernel's own accord: huge pages of s390.
+# How far the kernel aligns an address of its own choice: huge pages of s390.
 _HUGE_PAGE = 1 << 20
 
 
@@ -58,7 +58,7 @@ class Area:
 
 
 class Unmapped(NamedTuple):
-    """What became of a range that was to be unmapped."""
+    """The outcome of unmapping a range."""
 
     length: int
     """How many bytes are no longer mapped."""
@@ -82,7 +82,7 @@ class Ioas:
 
     @property
     def alignment(self) -> int:
-        """What addresses, lengths and starts must be multiples of: 1 until a device or VFIO's rules ask for more."""
+        """What addresses, lengths and starts must be multiples of: 1 until a device or VFIO's rules need more."""
         return PAGE if self.users or not self.huge_pages else 1
 
     def _check_whole_pages(self) -> None:
@@ -181,7 +181,7 @@ class Ioas:
         return parts
 
     def unmap(self, iova: int, length: int) -> Unmapped:
-        """Unmap whole areas, up to one that reaches out of the range (iopt_unmap_iova). EINVAL, EOVERFLOW."""
+        """Unmap whole areas, up to the first that extends beyond the range (iopt_unmap_iova). EINVAL, EOVERFLOW."""
         if not length:
             raise KernelError(errno.EINVAL, "no length")
         last = iova + length - 1
@@ -203,7 +203,7 @@ class Ioas:
         return unmapped % _TOP
 
     def cut(self, last: int) -> None:
-        """Make two areas of the one that goes on behind an address (iopt_cut_iova). EINVAL where none can begin."""
+        """Cut in two the area that goes on behind an address (iopt_cut_iova). EINVAL where none can begin."""
         area = next(self._overlapping(last, last), None)
         if area is None or last in (area.iova, area.last):
             return
@@ -228,7 +228,7 @@ class Ioas:
         self._allowed = merged
 
     def _choose(self, address: int, length: int) -> int:
-        """Return a free place for what is at an address of the caller (iopt_alloc_iova): never 0, nor the last page.
+        """Return a free place for memory at an address of the caller (iopt_alloc_iova): never 0, nor the last page.
 
         It is aligned as length and address are, which lets huge pages be used.
         """

@@ -1,7 +1,7 @@
 """Requests of iommufd that need hardware: devices behind an IOMMU, its page tables, virtual IOMMUs.
 
-An emulated host has none of them, so what is asked for is not found. What Linux checks before it looks is checked here
-in the same order (drivers/iommu/iommufd/{device,hw_pagetable,viommu,eventq}.c).
+An emulated host has none of them, so nothing that is asked for is found. What Linux checks before it looks is checked
+here in the same order (drivers/iommu/iommufd/{device,hw_pagetable,viommu,eventq}.c).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ENTRIES_MOST = 1 << 19
 
 
 class Objects(Protocol):
-    """An iommufd, as far as these requests care."""
+    """What these requests need of an iommufd."""
 
     def has(self, number: int) -> bool:
         """Whether an object has the id."""
@@ -71,7 +71,7 @@ def _hwpt_get_dirty_bitmap(_iommufd: Objects, request: Request) -> Reply:
 
 
 def _hwpt_invalidate(iommufd: Objects, request: Request) -> Reply:
-    """Invalidate nothing, and say so: ENOENT for an unknown id, EINVAL for other objects than page tables."""
+    """Invalidate nothing: ENOENT for an unknown id, EINVAL for other objects than page tables."""
     layout = uapi.HWPT_INVALIDATE
     size, number, address, kind, entry, count, reserved = request.sized(layout)
     answer = Write(request.arg, layout.pack(size, number, address, kind, entry, 0, reserved))

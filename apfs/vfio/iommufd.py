@@ -1,7 +1,8 @@
-"""iommufd, `/dev/iommu`: address spaces for devices, and the container of a group that it can play.
+"""iommufd, `/dev/iommu`: address spaces for devices, and a stand-in for the container of a group.
 
-Source: drivers/iommu/iommufd. Nothing of an emulated host is behind an IOMMU: the only objects are address spaces and
-the accesses of mediated devices. What needs a device, a page table of hardware or a virtual IOMMU finds none (ENOENT).
+Source: drivers/iommu/iommufd. Nothing on an emulated host is behind an IOMMU: the only objects are address spaces and
+the accesses of mediated devices. Requests for a device behind one, a page table of hardware or a virtual IOMMU find
+none (ENOENT).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _COMPATIBLE = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_A
 
 
 class Access:
-    """What a bound mediated device is to an iommufd: something that may use one address space."""
+    """A bound mediated device, as an iommufd sees it: something that may use one address space."""
 
     def __init__(self, iommufd: Iommufd) -> None:
         self._iommufd = iommufd
@@ -48,7 +49,7 @@ class Access:
             self._ioas = ioas
 
     def detach(self) -> None:
-        """Use none any more."""
+        """Stop using one."""
         if self._ioas is not None:
             self._ioas.remove_user()
             self._ioas = None
@@ -77,7 +78,7 @@ class Iommufd(IoctlFile):
         return number
 
     def discard(self, number: int) -> None:
-        """Take an object out."""
+        """Remove an object."""
         del self._objects[number]
 
     def has(self, number: int) -> bool:
@@ -91,24 +92,24 @@ class Iommufd(IoctlFile):
             raise KernelError(errno.ENOENT, f"no address space has the id {number}")
         return found
 
-    # -- the container that it can play ------------------------------------------------------------
+    # -- acting as a container ---------------------------------------------------------------------
 
     def attach(self, group: object) -> None:
-        """Take a group in, as a container would; it is usable at once, without SET_IOMMU."""
+        """Attach a group, as a container would; it is usable at once, without SET_IOMMU."""
         self._groups.append(group)
         if self._vfio_ioas is None:
             self._vfio_ioas = Ioas()
             self.add(self._vfio_ioas)
 
     def detach(self, group: object) -> None:
-        """Let a group go."""
+        """Detach a group."""
         self._groups.remove(group)
 
     def check_ready(self) -> None:
-        """Do nothing: whether there is an address space is seen when the device is open."""
+        """Do nothing: whether there is an address space is checked when the device is opened."""
 
     def enter(self) -> Access:
-        """Let the device of a group in. ENODEV if the address space was taken away, EADDRINUSE."""
+        """Let the device of a group use the address space. ENODEV if it was taken away, EADDRINUSE."""
         access = Access(self)
         try:
             access.use(self._compat())
@@ -362,7 +363,7 @@ class Iommufd(IoctlFile):
         return DONE
 
     def unknown(self, request: Request) -> Reply:
-        """Answer ENOTTY; for a number in iommufd's own range EFAULT before, if there is no size to be read."""
+        """Answer ENOTTY; for a number in iommufd's own range EFAULT first, if no size can be read."""
         if min(_OWN) <= request.cmd <= max(_OWN):
             request.take(uapi.U32.size)
         return super().unknown(request)
@@ -393,7 +394,7 @@ _OWN = range(Cmd.IOMMU_DESTROY, Cmd.IOMMU_HW_QUEUE_ALLOC + 1)
 
 
 def _check_map(flags: int, *numbers: int) -> bool:
-    """Check what all requests that map have in common; return whether it is to be writable."""
+    """Check what all requests that map have in common; return whether the mapping is to be writable."""
     require_zero(flags & ~_MAP_FLAGS, "flags")
     if LAST in numbers:
         raise KernelError(errno.EOVERFLOW, "addresses and lengths end before 2**64 - 1")

@@ -1,6 +1,6 @@
-"""An ioctl as values: what a caller asks, what it is answered, and the files that understand ioctls.
+"""Ioctls as values: what a caller asks, what the answer is, and the files that understand ioctls.
 
-Nothing here touches a process. The supervisor of one copies the memory behind the argument in before, and the writes of
+Nothing here touches a process. The supervisor copies the memory behind the argument in beforehand, and the writes of
 the reply out afterwards, so that one request is one step of the model.
 """
 
@@ -63,7 +63,7 @@ class Request:
         return self.memory[offset : offset + size]
 
     def struct(self, layout: CStruct) -> tuple[int, ...]:
-        """Copy a struct in whose first field is `argsz`; EFAULT, then EINVAL if it is too small."""
+        """Copy a struct in whose first field is `argsz`; EFAULT, then EINVAL if that is too small."""
         values = layout.unpack(self.take(layout.size))
         if values[0] < layout.size:
             raise KernelError(errno.EINVAL, f"argsz {values[0]} is less than the {layout.size} bytes of {layout.name}")
@@ -102,7 +102,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """An open file that the caller gets a descriptor of, with close-on-exec set.
+    """An open file of which the caller gets a descriptor, with close-on-exec set.
 
     `name` is a word that tells a human what it is. The descriptor is the value that the ioctl returns unless `at` says
     to which address it is written.
@@ -142,7 +142,7 @@ class IoctlFile(SpecialFile):
     """The requests that it knows, by number."""
 
     def ioctl(self, request: Request) -> Reply:
-        """Carry out a request and record it. A refusal is a reply too; nothing is raised."""
+        """Carry out a request and put it into the journal. A refusal is a reply too; nothing is raised."""
         name = name_of(request.cmd, device=self.is_device)
         try:
             reply = self._carry_out(request)

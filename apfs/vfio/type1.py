@@ -1,4 +1,4 @@
-"""The type 1 IOMMU backend, as far as mediated devices use it: mappings are recorded, nothing is pinned.
+"""The type 1 IOMMU backend, as far as mediated devices use it: mappings are kept, nothing is pinned.
 
 Source: drivers/vfio/vfio_iommu_type1.c. Addresses and sizes are in bytes.
 """
@@ -54,7 +54,7 @@ class Mappings:
         return len(self._starts)
 
     def add(self, iova: int, size: int) -> None:
-        """Record a range that overlaps none."""
+        """Add a range that overlaps none."""
         self._starts.insert(bisect_left(self._starts, iova), iova)
         self._by_start[iova] = Mapping(iova, size)
 
@@ -82,7 +82,7 @@ def _clean_bitmap(base: int, data: int, mappings: list[Mapping]) -> tuple[Write,
     writes = []
     for mapping in mappings:
         first, last = (mapping.iova - base) // uapi.PAGE, (mapping.end - base) // uapi.PAGE
-        # Bits of a byte that is shared with the range before stay as they are.
+        # Bits of a byte that is shared with the range before it stay as they are.
         start, end = (first + 7) // 8, (last + 63) // 64 * 8
         writes.append(Write(data + start, bytes(end - start)))
     return tuple(writes)
@@ -115,7 +115,7 @@ class Type1:
         return Reply(writes=(Write(request.arg, answer[: min(argsz, info)] + (chain if room else b"")),))
 
     def map_dma(self, request: Request) -> Reply:
-        """Record a mapping; nothing is pinned. EFAULT, EINVAL, ENOENT, EEXIST, ENOSPC."""
+        """Add a mapping; nothing is pinned. EFAULT, EINVAL, ENOENT, EEXIST, ENOSPC."""
         _, flags, vaddr, iova, size = request.struct(uapi.DMA_MAP)
         if flags & ~_MAP_FLAGS:
             raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}")
@@ -176,7 +176,7 @@ class Type1:
         return data
 
     def dirty_pages(self, request: Request) -> Reply:
-        """Start, stop or report the tracking of dirty pages, of which there never are any.
+        """Start, stop or report the tracking of dirty pages; there never are any.
 
         EFAULT, EINVAL; EACCES in a container of version 1.
         """

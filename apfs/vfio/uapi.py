@@ -291,14 +291,14 @@ STRUCTS = {
 }
 
 MEMORY = 64
-"""Bytes behind the argument that any request may look at, but for names."""
+"""Bytes behind the argument that a request may look at, unless `WINDOWS` has it."""
 
 WINDOWS: dict[int, int] = {
     # One byte more than a name may have; and all that may follow a struct of iommufd, if it is zero.
     Cmd.VFIO_GROUP_GET_DEVICE_FD: PAGE + 1,
     **{command: PAGE for command in Cmd if command >= Cmd.IOMMU_DESTROY},
 }
-"""Requests that look at more bytes behind the argument than `MEMORY`."""
+"""Requests that look at more bytes behind the argument, with how many."""
 
 POINTED: dict[int, tuple[int, int, int]] = {
     Cmd.IOMMU_IOAS_ALLOW_IOVAS: (
@@ -310,7 +310,7 @@ POINTED: dict[int, tuple[int, int, int]] = {
 """Requests that read an array elsewhere: where in the argument its address (8 bytes) and its length (4) are, and the
 size of an element."""
 POINTED_MOST = 1 << 20
-"""Bytes of such an array that are looked at: far more than anybody needs."""
+"""The most bytes of such an array that are looked at: far more than anybody needs."""
 
 NEEDS_ROOM = frozenset((Cmd.VFIO_GROUP_GET_DEVICE_FD,))
 """Requests that look for a free descriptor of the caller before they do anything."""
