@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "guest": {"errors", "vfio_ap", "system", "layout"},
     "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout", "guest"},
     "recording": {"errors", "kernel", "ap", "scenario", "host"},
-    # the shells
+    # the front ends
     "mounts": {"errors", "journal", "ap", "vfio_ap"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "sandbox": {"mounts", "vfio"},
