@@ -68,12 +68,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether all works that was asked for."""
+        """Whether everything that was asked for works."""
         return all(trial.works for trial in self.trials)
 
     @property
     def flags(self) -> list[str]:
-        """What to add to `docker run` or `podman run`, all trials taken together."""
+        """What to add to `docker run` or `podman run`, for all trials together."""
         return list(dict.fromkeys(flag for one in self.trials for problem in one.problems for flag in problem.flags))
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _usual() -> list[str]:
 
 
 def _python() -> Trial:
-    # What fails here must not end the doctor.
+    # A failure here must not end the doctor.
     from apfs.host import Host
     from apfs.scenario.reader import load
     from apfs.testing.files import Shell
@@ -181,7 +181,7 @@ def _exec(facts: Facts) -> dict[str, Trial]:
     """Run one command in a sandbox and have it tell what it could do there."""
     answer, said = _run_probe()
     if answer:
-        # What apfs exec itself could not do, it has said in a warning.
+        # apfs exec has warned of what it could not do itself.
         found = {"exec": Trial("exec", works=True)}
         remedies = {"uevents": environment.uevent_problems(facts), "vfio": environment.vfio_problems(facts)}
         for name, problems in remedies.items():
@@ -207,7 +207,7 @@ def _exec(facts: Facts) -> dict[str, Trial]:
 
 
 def _refusal_of_bwrap() -> str:
-    """Return what bwrap says of the namespaces that `apfs exec` wants, and of nothing else; empty if it makes them."""
+    """Return what bwrap says about the namespaces that `apfs exec` wants; empty if it makes them."""
     command = ["bwrap", "--dev-bind", "/", "/", *compose.namespaces(compose.Sandbox()), "--", "true"]
     try:
         result = subprocess.run(

@@ -1,6 +1,6 @@
 """What the shell offers at the Tab key beyond commands and options: scenarios, mounts, mediated devices.
 
-Called at every Tab, so nothing slow is imported here, and what cannot be found out is left out without a word.
+Called at every Tab, so nothing slow is imported here, and what cannot be found out is silently left out.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def directories(_ctx: click.Context, _param: click.Parameter, incomplete: str) -
 
 
 def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the places where an apfs is mounted, and directories for what is none of them."""
+    """Offer the places where an apfs is mounted, and directories for any other text."""
     from apfs.mounts import table
 
     places = dict.fromkeys(mount.mountpoint for mount in table.mounted() if mount.fstype == table.FSTYPE)

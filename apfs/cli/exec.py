@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Exec(click.Command):
-    """A command that runs another, from whose exit status that of its own failures is told apart."""
+    """A command that runs another; the exit status tells its own failures from those of the other."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401 -- as click has it
         """Read the command line."""
@@ -91,9 +91,9 @@ def command(
     """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and otherwise the real machine.
 
     The command needs no flag and no change. With --mount several commands share one host; otherwise one is started
-    for the command and ends with it. With --guest the command sees what the Linux on a VM sees that has queues of the
-    host: an AP bus with the guest matrix of the mediated device. The guest must run. Inside `apfs exec` its host is the
-    one there, unless --mount or --scenario names another.
+    for the command and ends with it. With --guest the command sees what Linux sees in a VM that has queues of the
+    host: an AP bus with the guest matrix of the mediated device. The guest must be running. Inside `apfs exec` its host
+    is the one there, unless --mount or --scenario names another.
 
     \b
     INSIDE

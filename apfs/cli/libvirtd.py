@@ -45,12 +45,12 @@ def command(
     the scenario has a guest for is taken from it.
 
     All of it runs inside `apfs exec`, as root and without passwords. Only you can reach its socket; but with --tcp
-    every user of this machine can reach its port, and by it all your files. With --tcp there are no uevents.
+    every user of this machine can reach its port, and through it all your files. With --tcp there are no uevents.
 
     \b
     ENVIRONMENT
         APFS_QEMU     the qemu-system-s390x to run, by default the first in PATH
-        TMPDIR        where its directory is, with log/qemu/DOMAIN.log; by default, and if it is long, /tmp
+        TMPDIR        where its directory is, with log/qemu/DOMAIN.log; /tmp by default, and if TMPDIR is long
 
     \b
     EXAMPLE

@@ -1,7 +1,7 @@
 """The command `apfs`.
 
 The command NAME is the `command` of the module `apfs.cli.NAME`, which is imported when somebody asks for that command,
-be it for its help or at the Tab key. For these the module imports only click and its like at its head; what it needs
+even if only for its help or at the Tab key. So at its head the module imports only click and the like; what it needs
 to run, it imports when it runs. To add a command, write such a module and its line of COMMANDS.
 
 Exit status everywhere: 0 success, 1 the answer is no (or the operation failed), 2 wrong usage or environment.
@@ -57,7 +57,7 @@ class _Apfs(click.Group):
     """The commands, and the form in which mount.fuse3(8) calls: `apfs SOURCE MOUNTPOINT -o OPTIONS`."""
 
     def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 -- as click has it
-        """Run a command, whose output may not be lost without a word."""
+        """Run a command, whose output must not be lost silently."""
         streams.prepare()
         if "_APFS_COMPLETE" in os.environ:
             from apfs.cli import completion  # noqa: F401 -- registers what knows bash's ways
@@ -79,12 +79,12 @@ class _Apfs(click.Group):
         return list(COMMANDS)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands, for which none is imported."""
+        """Write the list of commands, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Offer commands and options, for which no command is imported."""
+        """Offer commands and options, without importing any command."""
         from click.shell_completion import CompletionItem
 
         names = sorted(name for name in COMMANDS if name.startswith(incomplete))

@@ -79,7 +79,7 @@ def _answer(check: Check) -> str:
     console = terminal.console(sys.stdout)
     with console.capture() as captured:
         console.print(table)
-    # Each line of a table is filled up with blanks.
+    # Every line of a table is padded with blanks.
     rows = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
     return f"{rows}{check.uuid}: not compatible, the target would answer {check.errno}"
 

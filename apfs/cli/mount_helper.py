@@ -90,7 +90,7 @@ def _escape(text: str) -> str:
 @click.argument("source")
 @click.argument("mountpoint", type=click.Path())
 @click.option("-o", "options", metavar="OPTIONS", multiple=True, help="Mount options, separated by commas.")
-@click.option("-s", "sloppy", is_flag=True, help="Pass over options that are unknown.")
+@click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Check everything, but do not mount.")
 @click.option("-v", "verbose", is_flag=True, help="Say what was mounted.")
 @click.option("-n", "_no_mtab", is_flag=True, help="No entry in /etc/mtab; there never is one.")
@@ -110,8 +110,8 @@ def command(
 ) -> None:
     """Mount an emulated IBM Z host, for mount(8).
 
-    Not to be called by hand, as `apfs mount` is: `mount -t fuse.apfs SOURCE MOUNTPOINT` and lines of fstab(5) run it if
-    it is found as /sbin/mount.fuse.apfs. umount(8) unmounts.
+    Not to be called by hand, unlike `apfs mount`: `mount -t fuse.apfs SOURCE MOUNTPOINT` and lines of fstab(5) run it
+    if it is found as /sbin/mount.fuse.apfs. umount(8) unmounts.
 
     SOURCE is the name of a scenario (`apfs scenario list`) or, if it has a / or a . in it, the name of a TOML file.
     It is what findmnt(8) shows. `none` and `apfs` mean the scenario default; with the option scenario= the source
@@ -169,7 +169,7 @@ def command(
     except (ScenarioError, table.MountsError) as error:
         streams.fail(str(error), FAILED, NAME)
     if verbose:
-        with contextlib.suppress(streams.OutputError):  # mounted is mounted, whether or not that can be told
+        with contextlib.suppress(streams.OutputError):  # the mount exists, whether or not that can be printed
             click.echo(f"{NAME}: {source} {'would be ' if fake else ''}mounted on {mountpoint}")
 
 

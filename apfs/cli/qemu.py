@@ -26,9 +26,9 @@ def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -
 
     QEMU makes an AP bus for its machine only with KVM on s390x. With the plugin of apfs, an unmodified QEMU does so
     everywhere, and its vfio-ap devices can be hot-plugged and live-migrated. All arguments go to QEMU, and this process
-    becomes it. Machines of other types, and questions such as -version or -machine none, get no plugin.
+    becomes it. Machines of other types get no plugin, and neither do queries such as -version or -machine none.
 
-    It is of use inside `apfs exec`, where QEMU finds the emulated host's devices.
+    Use it inside `apfs exec`, where QEMU finds the emulated host's devices.
 
     QEMU 7.2 and 10.0 are known; others are refused. The plugin is compiled when it is first needed, with cc, into
     /var/cache/apfs or, by users, into ~/.cache/apfs.

@@ -1,4 +1,4 @@
-"""Standard streams of a command: none is missing, and what is wrong with the output is told in one line."""
+"""Standard streams of a command: none is missing, and trouble with the output is reported in one line."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class OutputError(click.ClickException):
     """What a command printed could not be written. The command ends with status 1."""
 
     def show(self, file: object = None) -> None:
-        """Tell the reason as cat(1) and its like do."""
+        """Tell the reason as cat(1) and the like do."""
         del file
         click.echo(f"apfs: standard output: {self.message}", err=True)
 
 
 class _Output(io.FileIO):
-    """Standard output, whose errors are told apart from those of other files here, below all buffers.
+    """Standard output. Here, below all buffers, its errors can be told from those of other files.
 
-    A reader who has gone away is no such error: that ends a command without a word.
+    A reader who has gone away is no such error: that ends a command silently.
     """
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -51,7 +51,7 @@ def prepare() -> None:
             # Else pipes and files would get its number. Being open for reading only, it refuses output as a closed one.
             os.open(os.devnull, os.O_RDONLY)
     if sys.stdout is not sys.__stdout__:
-        return  # a program that uses this module looks after its output itself
+        return  # a program that uses this module takes care of its own output
     before = sys.stdout
     raw = _Output(1, "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
@@ -69,7 +69,7 @@ def fail(message: str, status: int = 1, program: str = "apfs") -> NoReturn:
 
 
 def end_as_filters_do() -> None:
-    """Let Ctrl-C, and a reader who has gone away, end this process without a word, as they end cat and tail."""
+    """Let Ctrl-C, and a reader who has gone away, end this process silently, as they end cat and tail."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the program that started it ignores it
         signal.signal(signal.SIGINT, signal.SIG_DFL)

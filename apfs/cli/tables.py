@@ -37,7 +37,7 @@ _TYPE_WIDTH, _SEQUENCE_WIDTH = len("interrupt"), 6
 def record(line: str, out: Console) -> str:
     """Return a line of `ctl/journal` as one for people: number, type, what happened, and for a refusal the reason.
 
-    `ValueError` if it is no record of this version of apfs.
+    `ValueError` if it is not a record of this version of apfs.
     """
     sequence, entry = from_line(line)
     what, why = summary(entry)
@@ -55,7 +55,7 @@ def status(document: dict[str, Any], out: Console) -> str:
                 out.print(title, style=_BOLD)
                 out.print(table)
                 out.print()
-    # Each line of a table is filled up with blanks.
+    # Every line of a table is padded with blanks.
     lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
     return "".join(f"{line}\n" for line in lines)
 
@@ -78,7 +78,7 @@ def _tables(document: dict[str, Any]) -> Iterator[tuple[str, Table]]:
 def _table(columns: Row, rows: Iterable[Row]) -> Table:
     table = Table(box=None, show_header=bool(columns), header_style=_BOLD, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        # The last to be folded are UUIDs: half of one cannot be copied.
+        # UUIDs are the last to be folded: half of one cannot be copied.
         table.add_column(name, overflow="fold", no_wrap=name == "uuid")
     for row in rows:
         table.add_row(*(_cell(name, text) for name, text in zip(columns or row, row, strict=True)))
@@ -149,7 +149,7 @@ def _queues(card: dict[str, Any]) -> Iterator[Row]:
 
 
 def _exceptions(document: dict[str, Any]) -> Iterator[Row]:
-    """Yield what is special about few queues."""
+    """Yield what is special about single queues."""
     texts = {
         "overrides": "driver_override {}",
         "bad_resets": "not passed to guests: last reset ended with response code {}",

@@ -1,4 +1,4 @@
-"""What a command prints on: whether there are colours, how wide a line may be, and which characters there are."""
+"""Where a command prints: whether there are colours, how wide a line may be, and which characters exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def console(file: TextIO) -> Console:
 
 
 def has(characters: str, file: TextIO) -> bool:
-    """Whether both a file and the locale, which says what the terminal can do, have these characters."""
+    """Whether both a file and the locale, which says what the terminal can show, have these characters."""
     try:
         for encoding in (file.encoding, locale.getencoding()):
             characters.encode(encoding)

@@ -14,7 +14,7 @@ from apfs.cli.streams import fail
 def command(mountpoint: str, *, lazy: bool) -> None:
     """Unmount the emulated host at MOUNTPOINT.
 
-    Clears away a dead mount too, whose server was killed. umount(8) and fusermount3(1) unmount as well.
+    Also clears away a dead mount, one whose server was killed. umount(8) and fusermount3(1) unmount as well.
 
     \b
     EXAMPLE
