@@ -288,7 +288,7 @@ def test_an_unusable_card_can_go_offline_but_not_online(how: str) -> None:
     box.host.configure(0, on=True)
     box.host.checkstop(0, on=False)
     box.host.scan()
-    # The software state was on all the time.
+    # The software state was on all along.
     assert box.cat(f"{CARD0}/online") == "1\n"
     assert box.cat(f"{Q0}/online") == "1\n"
 

@@ -127,7 +127,7 @@ def naive_absolute(text: str) -> Outcome:
 
 
 def naive_number(text: str, at: int) -> tuple[int, int] | None:
-    """Return the number that stands at a position and where it ends."""
+    """Return the number that begins at a position, and where it ends."""
     base, start = 10, at
     if text[at : at + 1] == "0":
         base = 8

@@ -1,4 +1,4 @@
-"""Tables and lines for people, from hosts without a mount: what stands in them, and how wide and colourful they are."""
+"""Tables and lines for people, from hosts without a mount: what is in them, and how wide and colourful they are."""
 
 from __future__ import annotations
 

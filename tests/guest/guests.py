@@ -1,4 +1,4 @@
-"""A host with a guest, as the tests of guests share it. No mount, no mocks."""
+"""A host with a guest, shared by the tests of guests. No mount, no mocks."""
 
 from __future__ import annotations
 

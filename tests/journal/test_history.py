@@ -1,4 +1,4 @@
-"""A history is the journal, whole, whichever way it was taken, and its questions have the right answers."""
+"""A history is the whole journal, however it was taken, and its queries have the right answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cause and consequence in the journal: the outcome of a request comes behind all that it led to."""
+"""Cause and consequence in the journal: the outcome of a request comes after all that it led to."""
 
 from __future__ import annotations
 

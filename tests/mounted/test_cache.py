@@ -129,7 +129,7 @@ def test_directories_that_are_reached_without_their_names(host: Path) -> None:
     "look", [lambda file, _directory: file.stat(), lambda _file, directory: list(os.scandir(directory))]
 )
 def test_a_file_that_is_made_again_has_its_first_permissions(host: Path, look: Callable[[Path, Path], object]) -> None:
-    """Even for who has the old one, which had others: the kernel knows both by one number."""
+    """Even for whoever has the old one, which had others: the kernel knows both by one number."""
     driver, queue = host / "sys/bus/ap/drivers/cex4queue", host / "sys/devices/ap/card06/06.0004"
     file = queue / "online"
     for _ in range(PAIRS):

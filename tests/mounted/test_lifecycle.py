@@ -286,7 +286,7 @@ def test_a_dead_mount_in_use_can_be_unmounted(without_helper: Path) -> None:
 
 
 def test_nothing_is_imported_from_the_current_directory(tmp_path: Path) -> None:
-    """Root may stand in a directory in which others write."""
+    """Root may be in a directory in which others write."""
     (tmp_path / "host").mkdir()
     (tmp_path / "json.py").write_text("raise SystemExit('json.py of the current directory was run')\n")
     command = Path(sys.executable).with_name("apfs")

@@ -1,4 +1,4 @@
-"""Listings: what they tell, and that names which may go are not remembered from them."""
+"""Listings: what they tell, and that the kernel does not remember names from them that may go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# Each making of what stat tells of a file is told in the log.
+# Every reply that is made about a file leaves a line in the log.
 COUNTING = """
 import sys
 from apfs.fuse.operations import Operations

@@ -1,4 +1,4 @@
-"""Records of hosts that have been in use: whatever was done, a host booted from the record shows the outcome."""
+"""Recordings of hosts that have been in use: whatever was done, a host booted from one shows the outcome."""
 
 from __future__ import annotations
 

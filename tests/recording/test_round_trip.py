@@ -1,4 +1,4 @@
-"""A record describes the machine that it was made of: recording and booting are each other's inverse."""
+"""A recording describes the machine that it was made from: recording and booting are each other's inverse."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_a_client_alone_is_killed_in_any_state(way: str) -> None:
 
 
 def test_a_client_is_killed_while_its_ioctl_is_being_served(mount: Mounter) -> None:
-    """The server stands still, so that the ioctl is certainly under way; afterwards all goes on."""
+    """The server is stopped, so that the ioctl is certainly under way; afterwards everything goes on."""
     host = mount()
     server = server_of(host)
     with on(host, processes.child_in_an_ioctl) as box:
@@ -116,7 +116,7 @@ def in_ioctl(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Look until something is so. The run's time limit ends a wait in vain."""
+    """Look until something is true. The run's time limit ends a wait that never would."""
     while not condition():
         os.sched_yield()
 
@@ -145,7 +145,7 @@ def test_a_thread_with_descriptors_of_its_own() -> None:
 
 
 def test_signals_do_not_repeat_calls() -> None:
-    """One that comes before the supervisor has heard of an ioctl interrupts it (EINTR); nothing was done then."""
+    """One that comes before the supervisor knows of an ioctl interrupts it (EINTR); nothing was done then."""
     result = run(processes.signals)
     assert result.stdout.split() == ["True", "True", "True", "1"]
 

@@ -30,7 +30,7 @@ WORDS = st.integers(0, 2**32 - 1)
 ARCHITECTURES = st.sampled_from(sorted(IOCTL_NUMBERS)) | WORDS
 TABLES = (*IOCTL_NUMBERS.values(), *PRLIMIT_NUMBERS.values())
 NUMBERS = st.sampled_from(sorted({number for numbers in TABLES for number in numbers})) | WORDS
-# Whatever stands above the low 32 bits is not looked at by ioctl(2) either.
+# ioctl(2) does not look at anything above the low 32 bits either.
 REQUESTS = st.builds(
     lambda number, kind, rest: rest << 16 | kind << 8 | number,
     st.integers(0, 255),

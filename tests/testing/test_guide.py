@@ -1,4 +1,4 @@
-"""The examples of the guide, and those of README in Python, do what stands there.
+"""The examples of the guide, and the Python ones of README, do what the pages say.
 
 Every block of the guide that is a file says so in its first line: `# NAME`. Only `test_fails.py` fails.
 """

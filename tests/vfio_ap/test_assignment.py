@@ -240,7 +240,7 @@ def test_first_obstacle_decides(
 
 
 def test_a_bit_beyond_the_limit_is_told_after_sharing_in_ap_config() -> None:
-    # Adapters 5, 6 and all those above 7 are free, so only M1 stands in the way of the number beyond the limit.
+    # Adapters 5, 6 and all those above 7 are free, so only M1 prevents the number beyond the limit.
     bench = Bench(WORKED.replace('"-5-6"', '"0x01"'))
     bench.create(M1, M2)
     bench.assign(M1, (5,), (4,))

@@ -1,4 +1,4 @@
-"""What of an assigned matrix a guest gets, and when that is worked out anew."""
+"""How much of an assigned matrix a guest gets, and when that is worked out again."""
 
 import pytest
 
@@ -29,7 +29,7 @@ SPARE = WORKED.replace('"-5-6"', '"-5,-6,-9,-63"')
 
 
 def rewrite(bench: Bench, uuid: str = M1) -> None:
-    """Write `ap_config` back as it is, which filters anew."""
+    """Write `ap_config` back as it is, which filters again."""
     bench.write(f"{MATRIX}/{uuid}/ap_config", bench.show(uuid, "ap_config"))
 
 

@@ -101,7 +101,7 @@ def test_killed(apfs_libvirt):
 
 def test_nothing_stays_of_a_run_that_is_killed(tmp_path: Path) -> None:
     directory = run(tmp_path, KILLED).split()[-1]
-    # It is told of the end, and nobody of its own. The run's time limit ends a wait in vain.
+    # It is told of the end, and nobody of its own. The run's time limit ends a wait that never would.
     while Path(directory).exists():
         os.sched_yield()
 
