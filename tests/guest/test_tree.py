@@ -103,6 +103,15 @@ def test_what_was_open_in_a_guest_is_gone_with_it() -> None:
             request()
 
 
+def test_the_tree_of_a_guest_that_ended_is_forgotten() -> None:
+    host = started()
+    tree = host.host.tree
+    node = tree.resolve(f"{GUEST}/sys/bus/ap/apmask")
+    assert tree.nodes.tree_of(node, tree) is host.host.guest(M1).tree
+    host.run_guest(M1, 0)
+    assert tree.nodes.tree_of(node, tree) is tree
+
+
 def test_opened_again_after_names_have_changed_in_a_guest() -> None:
     host = started()
     tree = host.host.tree

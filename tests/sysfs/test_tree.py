@@ -320,7 +320,17 @@ def test_the_way_to_what_is_not_there(woods: Woods, path: str, expected: int) ->
 def test_only_directories_are_listed(woods: Woods, path: str) -> None:
     woods.add(woods.first, "m0")
     woods.add(woods.second, "p0")
-    assert refusal(lambda: woods.tree.readdir(woods.tree.resolve(path))) == errno.ENOTDIR
+    node = woods.tree.resolve(path)
+    assert refusal(lambda: woods.tree.readdir(node)) == errno.ENOTDIR
+    assert refusal(lambda: woods.tree.check_directory(node)) == errno.ENOTDIR
+
+
+def test_the_root_contains_itself(woods: Woods) -> None:
+    woods.add(woods.first, "m0")
+    root, top = woods.tree.resolve("/"), woods.tree.resolve("/top")
+    assert woods.tree.parent(root) == root
+    assert woods.tree.parent(top) == root
+    assert woods.tree.parent(woods.tree.resolve("/top/m0")) == top
 
 
 @pytest.mark.parametrize("path", ["/top", "/top/attribute", "/top/special", "/top/p0", "/top/m0"])
@@ -564,6 +574,25 @@ def test_what_can_be_opened_is_looked_at_once(woods: Woods) -> None:
     assert second < first / 2
 
 
+def test_memory_of_what_can_be_opened_is_limited(woods: Woods) -> None:
+    remembered = set()
+    for number in range(1100):
+        woods.add(woods.first, f"m{number}")
+        woods.tree.open(woods.tree.resolve(f"/top/m{number}/attribute"), READ).close()
+        remembered.add(len(woods.tree.nodes.openings))
+    assert max(remembered) == 1024
+
+
+def test_changed_permissions_are_seen_everywhere_and_may_end(woods: Woods) -> None:
+    chmod(woods, "/top/attribute", 0o600)
+    assert woods.tree.owned
+    assert woods.tree.describe(woods.tree.resolve("/top/attribute")).varies
+    assert not woods.tree.describe(woods.tree.resolve("/top/special")).varies
+    listed = {entry.name: entry.lasting for entry in woods.tree.readdir(woods.tree.resolve("/top"))}
+    modes = {name: stat.S_IMODE(lasting.mode) for name, lasting in listed.items() if lasting}
+    assert modes == {"attribute": 0o600, "special": 0o200, "fixed": 0o755}
+
+
 def test_chown_is_kept_beside_chmod(woods: Woods) -> None:
     node = woods.tree.resolve("/top/attribute")
     assert woods.tree.describe(node).owner == (None, None)
@@ -581,6 +610,15 @@ def test_permissions_of_what_is_gone_cannot_be_changed(woods: Woods) -> None:
     woods.first.discard("m0")
     woods.tree.deactivate()
     assert refusal(lambda: woods.tree.setattr(node, mode=0o600)) == errno.ENOENT
+
+
+def test_what_is_gone_has_no_description(woods: Woods) -> None:
+    woods.add(woods.first, "m0")
+    node = woods.tree.resolve("/top/m0")
+    woods.first.discard("m0")
+    woods.tree.deactivate()
+    assert refusal(lambda: woods.tree.describe(node)) == errno.ENOENT
+    assert refusal(lambda: woods.tree.check_directory(node)) == errno.ENOENT
 
 
 def test_fixed_directories_without_a_subject_do_not_exist() -> None:
