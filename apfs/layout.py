@@ -26,6 +26,7 @@ from apfs.mdev import core as mdev_core
 from apfs.mdev.members import Parts
 from apfs.sysfs.entries import Link, Node, Special
 from apfs.vfio import device as vfio
+from apfs.vfio import type1
 from apfs.vfio.container import Container, GroupFile
 from apfs.vfio.device_file import CdevFile
 from apfs.vfio.iommufd import Iommufd
@@ -241,8 +242,8 @@ def _misc_node(device: MiscDevice, mode: int) -> Node:
 
 def _vfio(system: System, tops: _Tops, mdevs: Directory) -> None:
     """Declare VFIO: the node of the container, and for each mediated device a group and a device."""
-    journal, module = system.journal, system.modules["vfio"]
-    container = Special("vfio", 0o666, lambda _subject, _read, _write: Container(journal))
+    module = system.modules["vfio"]
+    container = Special("vfio", 0o666, lambda _subject, _read, _write: Container(system.vfio))
     nodes = tops.dev.fixed("vfio", (container,), _while_loaded(module, module))
     shown = tops.nodes.fixed("vfio", (_misc_node(system.vfio_misc, 0o666),), _while_loaded(module, module))
     _vfio_groups(system, tops, mdevs, (nodes, shown))
@@ -300,6 +301,8 @@ def _modules(system: System, directory: Directory) -> None:
         child = directory.fixed(module.name, MODULE_ATTRIBUTES, _while_loaded(module, module))
         if module.name == "zcrypt":
             child.fixed("parameters", zcrypt_attributes.MODULE_PARAMETERS)
+        elif module.name == "vfio_iommu_type1":
+            child.fixed("parameters", type1.MODULE_PARAMETERS, _while_loaded(module, system.vfio.type1))
         child.fixed("holders", [_link(holder.name, holder.path, _loaded(holder)) for holder in module.holders])
         if module.name in drivers:
             child.fixed("drivers", [_link(name, f"{SYS}/bus/{path}") for name, path in drivers[module.name]])

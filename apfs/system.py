@@ -79,6 +79,7 @@ class System:
         self.iommu_misc = MiscDevice(journal, "iommu", 258, "iommu", 0o660)
         self.ap_module = Module(journal, "ap", 0)
         self.modules = self._modules()
+        self.vfio.has_type1 = lambda: self.modules["vfio_iommu_type1"].loaded
 
     def _modules(self) -> dict[str, Module]:
         """Return the modules that can be loaded, with what keeps each of them loaded."""
@@ -86,14 +87,16 @@ class System:
         zcrypt, zcrypt_cex4 = Module(journal, "zcrypt", 118784), Module(journal, "zcrypt_cex4", 20480)
         mdev, vfio = (
             Module(journal, "mdev", 28672, version="0.1"),
-            Module(journal, "vfio", 69632, version="0.3", import_ns="IOMMUFD"),
+            Module(journal, "vfio", 69632, lambda: self.vfio.references, version="0.3", import_ns="IOMMUFD"),
         )
+        type1 = Module(journal, "vfio_iommu_type1", 49152, lambda: self.vfio.backends, version="0.2")
         vfio_ap = Module(journal, "vfio_ap", 57344, lambda: self.vfio_ap.refcount if self.vfio_ap else 0)
         zcrypt.holders = [zcrypt_cex4]
-        mdev.holders, vfio.holders = [vfio_ap], [vfio_ap]
+        mdev.holders, vfio.holders = [vfio_ap], [vfio_ap, type1]
+        type1.needs, vfio.followers, vfio_ap.needs = (vfio,), (type1,), (mdev, vfio)
         mdev.parts = [self.mdev_bus]
         vfio.parts = [self.vfio_misc, SysClass(journal, "vfio"), SysClass(journal, "vfio-dev")]
-        return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, vfio_ap)}
+        return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, type1, vfio_ap)}
 
     def boot(self) -> None:
         """Load zcrypt and scan, as Linux does before anybody can look: the journal is muted."""
@@ -295,12 +298,15 @@ class System:
 
     def modprobe(self, name: str) -> None:
         """Load a module and what it needs; ENOENT if there is none of that name. Loading twice is no error."""
-        module = self._module(name)
-        if module.name == "vfio_ap" and not module.loaded:
-            for needed in ("mdev", "vfio"):
-                self.modules[needed].load()
-            module.load(self._init_vfio_ap)
-        module.load()
+        self._load(self._module(name))
+
+    def _load(self, module: Module) -> None:
+        if not module.loaded:
+            for needed in module.needs:
+                self._load(needed)
+            module.load(self._init_vfio_ap if module.name == "vfio_ap" else None)
+            for follower in module.followers:
+                self._load(follower)
 
     def _init_vfio_ap(self) -> None:
         self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)

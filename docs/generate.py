@@ -19,6 +19,7 @@ from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev
 from apfs.sysfs.entries import Attribute, Link
 from apfs.vfio import device as vfio
+from apfs.vfio import type1
 from apfs.vfio.container import Container, GroupFile
 from apfs.vfio.device_file import CdevFile, DeviceFile
 from apfs.vfio.fsm import NEXT, State, next_state
@@ -75,9 +76,14 @@ SECTIONS = (
     Section("/sys/devices/virtual/misc/NAME", "NAME is z90crypt, vfio or iommu.", MISC_ATTRIBUTES),
     Section("/sys/class/zcrypt", "", zcdn.CLASS_ATTRIBUTES),
     Section("/sys/devices/virtual/zcrypt/NODE", "", zcdn.NODE_ATTRIBUTES),
-    Section("/sys/module/MODULE", "MODULE is zcrypt, zcrypt_cex4, mdev, vfio or vfio_ap.", MODULE_ATTRIBUTES),
+    Section(
+        "/sys/module/MODULE",
+        "MODULE is zcrypt, zcrypt_cex4, mdev, vfio, vfio_iommu_type1 or vfio_ap.",
+        MODULE_ATTRIBUTES,
+    ),
     Section("/sys/module/ap/parameters", "", bus_attributes.MODULE_PARAMETERS),
     Section("/sys/module/zcrypt/parameters", "", zcrypt_attributes.MODULE_PARAMETERS),
+    Section("/sys/module/vfio_iommu_type1/parameters", "", type1.MODULE_PARAMETERS),
     Section("/dev/vfio-ap/UUID", "The emulator's own; see [migration](../migration.md).", client.CLIENT_ENTRIES),
     Section("/ctl", "The emulator's own; see [console](../console.md).", CTL_ENTRIES),
     Section(
@@ -108,14 +114,16 @@ TEXTS = {
     "/sys/module/MODULE import_ns": "First name space of symbols that it imports, of vfio only.",
     "/sys/module/MODULE initsize": "Size of the init section: freed.",
     "/sys/module/MODULE initstate": "Always `live`.",
-    "/sys/module/MODULE refcnt": "Modules that use it, and for vfio_ap the mediated devices that are open.",
+    "/sys/module/MODULE refcnt": "Modules that use it, and open files: of devices and transfers for vfio_ap, of VFIO.",
     "/sys/module/MODULE taint": "Empty.",
-    "/sys/module/MODULE version": "Version, of mdev and vfio only.",
+    "/sys/module/MODULE version": "Version, of mdev, vfio and vfio_iommu_type1 only.",
     "/sys/module/ap/parameters apmask": "The kernel parameter at boot: unset.",
     "/sys/module/ap/parameters aqmask": "The kernel parameter at boot: unset.",
     "/sys/module/ap/parameters msgpool_min_items": "The kernel parameter at boot: unset, hence the default.",
     "/sys/module/ap/parameters poll_thread": "The kernel parameter at boot: unset, hence the default.",
     "/sys/module/ap/parameters useirq": "The kernel parameter at boot: unset, hence the default.",
+    "/sys/module/vfio_iommu_type1/parameters allow_unsafe_interrupts": "Kept, but nothing depends on it.",
+    "/sys/module/vfio_iommu_type1/parameters disable_hugepages": "Kept, but nothing depends on it.",
     "/sys/module/zcrypt/parameters mempool_threshold": "The module's parameter: not given, hence the default.",
     "available_instances": "How many more devices can be created.",
     "dev": "Device number, `major:minor`.",

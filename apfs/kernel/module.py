@@ -37,6 +37,10 @@ class Module(Kobject):
         self.parts: list[Kobject | MiscDevice] = []
         """What it registers when it is loaded, in this order, and unregisters in reverse."""
         self.holders: list[Module] = []
+        self.needs: tuple[Module, ...] = ()
+        """What has to be loaded before it."""
+        self.followers: tuple[Module, ...] = ()
+        """What modprobe loads after it because it asks for that (MODULE_SOFTDEP)."""
         self._users = users
 
     @property

@@ -25,6 +25,7 @@ LATER = frozenset(
     (
         *("bus/matrix", "bus/mdev", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices/vfio_ap"),
         *("devices/virtual/vfio", "devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
+        "module/vfio_iommu_type1",
     )
 )
 # Directories in which entries of both sides come and go: the mount's `ctl/sandbox` has them with all entries.

@@ -9,7 +9,7 @@ if [ "$tool" = kmod ]; then
 fi
 name_of() { basename "$1" | sed 's/\.ko.*$//; s/-/_/g'; }
 
-is_emulated() { case $1 in vfio_ap|mdev|vfio|zcrypt|zcrypt_cex4|ap) return 0 ;; *) return 1 ;; esac; }
+is_emulated() { case $1 in vfio_ap|mdev|vfio|vfio_iommu_type1|zcrypt|zcrypt_cex4|ap) return 0 ;; *) return 1 ;; esac; }
 
 list_modules() {
     echo 'Module                  Size  Used by'
@@ -24,6 +24,7 @@ describe() {
     place=s390/crypto depends='' license='GPL v2'
     case $1 in
     vfio) place=vfio ;;
+    vfio_iommu_type1) place=vfio depends=vfio ;;
     mdev) place=vfio/mdev ;;
     vfio_ap) depends=mdev,vfio ;;
     zcrypt) license=GPL ;;

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from apfs.journal.log import Journal
-    from apfs.vfio.device import VfioDevice, VfioGroup
+    from apfs.vfio.device import VfioCore, VfioDevice, VfioGroup
 
 _ALWAYS = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
 
@@ -36,10 +36,16 @@ def _by_backend(act: Callable[[Type1, Request], Reply]) -> Callable[[Container, 
 class Container(IoctlFile):
     """An open container. It goes on without its file as long as groups are in it."""
 
-    def __init__(self, journal: Journal) -> None:
-        super().__init__(journal, "/dev/vfio/vfio")
+    def __init__(self, core: VfioCore) -> None:
+        super().__init__(core.journal, "/dev/vfio/vfio")
+        self._core = core
+        core.references += 1
         self._groups: list[GroupFile] = []
         self.backend: Type1 | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._core.references -= 1
 
     def attach(self, group: GroupFile) -> None:
         """Attach a group."""
@@ -48,8 +54,9 @@ class Container(IoctlFile):
     def detach(self, group: GroupFile) -> None:
         """Detach a group; with the last one go the backend and its mappings."""
         self._groups.remove(group)
-        if not self._groups:
+        if not self._groups and self.backend is not None:
             self.backend = None
+            self._core.backends -= 1
 
     def check_ready(self) -> None:
         """Make sure that devices can be opened; EINVAL before SET_IOMMU."""
@@ -60,19 +67,27 @@ class Container(IoctlFile):
         return Reply(uapi.VFIO_API_VERSION)
 
     def _check_extension(self, request: Request) -> Reply:
-        """Return 1 for types 1 and 3 and for UNMAP_ALL, for DMA_CC once an IOMMU type is set, else 0."""
-        supported = request.arg in _ALWAYS or (request.arg == uapi.VFIO_DMA_CC_IOMMU and self.backend is not None)
+        """Return 1 for types 1 and 3 and for UNMAP_ALL, for DMA_CC once an IOMMU type is set, else 0.
+
+        Without the module vfio_iommu_type1 there is nobody to ask: 0.
+        """
+        supported = request.arg in _ALWAYS and self._core.has_type1()
+        if request.arg == uapi.VFIO_DMA_CC_IOMMU:
+            supported = self.backend is not None
         return Reply(int(supported))
 
     def _set_iommu(self, request: Request) -> Reply:
         """Choose type 1 or 1v2. EINVAL without a group or the second time, ENODEV for a type without a backend."""
         if not self._groups or self.backend is not None:
             raise KernelError(errno.EINVAL, "no group is attached to the container, or it has an IOMMU type already")
+        if not self._core.has_type1():
+            raise KernelError(errno.ENODEV, "no backend: the module vfio_iommu_type1 is not loaded")
         if request.arg not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
             # UNMAP_ALL is an extension of the type 1 backend, but not a type that can be chosen.
             number = errno.EINVAL if request.arg == uapi.VFIO_UNMAP_ALL else errno.ENODEV
             raise KernelError(number, f"no backend for IOMMU type {request.arg}")
-        self.backend = Type1(v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU)
+        self.backend = Type1(v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU, limit=self._core.type1.dma_entry_limit)
+        self._core.backends += 1
         return DONE
 
     def get_backend(self) -> Type1:
@@ -101,6 +116,7 @@ class GroupFile(IoctlFile):
         """Open a group; ENODEV if it has gone, EBUSY if it is open or its device is bound to an iommufd."""
         super().__init__(journal, f"/dev/vfio/{group.number}")
         group.claim(self)
+        group.core.references += 2
         self._group = group
         self._container: Container | Iommufd | None = None
         self._references = 1
@@ -110,6 +126,7 @@ class GroupFile(IoctlFile):
 
     def close(self) -> None:
         """Close the group's own file."""
+        self._group.core.references -= 2
         self._release()
 
     def _release(self) -> None:
@@ -210,9 +227,11 @@ class GroupDeviceFile(DeviceFile):
     def __init__(self, journal: Journal, device: VfioDevice, group: GroupFile) -> None:
         super().__init__(journal, device, device.name)
         self._group = group
+        device.core.references += 1
 
     def close(self) -> None:
         """Close the device once, and let go of the group."""
+        self.device.core.references -= 1
         self.device.close()
         self._group.device_closed()
 

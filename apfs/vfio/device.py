@@ -10,9 +10,10 @@ from apfs.journal.records import Interrupt
 from apfs.kernel.device import SYS, UEVENT, emit
 from apfs.sysfs.entries import Attribute, Link
 from apfs.vfio.fsm import MigrationFlags
+from apfs.vfio.type1 import Parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from apfs.journal.log import Journal
     from apfs.journal.records import Irq, Keys
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 GROUP_MAJOR, DEVICE_MAJOR = 243, 242
 IRQ_REQUEST, IRQ_CONFIG_CHANGED = 0, 1
 IRQ_NAMES: tuple[Irq, ...] = ("request", "config_changed")
+
+
+class TransferFile(Protocol):
+    """The file of a migration session."""
+
+    def take(self) -> SpecialFile:
+        """Open it, which its `close` undoes."""
 
 
 class VfioOps(Protocol):
@@ -40,7 +48,7 @@ class VfioOps(Protocol):
     def state(self) -> int:
         """The migration state."""
 
-    def set_state(self, target: int) -> SpecialFile | None:
+    def set_state(self, target: int) -> TransferFile | None:
         """Step to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
 
     def data_size(self) -> int:
@@ -53,6 +61,17 @@ class VfioCore:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.devices: list[VfioDevice] = []
+        self.references = 0
+        """What open files keep the module vfio loaded with.
+
+        An open container or device is one reference. An open node of a group or device is two: one of the device
+        number (cdev_get), one of the file's operations (fops_get).
+        """
+        self.type1 = Parameters()
+        self.backends = 0
+        """Containers that have an IOMMU type, each of which keeps the module vfio_iommu_type1 loaded."""
+        self.has_type1: Callable[[], bool] = lambda: True
+        """Whether that module is loaded."""
         self.kvm: Literal["auto", "none"] = "auto"
         """Which VM a client has. Linux learns it from an ioctl of KVM, KVM_DEV_VFIO_FILE_ADD, which does not come here.
 
@@ -76,6 +95,8 @@ class VfioCore:
         """Unregister a device that is not open."""
         self.devices.remove(device)
         device.group.device = None
+        for irq in range(len(IRQ_NAMES)):
+            device.set_trigger(irq, None)
         emit(device, "remove")
         emit(device.group, "remove")
 
@@ -85,8 +106,9 @@ class VfioGroup:
 
     subsystem = "vfio"
 
-    def __init__(self, journal: Journal, number: int, device: VfioDevice) -> None:
-        self.journal = journal
+    def __init__(self, core: VfioCore, number: int, device: VfioDevice) -> None:
+        self.core = core
+        self.journal = core.journal
         self.number = number
         self.minor = number
         self.path = f"{SYS}/devices/virtual/vfio/{number}"
@@ -123,7 +145,7 @@ class VfioDevice:
         self.path = f"{parent}/vfio-dev/vfio{index}"
         self.parent = parent
         # Nothing but emulated devices has an IOMMU group on this machine, and each has its own.
-        self.group = VfioGroup(core.journal, index, self)
+        self.group = VfioGroup(core, index, self)
         self.ops = ops
         self.migration_flags = MigrationFlags.STOP_COPY
         """What vfio_ap sets, the only driver here."""
@@ -133,6 +155,7 @@ class VfioDevice:
         self.bound = False
         """Whether one of them is bound to an iommufd."""
         self._triggers: dict[int, EventFd] = {}
+        """eventfds of interrupts. Closing the device does not end them: who opens it next finds them still there."""
 
     def uevent_keys(self) -> Keys:
         """Return device number and name."""
@@ -150,8 +173,6 @@ class VfioDevice:
         self.open_count -= 1
         if not self.open_count:
             self.ops.close_device()
-            for irq in tuple(self._triggers):
-                self.set_trigger(irq, None)
 
     @property
     def in_use(self) -> bool:

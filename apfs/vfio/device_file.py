@@ -147,7 +147,7 @@ class DeviceFile(IoctlFile):
             return Reply(writes=(write,))
         saving = self.device.ops.state == State.STOP_COPY
         at = write.address + layout.offsets["data_fd"]
-        return Reply(writes=(write,), file=NewFile(file, "vfio_ap_migf", saving, not saving, at))
+        return Reply(writes=(write,), file=NewFile(file.take(), "vfio_ap_migf", saving, not saving, at))
 
     def _get_data_size(self, request: Request) -> Reply:
         return _data(request, uapi.FEATURE_MIG_DATA_SIZE.pack(self.device.ops.data_size()))
@@ -184,6 +184,7 @@ class CdevFile(DeviceFile):
         super().__init__(journal, device, f"/dev/vfio/devices/vfio{device.index}")
         self._access: Access | None = None
         device.cdev_files += 1
+        device.core.references += 2
 
     def close(self) -> None:
         """Unbind and close the device."""
@@ -193,6 +194,7 @@ class CdevFile(DeviceFile):
             self._access.destroy()
             self._access = None
         self.device.cdev_files -= 1
+        self.device.core.references -= 2
 
     def _carry_out(self, request: Request) -> Reply:
         if self._access is None and request.cmd != Cmd.VFIO_DEVICE_BIND_IOMMUFD:

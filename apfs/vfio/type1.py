@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
+from apfs.kernel.kstrtox import kstrtobool, kstrtoul
+from apfs.sysfs.entries import Attribute
 from apfs.vfio import uapi
 from apfs.vfio.request import DONE, Reply, Write
 from apfs.vfio.uapi import Cmd
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from apfs.vfio.request import Request
 
 _TOP = 1 << 64
-_SLOTS = 65535
+_LIMIT = 65535
 # The largest bitmap that the kernel takes covers 2^31 pages.
 _MAX_BITMAP_BYTES = 1 << 28
 _PAGE_MASK = _TOP - uapi.PAGE
@@ -88,11 +90,22 @@ def _clean_bitmap(base: int, data: int, mappings: list[Mapping]) -> tuple[Write,
     return tuple(writes)
 
 
+@dataclass(slots=True)
+class Parameters:
+    """The parameters of the module vfio_iommu_type1. The two truth values change nothing here: nothing is pinned."""
+
+    allow_unsafe_interrupts: bool = False
+    disable_hugepages: bool = False
+    dma_entry_limit: int = _LIMIT
+    """How many mappings a container can have, if its IOMMU type is chosen from now on."""
+
+
 class Type1:
     """The backend of one container. `v2` is what SET_IOMMU chose."""
 
-    def __init__(self, *, v2: bool) -> None:
+    def __init__(self, *, v2: bool, limit: int = _LIMIT) -> None:
         self.v2 = v2
+        self._limit = limit
         self.mappings = Mappings()
         self.tracking = False
 
@@ -106,7 +119,7 @@ class Type1:
         chain = uapi.CAP_MIGRATION.pack(
             uapi.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, info + migration, 0, 0, uapi.PAGE, _MAX_BITMAP_BYTES
         )
-        chain += uapi.CAP_DMA_AVAIL.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, 0, _SLOTS - len(self.mappings))
+        chain += uapi.CAP_DMA_AVAIL.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, 0, self._limit - len(self.mappings))
         chain += bytes(-len(chain) % 8)
         room = argsz >= info + len(chain)
         flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS
@@ -131,8 +144,8 @@ class Type1:
             raise KernelError(errno.EINVAL if found else errno.ENOENT, "no mapping with an invalid address there")
         if found:
             raise KernelError(errno.EEXIST, f"overlaps the mapping at {found[0].iova:#x}")
-        if len(self.mappings) == _SLOTS:
-            raise KernelError(errno.ENOSPC, f"all {_SLOTS} mappings are in use")
+        if len(self.mappings) == self._limit:
+            raise KernelError(errno.ENOSPC, f"all {self._limit} mappings are in use")
         self.mappings.add(iova, size)
         return DONE
 
@@ -217,3 +230,30 @@ class Type1:
         Cmd.VFIO_IOMMU_DIRTY_PAGES: dirty_pages,
     }
     """The requests of a container that its backend answers, by number."""
+
+
+def _switch(name: str) -> Attribute:
+    def show(parameters: Parameters) -> str:
+        return "Y\n" if getattr(parameters, name) else "N\n"
+
+    def store(parameters: Parameters, text: str) -> None:
+        setattr(parameters, name, kstrtobool(text))
+
+    return Attribute(name, 0o644, show, store)
+
+
+def dma_entry_limit_show(parameters: Parameters) -> str:
+    """Mappings that a container can have."""
+    return f"{parameters.dma_entry_limit}\n"
+
+
+def dma_entry_limit_store(parameters: Parameters, text: str) -> None:
+    """Change it for containers that get their IOMMU type from now on. EINVAL, ERANGE above 32 bits."""
+    parameters.dma_entry_limit = kstrtoul(text, 32)
+
+
+MODULE_PARAMETERS = (
+    _switch("allow_unsafe_interrupts"),
+    _switch("disable_hugepages"),
+    Attribute("dma_entry_limit", 0o644, dma_entry_limit_show, dma_entry_limit_store),
+)

@@ -16,6 +16,7 @@ from apfs.vfio.device import IRQ_NAMES
 from apfs.vfio.fsm import State
 
 if TYPE_CHECKING:
+    from apfs.vfio.device import VfioCore
     from apfs.vfio_ap.migration import MigrationFile
     from apfs.vfio_ap.ops import MatrixMdev
 
@@ -30,6 +31,12 @@ class Vm:
         """Do nothing when no interrupts are wanted any more."""
 
 
+def _count(core: VfioCore, vmms: int) -> None:
+    """Count what a VMM has open: a container with an IOMMU type, a group and a device (see `VfioCore.references`)."""
+    core.references += 4 * vmms
+    core.backends += vmms
+
+
 def open_guest(mdev: MatrixMdev) -> None:
     """Have a guest open the device, if it has not. EBUSY while a program has the group open."""
     group = mdev.vdev.group
@@ -37,6 +44,7 @@ def open_guest(mdev: MatrixMdev) -> None:
         vm = Vm()
         group.claim(vm)
         mdev.vdev.open(vm)
+        _count(mdev.vdev.core, 1)
         for irq in range(len(IRQ_NAMES)):
             mdev.vdev.set_trigger(irq, vm)
 
@@ -47,6 +55,7 @@ def close_guest(mdev: MatrixMdev) -> None:
     if isinstance(group.opener, Vm):
         mdev.vdev.close()
         group.opener = None
+        _count(mdev.vdev.core, -1)
     elif mdev.vm is not None:
         raise KernelError(errno.EBUSY, f"a program has {mdev.mdev.uuid} open: it has to close it")
 
@@ -121,7 +130,7 @@ def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFi
     if mdev.transfer is None:
         why = f"no migration session in state {mdev.state.name}: set STOP_COPY to read, RESUMING to write"
         raise KernelError(errno.ENODEV, why)
-    return mdev.transfer
+    return mdev.transfer.take()
 
 
 CLIENT_ENTRIES = (

@@ -146,13 +146,23 @@ class VfioAp:
 
     @property
     def refcount(self) -> int:
-        """How many mediated devices are open; each keeps the module loaded."""
-        return sum(mdev.vdev.in_use for mdev in self.driver.mdevs)
+        """How many mediated devices and transfer files are open; each keeps the module loaded.
+
+        An open device node that is not bound to an iommufd does not (vfio_df_device_first_open).
+        """
+        files = sum(file.opened for file in self.driver.transfer_files)
+        return sum(mdev.vdev.open_count > 0 for mdev in self.driver.mdevs) + files
 
     def unload(self) -> None:
-        """Remove all mediated devices and both drivers. EAGAIN, with nothing changed, while a device is open."""
+        """Remove all mediated devices and both drivers.
+
+        EAGAIN, with nothing changed, while a device or a transfer file is open, EBUSY while a device node is open.
+        """
         if self.refcount:
-            raise KernelError(errno.EAGAIN, f"module {MODULE} is in use: {self.refcount} mediated devices are open")
+            why = f"module {MODULE} is in use: {self.refcount} mediated devices or transfer files are open"
+            raise KernelError(errno.EAGAIN, why)
+        for data in self.driver.mdevs:
+            data.vdev.request_release()
         self._tree.journal.log("info", "vfio_ap matrix: MDEV: Unregistering")
         for mdev in self.mdev_bus.mdevs:
             self.mdev_bus.remove(mdev)

@@ -10,7 +10,7 @@ import errno
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS
@@ -243,7 +243,7 @@ class MigrationFile(SpecialFile):
     """A transfer file: the driver's and the user's common end of one migration session (struct vfio_ap_migration_file).
 
     It has one position for all who have it open, and it dies with the session although it may stay open. Closing it
-    does nothing: the session goes on, and nobody gets a second file for it.
+    does not end the session, for which nobody gets a second file. While it is open, the module stays loaded.
     """
 
     seekable = False
@@ -252,6 +252,17 @@ class MigrationFile(SpecialFile):
         super().__init__(journal, path)
         self.position = 0
         self.disabled = False
+        self.opened = 0
+        """How often it is open."""
+
+    def take(self) -> Self:
+        """Open it."""
+        self.opened += 1
+        return self
+
+    def close(self) -> None:
+        """Close it once."""
+        self.opened -= 1
 
     def disable(self) -> None:
         """End the session."""

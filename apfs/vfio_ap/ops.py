@@ -49,6 +49,8 @@ class VfioApDriver(ApDriver):
         """The host configuration as the driver knows it: read at load, replaced when a scan reports a change."""
         self.mdevs: list[MatrixMdev] = []
         """Oldest first."""
+        self.transfer_files: list[MigrationFile] = []
+        """Those of sessions under way, and those that outlive theirs because somebody has them open."""
         self.bad_resets: dict[Apqn, int] = {}
         """Queues whose last reset ended with a response that keeps them from guests."""
         self.programmed: Callable[[MatrixMdev], None] = lambda _mdev: None
@@ -416,6 +418,9 @@ class MatrixMdev:
                 return Target(size, self.shadow.size, self._guest_rows)
 
             self.transfer = ResumingFile(self.journal, path, target, self._log_error)
+        if self.transfer:
+            files = self.driver.transfer_files
+            self.driver.transfer_files = [*(file for file in files if file.opened), self.transfer]
         return self.transfer
 
     def _end_session(self) -> None:

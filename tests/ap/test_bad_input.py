@@ -93,6 +93,10 @@ GRAMMARS: dict[str, Refusals] = {
     "online": SWITCH,
     "driver_override": refused("EINVAL", "5000 bytes"),
     "se_bind": TRUTH,
+    "allow_unsafe_interrupts": TRUTH,
+    "disable_hugepages": TRUTH,
+    "dma_entry_limit": refused("EINVAL", *NO_NUMBER, "blanks around", "-5", "08")
+    | refused("ERANGE", "5000 bytes", "2**64-1", "2**64"),
     "create": ANYTHING,
     "destroy": all_refused("ENOENT"),
     # EP11: nothing is bound yet, so every number is refused for that. It is an unsigned int.

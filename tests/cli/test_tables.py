@@ -58,7 +58,7 @@ control domains  0004 0047 00ab 00ff
 default domain   0004
 apmask           00-04 07-ff
 aqmask           0000-00ff
-modules          zcrypt zcrypt_cex4 mdev vfio vfio_ap
+modules          zcrypt zcrypt_cex4 mdev vfio vfio_iommu_type1 vfio_ap
 
 cards
 card   type   mode  driver    config  online  chkstop  queues each
@@ -191,7 +191,7 @@ def test_host_with_little() -> None:
     bench.console("kvm none", "rmmod vfio_ap")
     rows = dict(part(tables(bench), "host"))
     assert rows["kvm"] == "none: programs cannot open devices"
-    assert rows["modules"] == "zcrypt zcrypt_cex4 mdev vfio"
+    assert rows["modules"] == "zcrypt zcrypt_cex4 mdev vfio vfio_iommu_type1"
     without_qci = Bench("[qci]\nsupported = false\nmax_domain = 15\n")
     assert dict(part(tables(without_qci), "host"))["usage domains"] == "not known: the machine has no QCI"
     secure = Shell(Host(load("secure-execution")))

@@ -122,6 +122,8 @@ def test_eventfds_are_signalled_and_dropped_by_number(client: Client) -> None:
         client.shell.echo("1", f"/sys/bus/mdev/devices/{M1}/remove")
     assert client.line() == {"signal": [8], "drop": []}
     device.close()
+    assert client.line() == {"signal": [], "drop": []}  # vfio_ap_mdev_close_device keeps them
+    client.shell.echo("1", f"/sys/bus/mdev/devices/{M1}/remove")
     assert client.line() == {"signal": [], "drop": [8]}
 
 

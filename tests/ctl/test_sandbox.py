@@ -83,7 +83,7 @@ def test_nodes_follow_devices(host: Host) -> None:
     shell.echo("node", "/sys/class/zcrypt/destroy")
     assert shell.ls("/ctl/sandbox/dev/vfio") == ["devices", "vfio"]
     assert shell.ls("/ctl/sandbox/zcrypt") == []
-    for module in ("vfio_ap", "mdev", "vfio"):
+    for module in ("vfio_ap", "mdev", "vfio_iommu_type1", "vfio"):
         shell.echo(f"rmmod {module}", "/ctl/console")
     assert shell.ls("/ctl/sandbox/dev") == ["iommu", "z90crypt"]
 
@@ -103,9 +103,11 @@ def test_modules_of_both_machines(host: Host) -> None:
     shell = Shell(host)
     lines = shell.cat("/ctl/sandbox/modules").splitlines()
     assert lines[0].startswith("vfio_ap ")
-    assert [line for line in lines if line.startswith("vfio ")] == ["vfio 69632 1 vfio_ap, Live 0x0000000000000000"]
+    assert [line for line in lines if line.startswith("vfio ")] == [
+        "vfio 69632 2 vfio_ap,vfio_iommu_type1, Live 0x0000000000000000"
+    ]
     assert lines[-1] == "fuse 1 2 - Live 0x0"
-    for module in ("vfio_ap", "mdev", "vfio"):
+    for module in ("vfio_ap", "mdev", "vfio_iommu_type1", "vfio"):
         shell.echo(f"rmmod {module}", "/ctl/console")
     lines = shell.cat("/ctl/sandbox/modules").splitlines()
     assert lines[-2:] == ["fuse 1 2 - Live 0x0", "vfio 9 9 - Live 0x0"]

@@ -57,7 +57,7 @@ def taken(bench: Bench) -> None:
 
 def device(bench: Bench) -> IoctlFile:
     """Open M1 as a program does."""
-    container = Container(bench.host.journal)
+    container = Container(bench.host.vfio)
     group = GroupFile(bench.host.journal, bench.host.vfio.devices[0].group)
     number = (5).to_bytes(4, "little")
     assert group.ioctl(Request(0x3B68, 0, number, container)).value == 0

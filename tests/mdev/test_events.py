@@ -149,10 +149,11 @@ def test_modules_that_it_needs() -> None:
     bench = Bench(BARE)
     bench.console("rmmod vfio_ap")
     bench.mark()
-    bench.console("rmmod mdev", "rmmod vfio")
+    bench.console("rmmod mdev", "rmmod vfio_iommu_type1", "rmmod vfio")
     assert told(bench) == [
         "remove /bus/mdev",
         "remove /module/mdev",
+        "remove /module/vfio_iommu_type1",
         "remove /class/vfio-dev",
         "remove /class/vfio",
         "remove /devices/virtual/misc/vfio MAJOR=10 MINOR=196 DEVNAME=vfio/vfio DEVMODE=0666",
@@ -167,6 +168,7 @@ def test_modules_that_it_needs() -> None:
         "add /class/vfio",
         "add /class/vfio-dev",
         "add /module/vfio",
+        "add /module/vfio_iommu_type1",  # MODULE_SOFTDEP in vfio_main.c
     ]
     assert {event.subsystem for event in bench.uevents()} == {"bus", "class", "misc", "module"}
 

@@ -44,7 +44,7 @@ def test_loading_and_unloading_again_and_again() -> None:
         assert bench.ls("/sys/bus/mdev/drivers") == []
         with refused("ENOENT"):
             bench.create(M1)
-    bench.console("rmmod mdev", "rmmod vfio")
+    bench.console("rmmod mdev", "rmmod vfio_iommu_type1", "rmmod vfio")
     assert not any(present(bench, *OF_MDEV))
 
 
@@ -57,12 +57,13 @@ def test_loading_twice_is_no_error_and_no_second_module() -> None:
 
 def test_what_vfio_ap_needs_stays_while_it_is_there() -> None:
     bench = Bench(BARE)
-    for name in ("mdev", "vfio"):
-        assert bench.cat(f"/sys/module/{name}/refcnt") == "1\n"
+    for name, count in (("mdev", 1), ("vfio", 2)):
+        assert bench.cat(f"/sys/module/{name}/refcnt") == f"{count}\n"
         with refused("EAGAIN"):
             bench.console(f"rmmod {name}")
+    assert bench.ls("/sys/module/vfio/holders") == ["vfio_ap", "vfio_iommu_type1"]
     bench.console("rmmod vfio_ap")
-    for name in ("mdev", "vfio"):
+    for name in ("mdev", "vfio_iommu_type1", "vfio"):
         assert bench.cat(f"/sys/module/{name}/refcnt") == "0\n"
         bench.console(f"rmmod {name}")
         with refused("ENOENT"):
@@ -83,6 +84,55 @@ def test_files_of_modules() -> None:
     assert bench.ls("/sys/module/vfio_ap/drivers") == ["ap:vfio_ap", "mdev:vfio_ap_mdev"]
 
 
+def counts(bench: Bench) -> list[int]:
+    """Return how often vfio_ap, vfio_iommu_type1 and vfio are in use, the last one without its two holders."""
+    names = ("vfio_ap", "vfio_iommu_type1", "vfio")
+    numbers = [int(bench.cat(f"/sys/module/{name}/refcnt")) for name in names]
+    return [*numbers[:2], numbers[2] - 2]
+
+
+def test_a_guest_counts_as_a_program_that_has_the_device_open() -> None:
+    # vfio: container 1, group 2 (its device number, its operations), device 1; type1: the container's IOMMU type.
+    bench = built()
+    assert counts(bench) == [0, 0, 0]
+    bench.run_guest(M1)
+    assert counts(bench) == [1, 1, 4]
+    bench.run_guest(M1, 0)
+    assert counts(bench) == [0, 0, 0]
+
+
+def test_an_open_transfer_file_keeps_the_driver() -> None:
+    # anon_inode_getfile takes a reference of the module that has the file's operations.
+    bench = built()
+    bench.run_guest(M1)
+    bench.echo("STOP_COPY", f"/dev/vfio-ap/{M1}/migration_state")
+    path = f"/dev/vfio-ap/{M1}/data_stream"
+    first, second = (bench.host.tree.open(bench.host.tree.resolve(path), READ) for _ in range(2))
+    assert counts(bench) == [3, 1, 4]
+    bench.run_guest(M1, 0)  # ends the session, not the files
+    assert counts(bench) == [2, 0, 0]
+    with refused("EAGAIN"):
+        bench.console("rmmod vfio_ap")
+    first.close()
+    assert counts(bench) == [1, 0, 0]
+    second.close()
+    bench.console("rmmod vfio_ap")
+
+
+def test_an_open_node_that_is_not_bound_keeps_vfio_but_not_the_driver() -> None:
+    # vfio_device_fops_cdev_open takes no reference of vfio_ap; but the device cannot go while the node is open.
+    bench = built()
+    file = bench.host.tree.open(bench.host.tree.resolve("/dev/vfio/devices/vfio0"), READ)
+    assert counts(bench) == [0, 0, 2]
+    before = bench.dump()
+    with refused("EBUSY"):
+        bench.console("rmmod vfio_ap")
+    assert bench.dump() == before
+    file.close()
+    assert counts(bench) == [0, 0, 0]
+    bench.console("rmmod vfio_ap")
+
+
 def test_parameters_of_zcrypt() -> None:
     # zcrypt_api.c: module_param_named(mempool_threshold, ..., 0400).
     bench = Bench(BARE)
@@ -91,6 +141,21 @@ def test_parameters_of_zcrypt() -> None:
     assert bench.cat(f"{directory}/mempool_threshold") == "5\n"
     assert stat.S_IMODE(bench.stat(f"{directory}/mempool_threshold").mode) == 0o400
     assert not bench.exists("/sys/module/mdev/parameters")
+
+
+def test_parameters_of_vfio_iommu_type1() -> None:
+    # vfio_iommu_type1.c: two of param_ops_bool, one of param_ops_uint, all 0644.
+    bench = Bench(BARE)
+    directory = "/sys/module/vfio_iommu_type1/parameters"
+    limit, switches = f"{directory}/dma_entry_limit", ("allow_unsafe_interrupts", "disable_hugepages")
+    assert bench.ls(directory) == [*switches, "dma_entry_limit"]
+    assert bench.cat(limit) == "65535\n"
+    assert [bench.store(limit, text) for text in ("0x10\n", "-1", "4294967296")] == ["", "EINVAL", "ERANGE"]
+    assert bench.cat(limit) == "16\n"
+    for name in switches:
+        assert bench.cat(f"{directory}/{name}") == "N\n"
+        assert [bench.store(f"{directory}/{name}", text) for text in ("on", "x")] == ["", "EINVAL"]
+        assert bench.cat(f"{directory}/{name}") == "Y\n"
 
 
 def test_devices_go_with_the_module_without_being_asked() -> None:

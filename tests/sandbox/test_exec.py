@@ -289,7 +289,7 @@ def test_options_of_module_tools() -> None:
         modprobe -n -r vfio_ap; there vfio_ap
         modprobe -rv vfio_ap; there vfio_ap
         modprobe --dry-run vfio_ap; there vfio_ap
-        rmmod mdev vfio; modprobe -va mdev vfio; there mdev; there vfio
+        rmmod mdev vfio_iommu_type1 vfio; modprobe -va mdev vfio; there mdev; there vfio
         rmmod zcrypt_cex4; there zcrypt_cex4
         kmod modprobe vfio_ap; there vfio_ap
         modprobe --nosuch vfio_ap; echo "$?"

@@ -185,3 +185,43 @@ def test_the_mappings_of_a_container(guest: Program) -> None:
     info = guest.call(container, IOMMU_GET_INFO, struct.pack("=I", 72) + bytes(68))
     answer = (72, 3, 2**64 - 4096, 24, 2, 1, 56, 0, 0, 4096, 1 << 28, 3, 1, 0, 65535)
     assert struct.unpack("=IIQI4xHHIIIQQHHII", info[:68]) == answer
+
+
+def test_open_files_keep_the_modules_of_vfio(two: Two) -> None:
+    """misc_open takes a reference of the operations, chrdev_open one more of the device number; SET_IOMMU of type 1."""
+
+    def counts() -> list[int]:
+        names = ("vfio_iommu_type1", "vfio")
+        return [int(two.program.shell.cat(f"/sys/module/{name}/refcnt")) for name in names]
+
+    holders = 2  # vfio_ap, vfio_iommu_type1
+    assert counts() == [0, holders + 1 + 2 + 2]
+    assert (two.join(two.first), two.choose(1)) == ("ok", "ok")
+    assert counts() == [1, holders + 5]
+    device = two.program.value(two.first, GROUP_GET_DEVICE_FD, U.encode() + b"\0")
+    assert counts() == [1, holders + 6]
+    two.program.close(two.container)  # the group still has it
+    two.program.close(two.second)
+    assert counts() == [1, holders + 3]
+    two.program.close(device)
+    two.program.close(two.first)
+    assert counts() == [0, holders]
+
+
+def test_without_the_module_a_container_has_no_type(two: Two) -> None:
+    """vfio_ioctl_check_extension and vfio_ioctl_set_iommu ask the backends that there are."""
+    two.program.shell.console("rmmod vfio_iommu_type1")
+    assert two.extensions() == []
+    assert two.join(two.first) == "ok"
+    assert (two.choose(1), two.choose(9)) == ("ENODEV", "ENODEV")
+    two.program.shell.console("modprobe vfio_iommu_type1")
+    assert two.choose(1) == "ok"
+
+
+def test_the_limit_of_mappings_is_that_of_the_module_at_set_iommu(two: Two) -> None:
+    """vfio_iommu_type1_open: dma_avail is the parameter dma_entry_limit."""
+    two.program.write("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "1")
+    assert (two.join(two.first), two.choose(3)) == ("ok", "ok")
+    two.program.write("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "7")
+    mappings = [struct.pack("=IIQQQ", 32, 3, 0x10000, iova, 4096) for iova in (0, 4096)]
+    assert [two.program.outcome(two.container, IOMMU_MAP_DMA, mapping) for mapping in mappings] == ["ok", "ENOSPC"]

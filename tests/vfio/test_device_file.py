@@ -270,6 +270,22 @@ def test_a_replaced_and_a_dropped_eventfd_stay_silent(guest: Program) -> None:
     assert [guest.signals(fd) for fd in (old, new, other)] == [0, 1, 0]
 
 
+def test_an_eventfd_outlives_the_close(guest: Program) -> None:
+    """vfio_ap_mdev_close_device leaves req_trigger and cfg_chg_trigger alone."""
+    device = Device(guest)
+    fd = device.eventfd(0)
+    device.close()
+    again = Device(guest)
+    assert guest.remove() == "EBUSY"
+    assert guest.signals(fd) == 1
+    assert guest.shell.cat("/ctl/kmsg").splitlines()[-1].endswith("relaying device request to user (#0)")
+    new = again.eventfd(0)
+    assert guest.remove() == "EBUSY"
+    assert [guest.signals(number) for number in (fd, new)] == [0, 1]
+    again.close()
+    assert guest.remove() == "ok"
+
+
 def test_hot_plugged_queues_change_the_configuration(guest: Program) -> None:
     device = Device(guest)
     guest.write("/sys/bus/ap/apmask", "-6")
