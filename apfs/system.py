@@ -312,6 +312,7 @@ class System:
         self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
         self.vfio_ap.driver.programmed = self._programmed
         self.vfio_ap.driver.signalled = self._signalled
+        self.vfio_ap.driver.session_changed = self.tree.nodes.stir
 
     def rmmod(self, name: str) -> None:
         """Unload a module. ENOENT if it is not loaded, EAGAIN while it is in use.

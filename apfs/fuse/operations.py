@@ -21,6 +21,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, M
 from apfs.errors import KernelError
 from apfs.fuse.cache import FOREVER, KernelCache
 from apfs.fuse.listing import bare_names
+from apfs.fuse.pages import PagedStream
 from apfs.journal.records import Crash
 from apfs.sysfs.attribute_file import AttributeFile
 from apfs.sysfs.entries import BOTH, NEITHER, READ, WRITE
@@ -101,13 +102,13 @@ class Operations(pyfuse3.Operations):
         self._journal = host.journal
         self._changes = host.tree.nodes.changes
         self._root = host.tree.root.id(0)
-        self._files: dict[int, OpenFile] = {}
+        self._files: dict[int, OpenFile | PagedStream] = {}
         self._handles = map(FileHandleT, itertools.count(1))
         # Without the page cache: texts are made when they are read, and their size is not known before. The same object
         # serves for all opens, with another handle: making a new one takes 0.4 µs.
         self._seekable = FileInfo(direct_io=True, keep_cache=False)
         self._stream = FileInfo(direct_io=True, keep_cache=False, nonseekable=True)
-        self._watchers: dict[int, SpecialFile] = {}
+        self._watchers: dict[int, SpecialFile | PagedStream] = {}
         """Files that want to know what a process polls, by that process."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Pollers that wait for an open file, by its handle."""
@@ -263,6 +264,8 @@ class Operations(pyfuse3.Operations):
         file = self._tree.open(inode, _ACCESS[flags & os.O_ACCMODE])  # never the root: that is a directory
         handle = next(self._handles)
         self._files[handle] = file
+        if not isinstance(file, AttributeFile) and file.is_stream:
+            self._files[handle] = PagedStream(file)
         info = self._seekable if file.seekable else self._stream
         if not isinstance(file, AttributeFile) and file.watches:
             self._watchers[ctx.pid] = file
@@ -317,14 +320,18 @@ class Operations(pyfuse3.Operations):
             await self._release(fh, file)
 
     @_answered
-    def _release(self, fh: FileHandleT, file: SpecialFile) -> None:
+    def _release(self, fh: FileHandleT, file: SpecialFile | PagedStream) -> None:
         self.pollers.pop(fh, None)
         if file.watches:
             self._watchers = {pid: other for pid, other in self._watchers.items() if other is not file}
         file.close()
 
-    async def fsync(self, _fh: FileHandleT, _datasync: bool) -> None:  # noqa: FBT001 -- signature of pyfuse3
-        """Succeed: there is nothing to flush."""
+    @_answered
+    def fsync(self, fh: FileHandleT, _datasync: bool) -> None:  # noqa: FBT001 -- signature of pyfuse3
+        """Answer fsync: attributes have nothing to flush (noop_fsync)."""
+        file = self._files[fh]
+        if not isinstance(file, AttributeFile):
+            file.sync()
 
 
 for _name, _number in REFUSED.items():

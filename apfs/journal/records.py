@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 # The vocabulary of the fields that have one; docs/console.md says what the words mean.
-Operation = Literal["open", "read", "write", "console", "ioctl"]
+Operation = Literal["open", "read", "write", "fsync", "console", "ioctl"]
 Action = Literal["add", "remove", "change", "move", "online", "offline", "bind", "unbind"]
 Level = Literal["err", "warn", "notice", "info"]
 Irq = Literal["request", "config_changed"]

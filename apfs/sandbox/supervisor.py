@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # Most replies fit. A buffer of a megabyte, which all would fit, takes longer to make than everything else together.
 _CHUNK = 1 << 12
 _EVENTFD = "anon_inode:[eventfd]"
-_ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}
+# With O_DIRECT the kernel reads streams for splice(2) as it does for read(2), instead of by pages, up to a size of 0.
+_ACCESS = {"r": os.O_RDONLY | os.O_DIRECT, "w": os.O_WRONLY, "rw": os.O_RDWR}
 _ONE = struct.pack("=Q", 1)
 _RLIMIT = struct.Struct("=QQ")
 """struct rlimit64: soft and hard limit."""

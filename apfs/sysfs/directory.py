@@ -199,7 +199,10 @@ class Directory(Population):
             return LINK_STAT if node.present(subject) else None
         if isinstance(node, Node):
             return node.stat(subject)
-        return self._stats[entry - 1] if node.present(subject) else None
+        found = self._stats[entry - 1] if node.present(subject) else None
+        if found and isinstance(node, Special) and node.size:
+            return found._replace(size=node.size(subject))
+        return found
 
     def _nlink(self, key: int) -> int:
         return 2 + sum(members.count(key) for members in self._below) if self._below else 2
@@ -231,7 +234,10 @@ class Directory(Population):
         return self._permanent and self._lasting[entry]
 
     def varies(self, entry: int) -> bool:
-        return not entry and self._varies
+        if not entry:
+            return self._varies
+        node = self._entries[entry - 1]
+        return isinstance(node, Special) and node.size is not None
 
     def lookup(self, key: int, name: str) -> int | None:
         """Return the node of a name in a directory, None if there is none."""
@@ -270,7 +276,9 @@ class Directory(Population):
 
 
 def _lasts(entry: Entry) -> bool:
-    return isinstance(entry, Special | Node) or (isinstance(entry, Attribute) and entry.visible is None)
+    if isinstance(entry, Special):
+        return entry.size is None
+    return isinstance(entry, Node) or (isinstance(entry, Attribute) and entry.visible is None)
 
 
 class Graft(Directory):

@@ -53,11 +53,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """A file with behaviour of its own: `open(subject, readable, writable)` makes its open file."""
+    """A file with behaviour of its own: `open(subject, readable, writable)` makes its open file.
+
+    `size(subject)` is the size that stat tells, 0 without it. From a file without a size, splice(2) copies nothing.
+    """
 
     name: str
     mode: int
     open: Callable[[Any, bool, bool], SpecialFile]
+    size: Callable[[Any], int] | None = None
 
     def present(self, _subject: object) -> bool:
         """Whether this subject has the file at present: always."""

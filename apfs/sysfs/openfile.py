@@ -37,6 +37,9 @@ class SpecialFile:
     seekable: bool = True
     """Whether lseek and pread are possible; if not, offsets are ignored."""
 
+    is_stream: ClassVar[bool] = False
+    """Whether it gives something that is longer than one read and cannot be had twice."""
+
     watches: ClassVar[bool] = False
     """Whether `watch` is called with the other files that are polled by the process that opened this one."""
 
@@ -64,6 +67,14 @@ class SpecialFile:
             record_refusal(self._journal, self.writing, self.path, self._shown(data), error)
             raise
 
+    def sync(self) -> None:
+        """Answer fsync(2)."""
+        try:
+            self.on_sync()
+        except KernelError as error:
+            record_refusal(self._journal, "fsync", self.path, "", error)
+            raise
+
     def poll(self) -> int:
         """Return the poll events that are ready: all of them, as for a file without a poll operation."""
         return READY
@@ -73,6 +84,9 @@ class SpecialFile:
 
     def watch(self, file: object) -> None:
         """Take note of another file that is polled by the process that opened this one."""
+
+    def on_sync(self) -> None:
+        """Do nothing, unless overridden: there is nothing to flush."""
 
     def on_read(self, offset: int, size: int) -> bytes | memoryview:
         del offset, size

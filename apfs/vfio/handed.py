@@ -52,6 +52,10 @@ class HandedFile(SpecialFile):
         """Write to the file."""
         return self.file.write(data)
 
+    def sync(self) -> None:
+        """Answer fsync as the file does."""
+        self.file.sync()
+
     def poll(self) -> int:
         """Poll the file."""
         return self.file.poll()

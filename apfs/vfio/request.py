@@ -170,6 +170,10 @@ class IoctlFile(SpecialFile):
         """Refuse with EINVAL."""
         raise KernelError(errno.EINVAL, f"{self.path} has no write operation, only ioctls")
 
+    def on_sync(self) -> None:
+        """Refuse with EINVAL."""
+        raise KernelError(errno.EINVAL, f"{self.path} has no fsync operation, only ioctls")
+
 
 def descriptor_number(request: Request) -> int:
     """Copy a lone file descriptor in; EFAULT."""

@@ -133,11 +133,16 @@ def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFi
     return mdev.transfer.take()
 
 
+def data_stream_size(mdev: MatrixMdev) -> int:
+    """Return the bytes that the session under way has to read."""
+    return mdev.transfer.size if mdev.transfer else 0
+
+
 CLIENT_ENTRIES = (
     Attribute("guest", 0o644, guest_show, guest_store),
     Attribute("migration_state", 0o644, migration_state_show, migration_state_store),
     Attribute("migration_flags", 0o444, migration_flags_show),
     Attribute("data_size", 0o444, data_size_show),
-    Special("data_stream", 0o600, data_stream_open),
+    Special("data_stream", 0o600, data_stream_open, data_stream_size),
     Attribute("reset", 0o200, None, reset_store),
 )

@@ -252,6 +252,8 @@ class MigrationFile(SpecialFile):
         super().__init__(journal, path)
         self.position = 0
         self.disabled = False
+        self.size = 0
+        """Bytes that can be read in all."""
         self.opened = 0
         """How often it is open."""
 
@@ -269,6 +271,10 @@ class MigrationFile(SpecialFile):
         self.disabled = True
         self.position = 0
 
+    def on_sync(self) -> None:
+        """Refuse fsync(2) with EINVAL, as the driver has no operation for it (vfs_fsync_range)."""
+        raise KernelError(errno.EINVAL, "a transfer file has no fsync operation")
+
     def _shown(self, data: bytes) -> str:
         """Return how much of a stream was refused, which nobody could read."""
         return f"{len(data)} bytes"
@@ -277,9 +283,12 @@ class MigrationFile(SpecialFile):
 class SavingFile(MigrationFile):
     """The file of STOP_COPY: gives the snapshot that was taken when the state was entered."""
 
+    is_stream = True
+
     def __init__(self, journal: Journal, path: str, stream: bytes) -> None:
         super().__init__(journal, path)
         self._stream = memoryview(stream)
+        self.size = len(stream)
 
     def on_read(self, _offset: int, size: int) -> memoryview:
         """Return the next bytes, none at the end. ENODEV after the session.

@@ -51,6 +51,8 @@ class VfioApDriver(ApDriver):
         """Oldest first."""
         self.transfer_files: list[MigrationFile] = []
         """Those of sessions under way, and those that outlive theirs because somebody has them open."""
+        self.session_changed: Callable[[], None] = lambda: None
+        """Called when a migration session begins or ends, because it has a file with a size."""
         self.bad_resets: dict[Apqn, int] = {}
         """Queues whose last reset ended with a response that keeps them from guests."""
         self.programmed: Callable[[MatrixMdev], None] = lambda _mdev: None
@@ -421,12 +423,14 @@ class MatrixMdev:
         if self.transfer:
             files = self.driver.transfer_files
             self.driver.transfer_files = [*(file for file in files if file.opened), self.transfer]
+            self.driver.session_changed()
         return self.transfer
 
     def _end_session(self) -> None:
         if self.transfer:
             self.transfer.disable()
             self.transfer = None
+            self.driver.session_changed()
 
     def _guest_rows(self) -> Iterator[Row]:
         cards = self.driver.ap_bus.cards

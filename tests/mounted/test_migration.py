@@ -79,6 +79,92 @@ def test_stream_has_one_position_and_cannot_seek(mount: Mounter) -> None:
             first.read(8)
 
 
+def splice(source: int, target: int, size: int) -> int:
+    return os.splice(source, target, size)
+
+
+def sendfile(source: int, target: int, size: int) -> int:
+    return os.sendfile(target, source, None, size)
+
+
+def drained(fd: int, move: Callable[[int, int, int], int], size: int = 1 << 16) -> bytes:
+    """Return what a file gives to splice or sendfile until there is no more."""
+    out, into = os.pipe()
+    data = b""
+    while count := move(fd, into, size):
+        data += os.read(out, count)
+    os.close(out)
+    os.close(into)
+    return data
+
+
+@pytest.mark.parametrize("move", [splice, sendfile])
+def test_splicing_gives_the_stream(mount: Mounter, move: Callable[[int, int, int], int]) -> None:
+    """Linux refuses it. Since 6.5 it reads by pages, and from a file without a size nothing at all."""
+    source = client(mount("migration-source"))
+    path = source / "data_stream"
+    (source / "migration_state").write_text("STOP_COPY")
+    stream = path.read_bytes()
+    assert len(stream) == 72
+    for before in (0, 8, 71, 72):
+        (source / "migration_state").write_text("STOP")
+        assert path.stat().st_size == 0
+        (source / "migration_state").write_text("STOP_COPY")
+        assert path.stat().st_size == 72
+        fd = os.open(path, os.O_RDONLY)
+        assert os.read(fd, before) == stream[:before]
+        start = before
+        if before == 8:
+            out, into = os.pipe()
+            assert move(fd, into, 10) == 10
+            assert os.read(out, 10) == stream[8:18]
+            assert os.read(fd, 2) == stream[18:20]  # where splicing ended
+            start = 20
+            os.close(out)
+            os.close(into)
+        assert drained(fd, move) == stream[start:]
+        assert os.read(fd, 100) == b""
+        os.close(fd)
+        fd = os.open(path, os.O_RDONLY)
+        assert drained(fd, move) == b""  # the session's position is the end
+        os.close(fd)
+
+
+def test_splicing_a_long_stream(mount: Mounter) -> None:
+    host = mount("largest")
+    (host / "sys/bus/ap/apmask").write_text("0x0")
+    types = host / "sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough"
+    (types / "create").write_text(UUID)
+    masks = ",".join(["0x" + "f" * 64] * 2 + ["0x0"])
+    (host / "sys/devices/vfio_ap/matrix" / UUID / "ap_config").write_text(masks)
+    source = client(host)
+    (source / "guest").write_text("1")
+    (source / "migration_state").write_text("STOP_COPY")
+    fd = os.open(source / "data_stream", os.O_RDONLY)
+    spliced = drained(fd, splice)
+    os.close(fd)
+    (source / "migration_state").write_text("STOP")
+    (source / "migration_state").write_text("STOP_COPY")
+    assert spliced == (source / "data_stream").read_bytes()
+    assert len(spliced) == 8 + 16 * 65536
+
+
+def test_a_transfer_file_has_no_fsync(mount: Mounter) -> None:
+    """vfs_fsync_range: EINVAL without an operation; sysfs has one that does nothing."""
+    host = mount("migration-source")
+    (client(host) / "migration_state").write_text("STOP_COPY")
+    for path, expected in (("data_stream", errno.EINVAL), ("guest", 0)):
+        fd = os.open(client(host) / path, os.O_RDONLY)
+        if expected:
+            with pytest.raises(OSError, match=os.strerror(expected)):
+                os.fsync(fd)
+            record = json.loads((host / "ctl/journal").read_text().splitlines()[-1])
+            assert (record["operation"], record["errno"]) == ("fsync", "EINVAL")
+        else:
+            os.fsync(fd)
+        os.close(fd)
+
+
 def test_no_stream_outside_a_session(mount: Mounter) -> None:
     source = mount("migration-source")
     with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):

@@ -22,6 +22,13 @@ def test_a_migration_file_is_a_stream_of_its_own() -> None:
     ]
 
 
+def test_a_migration_file_can_be_spliced() -> None:
+    assert run(files.spliced).stdout.splitlines() == [
+        "00000001 12 8 0",
+        "00000000928000000e5403070547000000000000 b'' EINVAL",
+    ]
+
+
 def test_a_device_is_closed_with_its_last_descriptor() -> None:
     assert run(files.last_descriptor).stdout.splitlines() == ["shared state 1", "1 EBUSY", "0 ok", "2 True"]
 

@@ -47,6 +47,16 @@ def stream() -> None:
     say(b"".join(pieces).hex(), os.read(data, 1))
 
 
+def spliced() -> None:
+    """Read one stream by read, splice and sendfile, then ask for fsync."""
+    vmm.guest()
+    data = Device(vmm).set_state(STOP_COPY)
+    out, into = os.pipe()
+    start = os.read(data, 4)
+    say(start.hex(), os.splice(data, into, 12), os.sendfile(into, data, None, 100), os.splice(data, into, 100))
+    say(os.read(out, 100).hex(), os.read(data, 1), outcome_of(lambda: os.fsync(data)))
+
+
 def last_descriptor() -> None:
     """Close the descriptors of a device one after the other."""
     vmm.guest()

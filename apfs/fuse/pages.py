@@ -1,0 +1,50 @@
+"""Reading a stream by pages, which is what the kernel does for splice(2) and sendfile(2).
+
+read(2) of a file with direct I/O asks for what a program wants, where it wants it. For splice the kernel (since Linux
+6.5, filemap_splice_read) fills its page cache instead: it asks for whole pages, up to the size that stat tells, in
+their order. A program may do both with one descriptor. So an open stream remembers what it gave, and gives it again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apfs.sysfs.openfile import SpecialFile
+
+
+class PagedStream:
+    """One open(2) of a stream, whose offsets are counted from what was next when it was opened."""
+
+    seekable = False
+    watches = False
+
+    def __init__(self, file: SpecialFile) -> None:
+        self.file = file
+        self._given = bytearray()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes that were given before, and then the next ones."""
+        end = offset + size
+        if end > len(self._given):
+            self._given += self.file.read(len(self._given), end - len(self._given))
+        return bytes(self._given[offset:end])
+
+    def write(self, data: bytes) -> int:
+        """Write to the file."""
+        return self.file.write(data)
+
+    def sync(self) -> None:
+        """Answer fsync as the file does."""
+        self.file.sync()
+
+    def poll(self) -> int:
+        """Poll the file."""
+        return self.file.poll()
+
+    def watch(self, file: object) -> None:
+        """Do nothing: streams watch no others."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
