@@ -4,9 +4,10 @@
 #   mount-examples/fetch-debian.sh DIR SUITE ARCHITECTURE PACKAGE...
 #
 # Their file tree is then DIR/root. For a package written @NAME those are fetched that NAME depends on: the kernel behind
-# a name such as linux-image-s390x. apt is given a configuration, lists and a cache of its own in DIR, of which only the
-# mirrors and keys are the machine's, and nothing is installed. Needs neither root nor a foreign architecture. Does
-# nothing, in no time, when it is done.
+# a name such as linux-image-s390x; for +NAME the package and all that it needs, down to the C library. SUITE can be
+# "bookworm-backports bookworm": the packages come from the first, what they need from both. apt is given a
+# configuration, lists and a cache of its own in DIR, of which only the mirrors and keys are the machine's, and nothing
+# is installed. Needs neither root nor a foreign architecture. Does nothing, in no time, when it is done.
 set -eu
 
 say() { printf '%s\n' "fetch-debian: $*" >&2; }
@@ -26,7 +27,7 @@ ready && exit 0
 
 # From the beginning, also after an attempt that was interrupted.
 rm -rf "$dir/done" "$dir/root" "$dir/apt"
-mkdir -p "$dir/root" "$dir/apt/state/lists/partial" "$dir/apt/cache/archives/partial" "$dir/apt/debs"
+mkdir -p "$dir/root" "$dir/apt/state/lists/partial" "$dir/apt/cache" "$dir/apt/debs/partial"
 log=$dir/apt/log
 : > "$dir/apt/status"
 
@@ -37,7 +38,9 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 mirrors=$(apt-get indextargets --no-release-info --format '$(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
     sed -n -e '/security/d' -e 's/^main //p' | sort -u)
 for mirror in $mirrors; do
-    printf 'deb [arch=%s%s] %s %s main\n' "$architecture" "$option" "$mirror" "$suite"
+    for name in $suite; do
+        printf 'deb [arch=%s%s] %s %s main\n' "$architecture" "$option" "$mirror" "$name"
+    done
 done > "$dir/apt/sources.list"
 [ -s "$dir/apt/sources.list" ] || die "apt has no source with a component main on this machine"
 
@@ -45,15 +48,19 @@ cat > "$dir/apt/apt.conf" << END
 APT::Architecture "$architecture";
 #clear APT::Architectures;
 APT::Architectures { "$architecture"; };
+APT::Install-Recommends "false";
 APT::Sandbox::User "root";
+#clear DPkg;
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 Acquire::Languages "none";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 Acquire::Retries "2";
 Dir::State "$dir/apt/state";
 Dir::State::status "$dir/apt/status";
 Dir::Cache "$dir/apt/cache";
+Dir::Cache::archives "$dir/apt/debs";
 Dir::Etc::sourcelist "$dir/apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
@@ -69,6 +76,11 @@ say "fetching $* of Debian $suite for $architecture"
 apt-get -c "$dir/apt/apt.conf" -q update > "$log" 2>&1 || :
 for name in "$@"; do
     case $name in
+    +*)
+        apt-get -c "$dir/apt/apt.conf" -q -y --download-only --target-release "${suite%% *}" install "${name#+}" \
+            >> "$log" 2>&1 || explain "${name#+}"
+        continue
+        ;;
     @*) packages=$(apt-cache -c "$dir/apt/apt.conf" depends "${name#@}" 2>> "$log" | sed -n 's/^ *Depends: //p') ;;
     *) packages=$name ;;
     esac

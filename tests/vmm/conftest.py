@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from apfs.testing.mounted import MountedHost
 from tests.vmm.machines import Qemu, host
+from tests.vmm.releases import QEMU, backports, trixie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HERE = Path(__file__).parent
-PROGRAM = "qemu-system-s390x"
-# QEMU 7.2 is that of Debian 12, for which the tests are set up; the others come from these suites.
-SUITES = {"backports": "bookworm-backports bookworm", "trixie": "trixie"}
-
-
-def unpacked(directory: Path, suites: str) -> str:
-    """Return QEMU of another release, which is fetched when it is first asked for."""
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / PROGRAM).exists():
-            command = [str(HERE / "debian-root.sh"), str(directory), suites, PROGRAM, PROGRAM]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return str(directory / PROGRAM)
+# QEMU 7.2 is that of Debian 12, for which the tests are set up.
+OTHERS = {"backports": backports, "trixie": trixie}
 
 
 @pytest.fixture(scope="session")
 def system_qemu() -> str:
     """The path of the system's QEMU for s390x."""
-    found = shutil.which(PROGRAM)
-    assert found is not None, f"no {PROGRAM}: run tests/run.sh, which installs what is missing"
+    found = shutil.which(QEMU)
+    assert found is not None, f"no {QEMU}: run tests/run.sh, which installs what is missing"
     return found
 
 
-@pytest.fixture(scope="session", params=["system", *SUITES])
+@pytest.fixture(scope="session", params=["system", *OTHERS])
 def qemu(request: pytest.FixtureRequest, system_qemu: str) -> str:
     """The path of a QEMU for s390x; all tests that name it run with each."""
     name: str = request.param
-    if name not in SUITES:
-        return system_qemu
-    assert request.config.cache is not None
-    return unpacked(request.config.cache.mkdir(f"qemu-{name}"), SUITES[name])
+    return str(OTHERS[name]() / QEMU) if name in OTHERS else system_qemu
 
 
 @pytest.fixture(scope="session")

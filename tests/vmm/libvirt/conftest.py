@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from apfs.testing.libvirt import Libvirt
 from tests.tools.conftest import need
+from tests.vmm.releases import QEMU, ROOT, trixie
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from apfs.testing.libvirt import Network
     from apfs.testing.mounted import MountedHost
-
-ROOT = Path(__file__).parents[3]
-QEMU = "qemu-system-s390x"
-PACKAGES = (
-    *("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-daemon-driver-nodedev"),
-    *(QEMU, "qemu-system-modules-opengl"),
-)
 
 
 class Release(NamedTuple):
@@ -59,19 +53,4 @@ def release(request: pytest.FixtureRequest) -> Release:
     need("libvirtd", "virsh", QEMU)
     if request.param == "bookworm":
         return Release("9.0.0", "7.2")
-    directory = ROOT / ".cache/libvirt-trixie"
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        programs = [directory / "libvirtd", directory / QEMU]
-        if not all(program.exists() for program in programs):
-            command = [
-                str(ROOT / "tests/vmm/debian-root.sh"),
-                str(directory),
-                "trixie",
-                " ".join(PACKAGES),
-                "libvirtd",
-                QEMU,
-            ]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
-    return Release("11.3.0", "10.0", directory)
+    return Release("11.3.0", "10.0", trixie())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vmm.libvirt.conftest import ROOT
+from tests.vmm.releases import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
