@@ -249,10 +249,12 @@ class ApBus(Bus):
     def _revise_bindings(self) -> None:
         """Move the queues whose driver is not of the class that the masks want (ap_bus_revise_bindings).
 
-        An unbound queue counts as held by a non-default driver: it is offered around when it has become reserved.
+        A queue without a driver counts as held by a default one: Linux reads the flags of a driver that is not there,
+        where lowcore has a bit that is set. So it is offered around when it is not reserved, and else left alone.
         """
         for card, domains in self.rows():
-            misplaced = domains & (card.bound_by_default() ^ self.reservation.by_masks(card.apid))
+            with_default = domains - card.bound_otherwise()
+            misplaced = with_default ^ (domains & self.reservation.by_masks(card.apid))
             if misplaced:
                 detached = self._detach(card, misplaced)
                 if detached:

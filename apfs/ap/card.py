@@ -111,11 +111,11 @@ class ApCard:
             bits |= domains.bits
         return Mask(bits)
 
-    def bound_by_default(self) -> Mask:
-        """Return the domains whose queues a default driver has."""
+    def bound_otherwise(self) -> Mask:
+        """Return the domains whose queues a driver has that is not a default driver."""
         bits = 0
         for driver, domains in self.bound.items():
-            if driver.default:
+            if not driver.default:
                 bits |= domains.bits
         return Mask(bits)
 

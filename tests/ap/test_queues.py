@@ -47,6 +47,8 @@ def test_files_come_and_go_with_the_driver(kind: str, names: set[str]) -> None:
     assert box.store(f"{BUS}/drivers/vfio_ap/unbind", "00.0029") == ""
     assert box.names(Q0) == ALWAYS
     assert box.store(f"{BUS}/apmask", "+0") == ""
+    assert box.names(Q0) == ALWAYS
+    assert box.store(f"{BUS}/drivers_probe", "00.0029") == ""
     assert box.names(Q0) == ALWAYS | {"driver"} | names
 
 
@@ -79,6 +81,8 @@ def test_a_queue_is_uninitiated_once_it_was_unbound() -> None:
     assert box.store(f"{BUS}/drivers/vfio_ap/unbind", "00.0029") == ""
     assert box.cat(f"{Q0}/request_count") == "-\n"
     assert box.store(f"{BUS}/aqmask", "+0x29") == ""
+    assert box.cat(f"{Q0}/request_count") == "-\n"
+    assert box.store(f"{BUS}/drivers_probe", "00.0029") == ""
     assert box.cat(f"{Q0}/request_count") != "-\n"
     assert box.cat(f"{Q0}/interrupt") == "Interrupts enabled.\n"
 
@@ -137,6 +141,7 @@ def test_a_reset_of_an_uninitiated_queue_lasts_until_zcrypt_has_it(driver: str |
     box.host.scan()
     assert box.cat(f"{Q0}/reset") == IN_PROGRESS
     assert box.store(f"{BUS}/aqmask", "+0x29") == ""
+    assert box.store(f"{BUS}/drivers_probe", "00.0029") == ""
     assert box.cat(f"{Q0}/reset") == NO_TIMER
 
 

@@ -328,12 +328,12 @@ class NaiveHost:
     def _masks_changed(self) -> None:
         """Move every queue that now is with the wrong kind of driver.
 
-        A queue without a driver is treated as if a driver other than the default ones held it: it moves when the masks
-        reserve it and otherwise is left alone.
+        A queue without a driver is treated as if a default driver held it: it moves when the masks give it away and
+        otherwise is left alone.
         """
         self.masks_are_special = self.apmask != ALL_NUMBERS or self.aqmask != ALL_NUMBERS
         for queue in list(self.queues):
-            is_with_default = self.queues[queue] == DEFAULT_DRIVER
+            is_with_default = self.queues[queue] != VFIO_DRIVER
             if is_with_default != self._masks_reserve(queue):
                 self._detach(queue)
                 self._offer(queue)
