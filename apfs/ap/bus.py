@@ -61,7 +61,7 @@ class ApBus(Bus):
         self.machine = machine
         self.root = ApRoot(tree.journal)
         self.qci: Qci = machine.qci()
-        """The host configuration as the last scan found it."""
+        """The host configuration as the last scan found it; as of boot if the bus does not heed it."""
         self.max_adapter, self.max_domain = self.qci.limits()
         self.cards: dict[int, ApCard] = {}
         self._order: list[tuple[int, Mask]] = []  # rows of queues in order of creation
@@ -272,7 +272,7 @@ class ApBus(Bus):
 
     def scan(self) -> None:
         """Look for changes of the hardware and follow them (ap_scan_bus)."""
-        old, self.qci = self.qci, self.machine.qci()
+        old, self.qci = self.qci, self.machine.qci() if self.qci.heeded else self.qci
         changed = old != self.qci
         if changed:
             if self.qci.adapters - old.adapters or self.qci.domains - old.domains:

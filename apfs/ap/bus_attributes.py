@@ -25,7 +25,7 @@ def ap_domain_store(bus: ApBus, text: str) -> None:
 
 
 def _qci_mask(bus: ApBus, mask: Mask) -> str:
-    return f"{mask.hex256()}\n" if bus.machine.configuration.supported else "not supported\n"
+    return f"{mask.hex256()}\n" if bus.qci.heeded else "not supported\n"
 
 
 def ap_control_domain_mask_show(bus: ApBus) -> str:
@@ -130,11 +130,8 @@ def bindings_complete_count_show(bus: ApBus) -> str:
 
 
 def features_show(bus: ApBus) -> str:
-    """Return the facilities that QCI reports; `-` without QCI, and no byte at all if QCI reports none."""
-    if not bus.machine.configuration.supported:
-        return "-\n"
-    names = [name for name in FACILITIES if name in bus.qci.facilities]
-    return " ".join(names) + "\n" if names else ""
+    """Return the facilities that QCI reports, `-` if there are none."""
+    return (" ".join(name for name in FACILITIES if name in bus.qci.facilities) or "-") + "\n"
 
 
 BUS_ATTRIBUTES = (

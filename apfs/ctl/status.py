@@ -86,7 +86,6 @@ def _guest(guest: System) -> dict[str, object]:
 def status(system: System) -> str:
     """Return the state of the host as one JSON object: masks, cards, queues, mediated devices, guests and so on."""
     bus = system.ap_bus
-    supported = system.machine.configuration.supported
     bound, queues, complete = bus.bindings()
     devices = {mdev.uuid: matrix_mdev(mdev) for mdev in system.mdev_bus.mdevs}
     mdevs = {uuid: mdev for uuid, mdev in devices.items() if mdev}
@@ -101,9 +100,9 @@ def status(system: System) -> str:
         "kvm": system.vfio.kvm,
         "bindings": {"bound": bound, "queues": queues, "complete": complete},
         "ap_domain": bus.default_domain,
-        "adapters": list(bus.qci.adapters) if supported else None,
-        "usage_domains": list(bus.qci.domains) if supported else None,
-        "control_domains": list(bus.qci.control_domains) if supported else None,
+        "adapters": list(bus.qci.adapters) if bus.qci.heeded else None,
+        "usage_domains": list(bus.qci.domains) if bus.qci.heeded else None,
+        "control_domains": list(bus.qci.control_domains) if bus.qci.heeded else None,
         "apmask": bus.reservation.apmask.hex256(),
         "aqmask": bus.reservation.aqmask.hex256(),
         "cards": _cards(system, list(mdevs.values())),

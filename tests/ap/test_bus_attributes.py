@@ -45,7 +45,7 @@ def test_limits(qci: str, adapter: str, domain: str) -> None:
         (["APSB", "RC8A", "QACT", "APXA", "APSC"], "APSC APXA QACT RC8A APSB\n"),
         (["APXA"], "APXA\n"),
         (["APSC", "APSB"], "APSC APSB\n"),
-        ([], ""),
+        ([], "-\n"),
     ],
 )
 def test_features(facilities: list[str], shown: str) -> None:
@@ -73,8 +73,10 @@ def test_masks_of_the_configuration_show_the_last_scan() -> None:
     assert box.cat(f"{BUS}/ap_control_domain_mask") == bits(6, 0x29, 0x2A)
 
 
-def test_a_machine_without_qci() -> None:
-    box = Bench(NO_QCI)
+@pytest.mark.parametrize("qci", ["supported = false", "facilities = []"])
+def test_a_machine_without_qci_or_without_any_facility(qci: str) -> None:
+    """ap_get_configuration: flags of 0 are a QCI that is missing."""
+    box = Bench(NO_QCI.replace("supported = false", qci))
     for name in ("ap_adapter_mask", "ap_usage_domain_mask", "ap_control_domain_mask"):
         assert box.cat(f"{BUS}/{name}") == "not supported\n"
     assert box.cat(f"{BUS}/features") == "-\n"

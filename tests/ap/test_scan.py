@@ -251,8 +251,9 @@ def test_what_is_above_the_limits_is_not_seen() -> None:
     assert set(box.drivers()) == {"01.0004", "01.0054", "14.0004", "14.0054"}
 
 
-def test_a_machine_without_qci_finds_its_cards_all_the_same() -> None:
-    box = Bench(toml({0: "CEX8C"}, [0, 15], qci="supported = false"))
+@pytest.mark.parametrize("qci", ["supported = false", "facilities = []"])
+def test_a_machine_without_qci_finds_its_cards_all_the_same(qci: str) -> None:
+    box = Bench(toml({0: "CEX8C"}, [0, 15], qci=qci))
     box.host.plug(63, "CEX8P")
     box.host.plug(64, "CEX8P")
     box.host.change_domains(add=[3, 16])

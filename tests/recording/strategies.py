@@ -193,7 +193,7 @@ def visible(scenario: Scenario) -> dict[str, Any]:
         "vfio_ap": scenario.vfio_ap,
         "qci": (
             (qci.adapters, qci.domains, qci.control_domains, qci.limits(), qci.facilities)
-            if qci.supported
+            if qci.facilities
             else Mask.from_numbers({apqn.apqi for apqn in queues})
         ),
         "cards": {

@@ -658,3 +658,25 @@ def test_a_maximum_of_zero_is_a_limit(maximum: int, errno: str) -> None:
     else:
         bench.put(M1, "assign_adapter", 1)
     bench.put(M1, "assign_adapter", 0)
+
+
+# -- what the driver knows of the host ---------------------------------------------------------------------------------
+
+
+def test_without_facilities_the_driver_knows_the_host_as_it_was_when_it_was_loaded() -> None:
+    """vfio_ap_matrix_init executes QCI if that is installed; ap_get_configuration ends at flags of 0."""
+    cards = '[[card]]\nadapter = 5\ntype = "CEX8C"\n[masks]\napmask = "-5-6"\n'
+    bench = Bench(f"[qci]\nfacilities = []\ndomains = [4]\n{cards}")
+    bench.create(M1)
+    bench.assign(M1, (5, 6), (4,))
+    assert bench.guest_matrix(M1) == ["05.0004"]
+    bench.host.plug(6, "CEX8C")
+    bench.host.scan()
+    assert bench.drivers() == {"05.0004": "vfio_ap", "06.0004": "vfio_ap"}
+    rewrite(bench)
+    assert bench.guest_matrix(M1) == ["05.0004"]
+    bench.host.rmmod("vfio_ap")
+    bench.host.modprobe("vfio_ap")
+    bench.create(M1)
+    bench.assign(M1, (5, 6), (4,))
+    assert bench.guest_matrix(M1) == ["05.0004", "06.0004"]
