@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import card_name
-from apfs.ap.qinfo import FIELDS, mode_of
+from apfs.ap.qinfo import FIELDS, coprocessor_of, mode_of
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, emit
 
@@ -88,6 +88,11 @@ class ApCard:
     def mode(self) -> str | None:
         """Mode of operation: `accel`, `cca`, `ep11`, or None."""
         return mode_of(self.hwinfo)
+
+    @property
+    def coprocessor(self) -> str | None:
+        """Coprocessor whose attributes it has while zcrypt has it. Requests are answered only if `mode` is the same."""
+        return coprocessor_of(self.hwinfo)
 
     @property
     def modalias(self) -> str:

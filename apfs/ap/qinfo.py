@@ -126,6 +126,15 @@ def mode_of(hwinfo: int) -> str | None:
     return None
 
 
+@cache
+def coprocessor_of(hwinfo: int) -> str | None:
+    """Coprocessor whose attributes zcrypt adds, `cca` before `ep11`, even to accelerators (zcrypt_cex4_card_probe)."""
+    for name in ("cca", "ep11"):
+        if FIELDS[name].get(hwinfo):
+            return name
+    return None
+
+
 def card_type(hwtype: int, hwinfo: int) -> str:
     """Return zcrypt's name for cards such as this, for example `CEX8C`."""
     return f"CEX{hwtype - 6}{_LETTERS[mode_of(hwinfo) or 'cca']}"

@@ -35,12 +35,14 @@ def queue_online(queue: ApQueue) -> bool:
 
 def card_hardware(card: ApCard) -> CardHardware | None:
     """Return the card behind the device, if some online queue can be used to ask it."""
-    return card.machine.cards.get(card.apid) if card_online(card) and online_queues(card) else None
+    able = card.mode == card.coprocessor and card_online(card) and online_queues(card)
+    return card.machine.cards.get(card.apid) if able else None
 
 
 def queue_hardware(queue: ApQueue) -> CardHardware | None:
     """Return the card behind a queue, if the queue itself can be used to ask it."""
-    return queue.card.machine.cards.get(queue.card.apid) if queue_online(queue) else None
+    card = queue.card
+    return card.machine.cards.get(card.apid) if card.mode == card.coprocessor and queue_online(queue) else None
 
 
 def switch_card(card: ApCard, *, online: bool) -> None:

@@ -26,14 +26,14 @@ def card_bound(card: ApCard) -> bool:
     return card.driver is not None
 
 
-def card_cca(card: ApCard) -> bool:
-    """Whether it is a CCA card of cex4card."""
-    return card.driver is not None and card.mode == "cca"
+def card_coprocessor(card: ApCard) -> bool:
+    """Whether it is a coprocessor of cex4card."""
+    return card.driver is not None and card.coprocessor is not None
 
 
 def card_ep11(card: ApCard) -> bool:
     """Whether it is an EP11 card of cex4card."""
-    return card.driver is not None and card.mode == "ep11"
+    return card.driver is not None and card.coprocessor == "ep11"
 
 
 def type_show(card: ApCard) -> str:
@@ -64,7 +64,7 @@ def serialnr_show(card: ApCard) -> str:
     hardware = card_hardware(card)
     if hardware is None:
         return "\n"
-    return f"{hardware.serial[:8]}\n" if card.mode == "cca" else f"{hardware.serial[:16]:>16}\n"
+    return f"{hardware.serial[:8]}\n" if card.coprocessor == "cca" else f"{hardware.serial[:16]:>16}\n"
 
 
 def api_ordinalnr_show(card: ApCard) -> str:
@@ -93,7 +93,7 @@ CARD_ATTRIBUTES = (
     Attribute("type", 0o444, type_show, None, card_bound),
     Attribute("online", 0o644, card_online_show, card_online_store, card_bound),
     Attribute("load", 0o444, load_show, None, card_bound),
-    Attribute("serialnr", 0o444, serialnr_show, None, lambda card: card_cca(card) or card_ep11(card)),
+    Attribute("serialnr", 0o444, serialnr_show, None, card_coprocessor),
     Attribute("API_ordinalnr", 0o444, api_ordinalnr_show, None, card_ep11),
     Attribute("FW_version", 0o444, fw_version_show, None, card_ep11),
     Attribute("op_modes", 0o444, card_op_modes_show, None, card_ep11),
@@ -109,12 +109,12 @@ def queue_bound(queue: ApQueue) -> bool:
 
 def queue_has_keys(queue: ApQueue) -> bool:
     """Whether it is a queue of cex4queue on a card with master keys."""
-    return queue.card.mode in ("cca", "ep11") and queue_bound(queue)
+    return queue.card.coprocessor is not None and queue_bound(queue)
 
 
 def queue_ep11(queue: ApQueue) -> bool:
     """Whether it is an EP11 queue of cex4queue."""
-    return queue.card.mode == "ep11" and queue_bound(queue)
+    return queue.card.coprocessor == "ep11" and queue_bound(queue)
 
 
 def queue_online_show(queue: ApQueue) -> str:
@@ -130,7 +130,7 @@ def queue_online_store(queue: ApQueue, text: str) -> None:
 def mkvps_show(queue: ApQueue) -> str:
     """Verification patterns of the master keys: nine lines for CCA, two for EP11; dashes if it cannot be asked for."""
     hardware = queue_hardware(queue)
-    if queue.card.mode == "ep11":
+    if queue.card.coprocessor == "ep11":
         if hardware is None:
             return "WK CUR: - -\nWK NEW: - -\n"
         pattern = hardware.keys(queue.apqi).wk

@@ -74,6 +74,31 @@ def test_the_first_mode_bit_decides(fields: str, mode: str) -> None:
     assert box.cat(f"{Q0}/uevent").endswith(f"MODE={mode}\n")
 
 
+@pytest.mark.parametrize(
+    ("fields", "card_files", "queue_files"),
+    [
+        ("accel = 1, cca = 1", {"serialnr"}, {"mkvps"}),
+        (
+            "accel = 1, cca = 0, ep11 = 1",
+            {"serialnr", "API_ordinalnr", "FW_version", "op_modes"},
+            {"mkvps", "op_modes"},
+        ),
+        ("accel = 1, cca = 0", set(), set()),
+    ],
+)
+def test_an_accelerator_has_the_files_of_its_other_mode(
+    fields: str, card_files: set[str], queue_files: set[str]
+) -> None:
+    """zcrypt_cex4_card_probe and zcrypt_cex4_queue_probe: type and messages go by accel, groups by cca, then ep11."""
+    box = one("CEX8C", f"tapq = {{ {fields} }}")
+    assert box.cat(f"{CARD0}/type") == "CEX8A\n"
+    assert box.names(CARD0) == ALWAYS | QUEUES | {"driver", "type", "online", "load"} | card_files
+    assert box.names(Q0) & {"mkvps", "op_modes"} == queue_files
+    assert {box.cat(f"{CARD0}/{name}") for name in card_files} <= {"\n"}
+    if queue_files:
+        assert {line.partition(":")[2] for line in box.cat(f"{Q0}/mkvps").splitlines()} == {" - -"}
+
+
 def test_a_card_without_mode_has_no_driver() -> None:
     box = one("CEX8C", "tapq = { cca = 0 }")
     assert box.names(CARD0) == ALWAYS | QUEUES
