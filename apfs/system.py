@@ -107,7 +107,7 @@ class System:
 
     def end(self) -> None:
         """End, as a VM does, and all guests with it: nothing happens on it any more."""
-        self.ended = True
+        self.ended = self.journal.ended = True
         for guest in self.guests:
             self.guests.discard(guest.name)
             guest.end()
@@ -175,6 +175,12 @@ class System:
             guest.scan()
 
     # -- time --------------------------------------------------------------------------------------
+
+    def follow_clock(self) -> None:
+        """Take note that a shell lets time pass with the clock, for guests too."""
+        self.clock = "real"
+        for guest in self.guests:
+            guest.follow_clock()
 
     def tick(self, seconds: int) -> None:
         """Let time pass, for guests too. A bus scans whenever its period is over, that of a host before its guests'.

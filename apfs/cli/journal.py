@@ -40,7 +40,8 @@ def _known(_ctx: click.Context, _param: click.Parameter, types: tuple[str, ...])
 def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int | None, types: tuple[str, ...]) -> None:
     """Show what happened on the host mounted at MOUNT: stores, refusals with their reasons, uevents, the kernel log.
 
-    Each record is a line: its number, its type, and what happened. Inside `apfs exec` MOUNT may be left out.
+    Each record is a line: its number, its type, and what happened. MOUNT/guests/UUID shows that of the guest of a
+    mediated device. Inside `apfs exec` MOUNT may be left out.
 
     \b
     TYPES
@@ -53,7 +54,7 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
 
     \b
     EXIT STATUS
-        0  shown        1  the mount went away meanwhile        2  wrong usage, or no host there
+        0  shown        1  host or guest went away meanwhile        2  wrong usage, or none there
     """
     from apfs.mounts import monitor, table
 

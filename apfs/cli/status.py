@@ -18,12 +18,12 @@ def command(mountpoint: str | None, *, as_json: bool) -> None:
     """Show the state of the host mounted at MOUNT: cards, queues, mediated devices and guests, as tables.
 
     Cards and queues that are alike share a line, with their numbers as ranges. On a terminal there are colours, unless
-    NO_COLOR is set, and long lines are folded; in a pipe or file lines are never cut. Inside `apfs exec` MOUNT may be
-    left out.
+    NO_COLOR is set, and long lines are folded; in a pipe or file lines are never cut. MOUNT/guests/UUID shows the guest
+    of a mediated device. Inside `apfs exec` MOUNT may be left out.
 
     \b
     EXIT STATUS
-        0  shown        1  the mount went away meanwhile        2  wrong usage, or no host there
+        0  shown        1  host or guest went away meanwhile        2  wrong usage, or none there
     """
     from apfs.mounts import monitor, table
 

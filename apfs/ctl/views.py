@@ -61,9 +61,10 @@ class JournalFile(SpecialFile):
         self._start += count
 
     def poll(self) -> int:
-        """Report whether there is more than what was read."""
+        """Report whether there is more than what was read, and POLLHUP when there will be nothing more."""
         more = self._journal.last > self._seen or self._start + len(self._text) > self._end
-        return select.POLLIN | select.POLLRDNORM if more else 0
+        ended = select.POLLHUP if self._journal.ended else 0
+        return (select.POLLIN | select.POLLRDNORM if more else 0) | ended
 
 
 def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:

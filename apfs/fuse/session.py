@@ -105,7 +105,8 @@ def serve(
     is no fast loop, because its alarms would interrupt libfuse's printing.
     `MountError` if the kernel or the mount helper refuses, after the helper has printed the reason on standard error.
     """
-    host.clock = "real" if clock else "manual"
+    if clock:
+        host.follow_clock()
     host.real_machine = ThisMachine()
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)

@@ -34,6 +34,8 @@ class Journal:
         """Number of uevents so far, which is the SEQNUM of the newest one."""
         self.muted = False
         """While set, records are discarded: while the machine boots, nobody can listen yet."""
+        self.ended = False
+        """Whether the machine has ended, as that of a guest does: there will be no more records."""
 
     def add(self, record: Record) -> None:
         """Append a record."""

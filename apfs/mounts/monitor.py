@@ -1,8 +1,12 @@
-"""Looking at a mounted host from outside: its status, and its journal while it grows."""
+"""Looking at a mounted host, or a guest of it, from outside: its status, and its journal while it grows.
+
+A guest is named by its directory, `MOUNT/guests/UUID`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -10,12 +14,11 @@ import signal
 import sys
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from apfs.journal.log import CAPACITY
 from apfs.journal.text import head_of_line
-from apfs.mounts import table
+from apfs.mounts import guests, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,14 +32,17 @@ def _reading(mountpoint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise table.MountsError(f"the guest {mountpoint} has ended") from None
         raise table.gone(mountpoint, error) from None
 
 
 def _open(mountpoint: str, name: str) -> BinaryIO:
-    """Open a file of `ctl`, unbuffered. `MountsError` with exit status 2 if there is no host to look at."""
-    table.check_answers(mountpoint)
+    """Open a file of `ctl`, unbuffered. `MountsError` with exit status 2 if there is no host or guest to look at."""
+    mount, uuids = guests.split(mountpoint)
+    table.check_answers(mount)
     with _reading(mountpoint):
-        return (Path(mountpoint) / "ctl" / name).open("rb", buffering=0)
+        return (guests.place(mount, *uuids) / "ctl" / name).open("rb", buffering=0)
 
 
 def status(mountpoint: str) -> str:
@@ -104,6 +110,8 @@ class JournalReader:
         poller.register(self._table, select.POLLPRI)
         poller.register(output, 0)
         ready = dict(poller.poll())
+        if ready.get(self._file.fileno(), 0) == select.POLLHUP:
+            raise table.MountsError(f"the guest {self._mountpoint} has ended")
         if self._table.fileno() in ready and not table.is_mounted(self._device):
             raise table.MountsError(f"{self._mountpoint} was unmounted")
         return output not in ready

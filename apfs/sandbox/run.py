@@ -65,7 +65,7 @@ def run(
     _resolve(command[0])
     if mount is not None:
         table.check_answers(str(mount))
-        return _run_on(_place(Path(table.absolute(str(mount))), guest_of), command, sandbox)
+        return _run_on(guests.place(table.absolute(str(mount)), *guest_of), command, sandbox)
     server.check_fuse()
     private = tempfile.mkdtemp(prefix="apfs-exec-")
     # When this process ends, however that happens, the pipe is closed, and the server unmounts and ends too.
@@ -73,7 +73,7 @@ def run(
     started = None
     try:
         started = server.start_server(private, ["--scenario", scenario], lifeline=reader)
-        return _run_on(_place(Path(private), guest_of), command, sandbox)
+        return _run_on(guests.place(private, *guest_of), command, sandbox)
     finally:
         os.close(reader)
         os.close(writer)
@@ -81,12 +81,6 @@ def run(
             Path(private).rmdir()
         else:
             started.wait()
-
-
-def _place(mount: Path, guest_of: Sequence[str]) -> Path:
-    for uuid in guest_of:
-        mount = guests.place(mount, uuid)
-    return mount
 
 
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:

@@ -147,7 +147,9 @@ def has_udevd(pid: int) -> bool:
 
 
 def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *, network: bool) -> None:
-    """Carry the mount's events to the sandbox of process `pid` for ever; closes `ready` when it listens.
+    """Carry the mount's events to the sandbox of process `pid`, those of a guest until it ends.
+
+    Closes `ready` when it listens.
 
     `follow` gets them first, and then, if there is a private `network`, whoever listens there.
     """
@@ -158,8 +160,10 @@ def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *,
         os.close(ready)
         poller = select.poll()
         poller.register(source, select.POLLIN)
-        while True:
-            poller.poll()
+        ended = 0
+        while not ended:
+            ((_, found),) = poller.poll()
+            ended = found & select.POLLHUP
             text = source.read()
             if text is None:
                 continue

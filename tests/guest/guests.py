@@ -1,10 +1,10 @@
-"""A host with a guest, shared by the tests of guests. No mount, no mocks."""
+"""Hosts with a guest, shared by the tests of guests, those on mounts too."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.hosts import M1, Bench
+from tests.hosts import M1, M2, Bench
 
 if TYPE_CHECKING:
     from apfs.testing.files import SystemShell
@@ -27,6 +27,24 @@ type = "CEX8C"
 [masks]
 apmask = "-5-6-8-9"
 """
+
+FROM_THE_START = f"""
+[qci]
+domains = [0x04, 0xab]
+[[card]]
+adapters = [5, 6]
+type = "CEX8P"
+[masks]
+apmask = "-5-6"
+[[mdev]]
+uuid = "{M1}"
+adapters = [5]
+domains = [0x04, 0xab]
+guest = true
+[[mdev]]
+uuid = "{M2}"
+"""
+"""M1 has a guest with 05.0004 and 05.00ab, M2 has nothing."""
 
 
 def started(text: str = HOST, adapters: tuple[int, ...] = (5, 6), *, secure: bool = False) -> Bench:

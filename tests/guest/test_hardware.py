@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 
 from apfs.journal.records import Uevent
+from apfs.sysfs.entries import READ
 from tests.hosts import M1, M2, MATRIX, Bench, mask_text, refused
 
 from .guests import HOST, on, queues, rescan, started
+from .test_nested import passing
 
 BUS = "/sys/bus/ap"
 
@@ -192,3 +196,19 @@ def test_a_guest_can_be_there_from_the_start() -> None:
     text = HOST + f'[[mdev]]\nuuid = "{M1}"\nadapters = [5]\ndomains = [4]\nguest = true\n'
     host = Bench(text)
     assert queues(on(host)) == host.guest_matrix(M1) == ["05.0004"]
+
+
+def test_the_clock_of_a_host_is_that_of_its_guests() -> None:
+    host = started()
+    inner = on(passing(host), M2)
+    host.host.follow_clock()
+    assert [shell.status()["clock"] for shell in (host, on(host), inner)] == ["real"] * 3
+
+
+def test_whoever_polls_the_journal_of_a_guest_hears_of_its_end() -> None:
+    host = started()
+    tree = host.host.tree
+    file = tree.open(tree.resolve(f"/guests/{M1}/ctl/journal"), READ)
+    assert file.poll() == 0
+    host.run_guest(M1, 0)
+    assert file.poll() == select.POLLHUP

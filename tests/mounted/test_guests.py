@@ -9,32 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.testing.mounted import MountedHost
+from tests.guest.guests import FROM_THE_START
+from tests.hosts import M1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-M1 = "11111111-aaaa-4aaa-8aaa-111111111111"
-SCENARIO = f"""
-[qci]
-domains = [0x04, 0xab]
-[[card]]
-adapters = [5, 6]
-type = "CEX8P"
-[masks]
-apmask = "-5-6"
-[[mdev]]
-uuid = "{M1}"
-adapters = [5]
-domains = [0x04, 0xab]
-guest = true
-"""
 CLIENT = f"/dev/vfio-ap/{M1}/guest"
 GUEST = f"/guests/{M1}"
 
 
 @pytest.fixture
 def host() -> Iterator[MountedHost]:
-    with MountedHost(SCENARIO) as host:
+    with MountedHost(FROM_THE_START) as host:
         yield host
 
 
