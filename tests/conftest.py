@@ -24,8 +24,9 @@ UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 settings.load_profile(os.environ.get(examples.VARIABLE, examples.DEFAULT))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    """Spread the tests over processes by file; without -n this is not asked for."""
+    """Return what spreads the tests over processes: pytest-xdist asks for it, if it is in use."""
     return ByFile(config, log)
 
 
