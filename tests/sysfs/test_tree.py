@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from apfs.errors import KernelError
 from apfs.host import Host
 from apfs.journal.log import Journal
-from apfs.journal.records import Refusal
+from apfs.journal.records import Refusal, Uevent
 from apfs.scenario.reader import load
 from apfs.sysfs.entries import BOTH, READ, WRITE, Access, Attribute, Link, Special
 from apfs.sysfs.members import Registry
@@ -568,10 +568,14 @@ def test_chmod_decides_what_can_be_opened_but_makes_no_functions(woods: Woods) -
         assert refusal(partial(woods.tree.open, node, access)) == errno.EACCES
 
 
-def test_what_can_be_opened_is_looked_at_once(woods: Woods) -> None:
+def test_what_can_be_opened_is_looked_at_once_between_two_uevents(woods: Woods) -> None:
     node = woods.tree.resolve("/top/hidden")
+    woods.tree.journal.add(Uevent("add", "/top", "woods", ()))
     first, second = (calls(lambda: woods.tree.open(node, READ)) for _ in range(2))
     assert second < first / 2
+    woods.thing.shown = False
+    woods.tree.journal.add(Uevent("remove", "/top", "woods", ()))
+    assert refusal(lambda: woods.tree.open(node, READ)) == errno.ENOENT
 
 
 def test_memory_of_what_can_be_opened_is_limited(woods: Woods) -> None:
