@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAN = Path(__file__).parent / "share/man"
 _LAST = ("EXIT STATUS", "EXAMPLE")
-"""Sections that come behind the options, in this order; all others come before."""
+"""Sections that come after the options, in this order; all others come before."""
 
 _ESCAPES = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga"}
 _TITLE = re.compile(r"\x08\n([A-Z][A-Z ]+)\n(.*)", re.DOTALL)
@@ -68,7 +68,7 @@ def _summary(command: click.Command) -> str:
 def _see_also(command: click.Command, ctx: click.Context, name: str) -> list[str]:
     names = {(ctx.parent.command_path.replace(" ", "-"), "1")} if ctx.parent else set()
     for own, other, section in _MENTION.findall(command.help or ""):
-        # Words behind a command may be arguments.
+        # Words after a command may be arguments.
         names.add((_command_named(own), "1") if own else (other, section))
     names.discard((name, "1"))
     return [rf".BR {_escape(other)} ({section})" for other, section in sorted(names, key=lambda pair: pair[::-1])]

@@ -7,7 +7,7 @@
 # a name such as linux-image-s390x; for +NAME the package and all that it needs, down to the C library. SUITE can be
 # "bookworm-backports bookworm": the packages come from the first, what they need from both. apt is given a
 # configuration, lists and a cache of its own in DIR, of which only the mirrors and keys are the machine's, and nothing
-# is installed. Needs neither root nor a foreign architecture. Does nothing, in no time, when it is done.
+# is installed. Needs neither root nor a foreign architecture. Returns at once when it was done before.
 set -eu
 
 say() { printf '%s\n' "fetch-debian: $*" >&2; }
@@ -72,7 +72,7 @@ explain() {
     die "cannot get $1 of Debian $suite for $architecture from the package archive:" $mirrors
 }
 say "fetching $* of Debian $suite for $architecture"
-# A failing mirror is only a failure if the packages cannot be had.
+# A failing mirror matters only if the packages cannot be had elsewhere.
 apt-get -c "$dir/apt/apt.conf" -q update > "$log" 2>&1 || :
 for name in "$@"; do
     case $name in

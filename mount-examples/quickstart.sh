@@ -1,7 +1,7 @@
 #!/bin/bash
 # Two emulated hosts, one guest, and a live migration done by nothing but shell redirections.
 #
-# Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up behind itself.
+# Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up after itself.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

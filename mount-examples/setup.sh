@@ -5,7 +5,7 @@
 #
 # Extras are those of pyproject.toml, by default mount; packages are further Debian packages.
 #
-# As root, or as a user with sudo. Does nothing, in no time, when there is nothing to do.
+# As root, or as a user with sudo. Returns at once when there is nothing to do.
 set -eu
 
 extras=${1:-mount}

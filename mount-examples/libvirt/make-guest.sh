@@ -4,7 +4,7 @@
 #   mount-examples/libvirt/make-guest.sh DIR [SUITE]
 #
 # DIR/kernel and DIR/initrd are for <kernel> and <initrd> of a domain. They come from Debian's packages, by default those
-# of bookworm: 35 MB to fetch, once. Needs cpio, and no root. Does nothing, in no time, when it is done.
+# of bookworm: 35 MB to fetch, once. Needs cpio, and no root. Returns at once when it was done before.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

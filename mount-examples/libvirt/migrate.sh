@@ -2,7 +2,7 @@
 # Three emulated hosts with a libvirtd each, and a Linux guest for s390x in QEMU, with crypto queues of the host:
 # `virsh migrate --live` from the first to the second, and to the third, which refuses.
 #
-# Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up behind itself. Packages and
+# Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up after itself. Packages and
 # the guest's kernel are fetched at the first run.
 set -eu
 
@@ -17,7 +17,7 @@ export LC_ALL=C
 . "$here/../steps.sh"
 a=$work/host-a b=$work/host-b c=$work/host-c
 queue() { cat "$1/sys/devices/ap/card05/05.0004/status"; }
-# Waits until the guest has counted on.
+# Waits until the guest has counted further.
 wait_for_the_guest() { timeout 120 tail -n 0 -f "$work/console.log" | grep -q -m 3 '^count'; }
 
 step "Mount three hosts of the gallery. Cards 05 and 06 are for guests; on host C card 05 is older"

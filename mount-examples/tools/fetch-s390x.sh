@@ -4,7 +4,7 @@
 #   mount-examples/tools/fetch-s390x.sh DIR [SUITE]
 #
 # The file tree of the packages of SUITE, by default bookworm, is then DIR/root. The machine does not change, and neither
-# root nor a foreign architecture is needed. Does nothing, in no time, when it is done.
+# root nor a foreign architecture is needed. Returns at once when it was done before.
 set -eu
 
 say() { printf '%s\n' "fetch-s390x: $*" >&2; }

@@ -28,7 +28,7 @@ wait_for 'grep -q "^KERNEL - the kernel uevent" /run/events'
 echo $U1 > /sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create
 wait_for '[ -e /run/udev/added ]'
 t cat /run/udev/added
-# At the next scan the bus tells that its bindings are complete again: card 02 was given to vfio_ap since the last.
+# At the next scan the bus says that its bindings are complete again: card 02 was given to vfio_ap since the last.
 echo 1 > /sys/bus/ap/scans
 wait_for 'grep -q ^0x9fff /sys/bus/ap/apmask'
 t cat /sys/bus/ap/apmask
@@ -38,7 +38,7 @@ echo 0 > /sys/devices/ap/card01/config
 echo 0 > /sys/devices/ap/card00/online
 wait_for '[ "$(grep -c "^UDEV .*/" /run/events)" = "$(grep -c "^KERNEL.*/" /run/events)" ] && grep -q "^UDEV.*card00/00.001f" /run/events'
 t udevadm settle --timeout=5
-# The kernel's events come in order; udevd, which works in parallel, tells each of them once more.
+# The kernel's events come in order; udevd, which works in parallel, sends each of them once more.
 t sed -n 's/^KERNEL\[[0-9.]*\]//p' /run/events
 sed -n 's/^KERNEL\[[0-9.]*\]//p' /run/events | sort > /run/kernel
 t diff /run/kernel <(sed -n 's/^UDEV *\[[0-9.]*\]//p' /run/events | sort)
