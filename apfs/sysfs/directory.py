@@ -148,11 +148,9 @@ class Directory(Population):
         """Declare a population of files or nodes."""
         return self._populate(first, FileSet(self._kinds, self, members, file))
 
-    def trees(self, first: str, members: Members) -> Graft:
+    def trees(self, first: str, members: Members) -> None:
         """Declare a population of directories that show trees: the subject of each is the root of one."""
-        child = self._populate(first, Graft(self._kinds, self, members, ()))
-        self._add_below(child)
-        return child
+        self._add_below(self._populate(first, Graft(self._kinds, self, members, ())))
 
     def _populate(self, first: str, child: _P) -> _P:
         self._populations.append(child)

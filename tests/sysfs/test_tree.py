@@ -124,6 +124,7 @@ def test_a_listing_has_every_entry_once_and_nothing_that_cannot_be_found() -> No
     for entry in woods.tree.readdir(woods.tree.resolve("/top")):
         assert woods.tree.lookup(woods.tree.resolve("/top"), entry.name) == entry.node
         assert woods.tree.path(entry.node) == f"/top/{entry.name}"
+        assert entry.type == stat.S_IFMT(woods.tree.stat(entry.node).mode)
 
 
 def interrupted(woods: Woods, taken: int, change: Callable[[], None]) -> tuple[list[str], list[str]]:
@@ -614,6 +615,25 @@ def test_permissions_of_what_is_gone_cannot_be_changed(woods: Woods) -> None:
     woods.first.discard("m0")
     woods.tree.deactivate()
     assert refusal(lambda: woods.tree.setattr(node, mode=0o600)) == errno.ENOENT
+
+
+def test_what_is_permanent_and_what_varies() -> None:
+    tree = Tree(Journal())
+    tree.root.fixed("still").fixed("below")
+    registry: Registry[Thing] = Registry()
+    registry.add("m0", Thing())
+    top = tree.root.fixed("top", (Attribute("attribute", 0o444, lambda _tree: "a\n"),))
+    top.dirs("m", registry, (Attribute("attribute", 0o444, lambda _thing: "a\n"),)).fixed("sub")
+    top.fixed("fixed")
+    descriptions = {
+        path: tree.describe(tree.resolve(path))
+        for path in ("/", "/still", "/still/below", "/top", "/top/attribute", "/top/fixed")
+    }
+    assert all(found.permanent for found in descriptions.values())
+    assert [path for path, found in descriptions.items() if found.varies] == ["/top"]
+    members = [tree.describe(tree.resolve(path)) for path in ("/top/m0", "/top/m0/sub", "/top/m0/attribute")]
+    assert not any(found.permanent for found in members)
+    assert [found.varies for found in members] == [True, True, False]
 
 
 def test_what_is_gone_has_no_description(woods: Woods) -> None:
