@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apfs import layout
-from apfs.ap.hardware import Machine
+from apfs.ap.hardware import BS_USABLE, Machine
+from apfs.ap.qinfo import FIELDS
 from apfs.ap.zcrypt import switch_card, switch_queue
 from apfs.errors import KernelError
 from apfs.guest import Guest
@@ -39,6 +40,7 @@ class Host(System):
         self.ap_bus.change_apmask(self.scenario.apmask)
         self.ap_bus.change_aqmask(self.scenario.aqmask)
         self._set_up_devices()
+        self._associate_queues()
         self._set_up_bus()
         for index, spec in enumerate(self.scenario.mdevs):
             try:
@@ -65,6 +67,14 @@ class Host(System):
             queue = bus.queue(*apqn)
             if queue and queue.apqi in queue.card.zcrypt_bound():
                 switch_queue(queue, online=False)
+
+    def _associate_queues(self) -> None:
+        """Let the bus know of secrets as if it had associated the queues itself."""
+        for apid, hardware in self.machine.cards.items():
+            for apqi, secret in hardware.associations.items():
+                queue = self.ap_bus.queue(apid, apqi)
+                if queue and FIELDS["bs"].get(hardware.word(apqi)) == BS_USABLE:
+                    queue.card.states.secrets[apqi] = secret
 
     def _set_up_bus(self) -> None:
         """Apply the settings of the bus."""

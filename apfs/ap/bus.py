@@ -16,6 +16,7 @@ from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn, parse_card_name
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, Response
 from apfs.ap.queue import ApQueue
+from apfs.ap.queue_states import PollTimer
 from apfs.ap.reservation import Reservation
 from apfs.errors import KernelError
 from apfs.journal.records import Uevent
@@ -72,6 +73,7 @@ class ApBus(Bus):
         """Seconds until the scan timer fires, which is set again at the end of each scan."""
         self.poll_thread = False
         self.poll_timeout = POLL_TIMEOUT_ZVM_NS if machine.environment == "zvm" else POLL_TIMEOUT_NS
+        self.poll_timer = PollTimer()
         self.scans = 0
         self.bindings_complete_count = 0
         self._bindings_armed = True
@@ -123,10 +125,12 @@ class ApBus(Bus):
         self.poll_thread = on and not self.machine.interrupts
 
     def set_poll_timeout(self, nanoseconds: int) -> None:
-        """Change the period of the poll timer. EINVAL above 120 s."""
+        """Change the period of the poll timer and start it. EINVAL above 120 s."""
         if nanoseconds > POLL_TIMEOUT_MAX_NS:
             raise KernelError(errno.EINVAL, f"{nanoseconds} ns is more than {POLL_TIMEOUT_MAX_NS}")
         self.poll_timeout = nanoseconds
+        self.poll_timer.armed = True
+        self.poll()
 
     # -- binding -----------------------------------------------------------------------------------
 
@@ -150,6 +154,7 @@ class ApBus(Bus):
         if not taken:
             raise KernelError(errno.ENODEV, f"{card.name} has no mode of operation that {driver.name} knows")
         self._tell(card, ("bind", taken))
+        self.poll()
 
     def _probe_card(self, card: ApCard, driver: ApDriver) -> None:
         self._bindings_armed = True
@@ -261,6 +266,16 @@ class ApBus(Bus):
                     self.tree.deactivate()
                 taken = self._offer_around(card, misplaced)
                 self._tell(card, ("unbind", detached), ("bind", taken))
+        self.poll()
+
+    # -- polling -----------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Let the poll timer run out if something has armed it (ap_tasklet_fn)."""
+        if self.poll_timer.armed:
+            self.poll_timer.armed = False
+            for card in self.cards.values():
+                card.states.poll(card.all_bound())
 
     # -- scans -------------------------------------------------------------------------------------
 
@@ -292,6 +307,7 @@ class ApBus(Bus):
             emit(self.root, "change", ("INITSCAN", "done"))
         self.check_bindings_complete()
         self.until_scan = self.config_time
+        self.poll()
 
     def _select_domain(self) -> None:
         """Choose the lowest usable domain that some usable adapter of zcrypt has (ap_select_domain)."""
@@ -316,8 +332,7 @@ class ApBus(Bus):
             self._remove_card(card)
             card = None
         if card is None:
-            found = (apid, word & CARD_HWINFO_MASK, hwtype)
-            card = ApCard(self.machine, self.reservation, self.cex4queue, *found, config=config, chkstop=chkstop)
+            card = ApCard(self, apid, word & CARD_HWINFO_MASK, hwtype, config=config, chkstop=chkstop)
             self.cards[apid] = card
             emit(card, "add")
             if self.autoprobe:
@@ -340,7 +355,7 @@ class ApBus(Bus):
     def _scan_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
         """Remove, create and update the queues of a card, in ascending order (ap_scan_domains)."""
         gone, new = card.queues - domains, domains - card.queues
-        reconfigured = card.refresh(card.queues & domains, config=config, chkstop=chkstop)
+        reconfigured = card.states.follow(card.queues & domains, config=config, chkstop=chkstop)
         if not gone and not reconfigured:
             if new:  # all at once: one row, however many there are
                 self._create_queues(card, new, config=config, chkstop=chkstop)
@@ -358,7 +373,7 @@ class ApBus(Bus):
         card.add_queues(domains, config=config, chkstop=chkstop)
         bound = self._offer_around(card, domains) if self.autoprobe else NONE
         if config and not chkstop:
-            card.operating |= domains
+            card.states.initialise(domains)
         self._tell(card, ("add", domains), ("bind", bound))
 
     def _remove_queues(self, card: ApCard, domains: Mask) -> None:
@@ -405,6 +420,7 @@ class ApBus(Bus):
                 self._tell(card, ("bind", self._offer(card, domains - card.all_bound(), driver)))
         driver.announce()
         self.check_bindings_complete()
+        self.poll()
 
     def unregister(self, driver: ApDriver) -> None:
         """Take a driver away; its queues stay unbound. The one that was bound last goes first (driver_detach)."""

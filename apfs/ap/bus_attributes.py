@@ -74,7 +74,7 @@ def poll_timeout_show(bus: ApBus) -> str:
 
 
 def poll_timeout_store(bus: ApBus, text: str) -> None:
-    """Change the period of the poll timer. EINVAL above 120 s."""
+    """Change the period of the poll timer and start it. EINVAL above 120 s."""
     bus.set_poll_timeout(kstrtoul(text))
 
 

@@ -1,7 +1,7 @@
 """A crypto card on the AP bus, and the state of its queues (drivers/s390/crypto/ap_card.c).
 
-A card keeps its queues' state in columns, one mask of domains per property: a statement about all of a card's queues
-is one operation on masks, and a queue costs a bit per property.
+A card keeps its queues' properties in columns, one mask of domains per property: a statement about all of a card's
+queues is one operation on masks, and a queue costs a bit per property.
 """
 
 from __future__ import annotations
@@ -13,40 +13,28 @@ from typing import TYPE_CHECKING
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import card_name
 from apfs.ap.qinfo import FIELDS, coprocessor_of, mode_of
+from apfs.ap.queue_states import QueueStates
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, emit
 
 if TYPE_CHECKING:
+    from apfs.ap.bus import ApBus
     from apfs.ap.driver import ApDriver
-    from apfs.ap.hardware import Machine
-    from apfs.ap.reservation import Reservation
     from apfs.journal.records import Keys
 
 
 class ApCard:
-    """A card device, `/sys/devices/ap/cardXX` (struct ap_card).
-
-    `zcrypt` is the host's own driver for its queues, cex4queue.
-    """
+    """A card device, `/sys/devices/ap/cardXX` (struct ap_card)."""
 
     subsystem = "ap"
 
-    def __init__(
-        self,
-        machine: Machine,
-        reservation: Reservation,
-        zcrypt: ApDriver,
-        apid: int,
-        hwinfo: int,
-        hwtype: int,
-        *,
-        config: bool,
-        chkstop: bool,
-    ) -> None:
-        self.machine = machine
-        self.reservation = reservation
-        self.zcrypt = zcrypt
-        self.journal = zcrypt.journal
+    def __init__(self, bus: ApBus, apid: int, hwinfo: int, hwtype: int, *, config: bool, chkstop: bool) -> None:
+        self.bus = bus
+        self.machine = bus.machine
+        self.reservation = bus.reservation
+        self.zcrypt = bus.cex4queue
+        """The host's own driver for its queues."""
+        self.journal = bus.journal
         self.apid = apid
         self.hwinfo = hwinfo
         """TAPQ word of its first queue, reduced to what queues of a card share."""
@@ -60,11 +48,7 @@ class ApCard:
         # Columns: one mask of domains per property of a queue.
         self.queues = NONE
         self.bound: dict[ApDriver, Mask] = {}
-        self.operating = NONE  # the others are in the state that the bus calls uninitiated
-        self.resetting = NONE
-        self.interrupts = NONE
-        self.queue_config = NONE
-        self.queue_chkstop = NONE
+        self.states = QueueStates(bus.machine, apid, bus.poll_timer)
         self.queue_online = NONE
         # What only a few queues have.
         self.queue_requests: dict[int, int] = {}
@@ -103,11 +87,6 @@ class ApCard:
     def usable(self) -> bool:
         """Whether the card is configured and not check-stopped."""
         return self.config and not self.chkstop
-
-    @property
-    def usable_queues(self) -> Mask:
-        """The domains whose queues are configured and not check-stopped."""
-        return self.queue_config - self.queue_chkstop
 
     def all_bound(self) -> Mask:
         """Return the domains whose queues have a driver."""
@@ -152,51 +131,31 @@ class ApCard:
     # -- changes of columns ------------------------------------------------------------------------
 
     def add_queues(self, domains: Mask, *, config: bool, chkstop: bool) -> None:
-        """Add queues. Each starts with a reset, which only a zcrypt driver polls to its end."""
+        """Add queues."""
         self.queues |= domains
-        self.resetting |= domains
-        if config:
-            self.queue_config |= domains
-        if chkstop:
-            self.queue_chkstop |= domains
+        self.states.add(domains, config=config, chkstop=chkstop)
 
     def drop_queues(self, domains: Mask) -> None:
         """Drop queues that are not bound."""
-        columns = ("queues", "operating", "resetting", "interrupts", "queue_config", "queue_chkstop", "queue_online")
-        for column in columns:
-            setattr(self, column, getattr(self, column) - domains)
+        self.queues -= domains
+        self.states.drop(domains)
+        self.queue_online -= domains
         for apqi in domains:
             self.queue_requests.pop(apqi, None)
 
-    def refresh(self, domains: Mask, *, config: bool, chkstop: bool) -> Mask:
-        """Take over what the hardware says about queues; return those that it has (de)configured meanwhile."""
-        usable, configured = self.usable_queues, self.queue_config
-        self.queue_config = configured | domains if config else configured - domains
-        self.queue_chkstop = self.queue_chkstop | domains if chkstop else self.queue_chkstop - domains
-        self._start_interrupts(self.zcrypt_bound() & domains & (self.usable_queues - usable))
-        return self.queue_config ^ configured
-
     def bind(self, driver: ApDriver, domains: Mask) -> None:
-        """Give queues to a driver. zcrypt initialises them: reset, interrupts on, software-online."""
+        """Give queues to a driver. zcrypt initialises them, and they are online by software."""
         self.bound[driver] = self.bound.get(driver, NONE) | domains
         driver.gained(self.apid, domains)
         if driver is self.zcrypt:
-            self.operating |= domains
+            self.states.initialise(domains)
             self.queue_online |= domains
-            self._start_interrupts(domains & self.usable_queues)
 
     def unbind(self, driver: ApDriver, domains: Mask) -> None:
-        """Take queues from a driver; each ends with a zeroizing reset, which turns its interrupt off."""
+        """Take queues from a driver."""
         self.bound[driver] -= domains
         driver.lost(self.apid, domains)
-        self.operating -= domains
-        self.interrupts -= domains
-
-    def _start_interrupts(self, domains: Mask) -> None:
-        """Bring usable queues of zcrypt through their reset to the point where they interrupt."""
-        self.resetting -= domains
-        if self.machine.interrupts:
-            self.interrupts |= domains
+        self.states.release(domains)
 
     def uevent_keys(self) -> Keys:
         """Return DEVTYPE, DRIVER, DEV_TYPE, MODALIAS, MODE, as far as they apply (ap_uevent)."""

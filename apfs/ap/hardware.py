@@ -63,9 +63,11 @@ class CardHardware:
     queues: dict[int, int] = field(default_factory=dict)
     """Information words of domains that differ from the rest."""
     associations: dict[int, int] = field(default_factory=dict)
-    """Secret index of domains that are associated (secure execution)."""
+    """Secret index of domains that Linux has associated (secure execution) when the machine is set up."""
     domain_keys: dict[int, MasterKeys] = field(default_factory=dict)
     """Master keys of domains that differ from the rest."""
+    interrupts: Mask = NONE
+    """Domains whose queues interrupt."""
 
     def word(self, apqi: int) -> int:
         """Return the information word of a domain's queue."""
@@ -120,6 +122,8 @@ class Machine:
             domains=old.domains if domains is None else domains,
             control_domains=old.control_domains if control_domains is None else control_domains,
         )
+        for card in self.cards.values():
+            card.interrupts &= self._qci.domains
 
     @property
     def configuration(self) -> Qci:
@@ -161,11 +165,45 @@ class Machine:
             return Response.CHECKSTOPPED, card.word(apqi)
         return Response.NORMAL, card.word(apqi)
 
+    def answering(self, apid: int, domains: Mask) -> Mask:
+        """Return those of some domains of an adapter whose queues answer instructions normally."""
+        card = self.cards.get(apid)
+        return domains & self.domains_of(apid) if card and card.configured and not card.checkstopped else NONE
+
+    def interrupting(self, apid: int, apqi: int) -> bool:
+        """Whether TAPQ says that a queue interrupts."""
+        return apqi in self.domains_of(apid) and apqi in self.cards[apid].interrupts
+
+    def enable_interrupts(self, apid: int, domains: Mask) -> None:
+        """Execute PQAP(AQIC) for domains of an adapter that answer; nothing happens where there are no interrupts."""
+        if self.interrupts:
+            self.cards[apid].interrupts |= domains
+
+    def reset_row(self, apid: int, domains: Mask, *, unbind: Mask = NONE) -> Mask:
+        """Execute PQAP(RAPQ) or PQAP(ZAPQ) for some domains of an adapter, and return those that answered normally.
+
+        They interrupt no longer. Those of `unbind` have the F bit: if they were bound, they are available for binding.
+        """
+        done = self.answering(apid, domains)
+        if done:
+            self.cards[apid].interrupts -= done
+        for apqi in done & unbind & self.bound_to_guest(apid, unbind):
+            self.set_bind_state(apid, apqi, BS_UNBOUND)
+        return done
+
+    def bound_to_guest(self, apid: int, domains: Mask) -> Mask:
+        """Return those of some domains of an adapter whose bind state is that of a queue bound to this system."""
+        card = self.cards.get(apid)
+        return Mask.from_numbers(
+            apqi for apqi in domains if card and FIELDS["bs"].get(card.word(apqi)) in (BS_USABLE, BS_NO_KEY)
+        )
+
     def zapq_row(self, apid: int, domains: Mask) -> dict[int, int]:
         """Execute PQAP(ZAPQ) for domains of an adapter, wait for the results, return response codes other than 0."""
         missing = domains - self.domains_of(apid)
         card = self.cards.get(apid)
         if card and card.configured and not card.checkstopped and not missing and not self.failing_resets:
+            card.interrupts -= domains
             return {}  # the usual case
         bad = {apqi: int(Response.Q_NOT_AVAIL) for apqi in missing}
         if card and not (card.configured and not card.checkstopped):
@@ -173,6 +211,7 @@ class Machine:
             bad |= dict.fromkeys(domains - missing, int(response))
         for apqn in [apqn for apqn in self.failing_resets if apqn.apid == apid and apqn.apqi in domains]:
             bad[apqn.apqi] = self.failing_resets.pop(apqn)
+        self.reset_row(apid, domains - Mask.from_numbers(bad))
         return {apqi: response for apqi, response in sorted(bad.items()) if response}
 
     def set_bind_state(self, apid: int, apqi: int, state: int) -> None:

@@ -135,6 +135,11 @@ def coprocessor_of(hwinfo: int) -> str | None:
     return None
 
 
+def can_be_bound(hwinfo: int) -> bool:
+    """Whether secure execution guests can have such queues, and bind them (ap_q_supports_bind)."""
+    return bool(FIELDS["accel"].get(hwinfo) or FIELDS["ep11"].get(hwinfo))
+
+
 def card_type(hwtype: int, hwinfo: int) -> str:
     """Return zcrypt's name for cards such as this, for example `CEX8C`."""
     return f"CEX{hwtype - 6}{_LETTERS[mode_of(hwinfo) or 'cca']}"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.card import ApCard, queue_uevent_keys
 from apfs.ap.hardware import BS_NO_KEY, BS_UNBOUND, BS_USABLE, SECRETS
+from apfs.ap.mask import Mask
 from apfs.ap.names import Apqn, queue_name
-from apfs.ap.qinfo import FIELDS, Response
+from apfs.ap.qinfo import FIELDS, Response, can_be_bound
 from apfs.errors import KernelError
 from apfs.kernel.device import emit
 
@@ -55,22 +56,22 @@ class ApQueue:
     @property
     def config(self) -> bool:
         """Whether it was configured when the bus last looked."""
-        return self.apqi in self.card.queue_config
+        return self.apqi in self.card.states.config
 
     @property
     def chkstop(self) -> bool:
         """Whether it was check-stopped when the bus last looked."""
-        return self.apqi in self.card.queue_chkstop
+        return self.apqi in self.card.states.chkstop
 
     @property
     def usable(self) -> bool:
         """Whether it was configured and not check-stopped when the bus last looked."""
-        return self.apqi in self.card.usable_queues
+        return self.apqi in self.card.states.usable
 
     @property
     def uninitiated(self) -> bool:
         """Whether the bus does not operate it: never initialised, or unbound since."""
-        return self.apqi not in self.card.operating
+        return self.apqi not in self.card.states.operating
 
     @property
     def override(self) -> str:
@@ -82,20 +83,32 @@ class ApQueue:
         driver = self.driver
         return queue_uevent_keys(driver.name if driver else None, self.card.mode)
 
+    @property
+    def resetting(self) -> bool:
+        """Whether its reset has not been seen to end."""
+        return self.apqi in self.card.states.resetting
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether the hardware says now that it interrupts."""
+        return self.card.machine.interrupting(*self.apqn)
+
     def reset(self) -> None:
-        """Flush and reset. Only a driver of the host polls a reset to its end."""
-        card = self.card
-        if self.usable and self.apqi in card.zcrypt_bound():
-            card.resetting = card.resetting.without(self.apqi)
-        else:
-            card.resetting = card.resetting.with_(self.apqi)
+        """Flush and reset. The end is seen only if it has a driver, is operated, and can be used."""
+        self.card.states.reset(Mask.of(self.apqi))
+        self.card.bus.poll()
 
     # -- secure execution: what a guest does with its queues ---------------------------------------
 
     @property
     def can_be_bound(self) -> bool:
         """Whether it can be bound to this guest: no queue of a CCA card can, nor any without the facility."""
-        return self.card.machine.secure_binding and self.card.mode in ("accel", "ep11")
+        return self.card.machine.secure_binding and can_be_bound(self.card.hwinfo)
+
+    @property
+    def can_be_associated(self) -> bool:
+        """Whether it can be associated with a secret: only that of an EP11 card can."""
+        return bool(FIELDS["ep11"].get(self.card.hwinfo))
 
     def tapq(self, *, clean: bool = False) -> int:
         """Read its word from the hardware now. EIO for a response without one, or (`clean`) not a normal one."""
@@ -104,43 +117,53 @@ class ApQueue:
             raise KernelError(errno.EIO, f"TAPQ of {self.apqn} answers {response:#04x}")
         return word
 
+    def bind_state(self, *, clean: bool = False) -> int:
+        """Ask the hardware for its bind state, which the bus remembers. EIO as for `tapq`."""
+        state = FIELDS["bs"].get(self.tapq(clean=clean))
+        self.card.states.note_bind_states(Mask.of(self.apqi))
+        return state
+
     def bind_to_guest(self) -> None:
         """Bind it to this guest, and send the event.
 
         EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset.
         """
-        if FIELDS["bs"].get(self.tapq(clean=True)) != BS_UNBOUND:
+        if self.bind_state(clean=True) != BS_UNBOUND:
             raise KernelError(errno.EINVAL, f"{self.apqn} is not available for binding")
-        self._check_idle()
-        self.card.machine.set_bind_state(*self.apqn, BS_USABLE if self.card.mode == "accel" else BS_NO_KEY)
+        self._check_reset_over()
+        bound = BS_NO_KEY if self.can_be_associated else BS_USABLE
+        self.card.machine.set_bind_state(*self.apqn, bound)
+        self.card.states.bind_to_guest(self.apqi)
         emit(self, "change", ("SE_BIND", "1"))
 
     def unbind_from_guest(self) -> None:
-        """Make it available for binding."""
-        self.card.machine.set_bind_state(*self.apqn, BS_UNBOUND)
+        """Make it available for binding, by a reset: once it is operated and can be used, if it is not yet."""
+        self.card.states.unbind_from_guest(Mask.of(self.apqi))
+        self.card.bus.poll()
 
     @property
     def secret(self) -> int | None:
-        """Index of the secret that it is associated with, None without one."""
-        hardware = self.card.machine.cards.get(self.card.apid)
-        return hardware.associations.get(self.apqi) if hardware else None
+        """Index of the secret with which it was associated since it was initialised."""
+        return self.card.states.secrets.get(self.apqi)
 
     def associate(self, secret: int) -> None:
-        """Associate it with a secret.
+        """Associate it with a secret, and tell, unless nothing polls it.
 
-        EINVAL above 65535 and unless it is bound without a secret, EIO if TAPQ does not answer normally, EBUSY in a
-        reset.
+        EINVAL above 65535 and unless it is bound without a secret, EIO if TAPQ does not answer normally, EBUSY unless
+        it is idle.
         """
         if secret >= SECRETS:
             raise KernelError(errno.EINVAL, f"secret {secret} is above {SECRETS - 1}")
-        if FIELDS["bs"].get(self.tapq(clean=True)) != BS_NO_KEY:
+        if self.bind_state(clean=True) != BS_NO_KEY:
             raise KernelError(errno.EINVAL, f"{self.apqn} is not bound without a secret")
-        self._check_idle()
-        machine = self.card.machine
-        machine.cards[self.card.apid].associations[self.apqi] = secret
-        machine.set_bind_state(*self.apqn, BS_USABLE)
-        emit(self, "change", ("SE_ASSOC", str(secret)))
+        self._check_reset_over()
+        states = self.card.states
+        if self.apqi in states.associating:
+            raise KernelError(errno.EBUSY, f"{self.apqn} is being associated")
+        self.card.machine.set_bind_state(*self.apqn, BS_USABLE)
+        if states.associate(self.apqi, secret):
+            emit(self, "change", ("SE_ASSOC", str(secret)))
 
-    def _check_idle(self) -> None:
-        if self.apqi in self.card.resetting:
+    def _check_reset_over(self) -> None:
+        if self.resetting:
             raise KernelError(errno.EBUSY, f"{self.apqn} is being reset")

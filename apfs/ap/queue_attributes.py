@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.card_attributes import DRIVER, SUBSYSTEM, no_requests_show
 from apfs.ap.hardware import BS_NO_KEY, BS_USABLE
-from apfs.ap.qinfo import FAC, FIELDS
+from apfs.ap.qinfo import FAC
 from apfs.errors import KernelError
 from apfs.kernel.device import UEVENT
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul
@@ -31,17 +31,17 @@ def request_count_store(queue: ApQueue, _text: str) -> None:
 
 def reset_show(queue: ApQueue) -> str:
     """Whether a reset is under way; nothing ever arms the timer, since there are no requests."""
-    return "Reset in progress.\n" if queue.apqi in queue.card.resetting else "No Reset Timer set.\n"
+    return "Reset in progress.\n" if queue.resetting else "No Reset Timer set.\n"
 
 
 def reset_store(queue: ApQueue, _text: str) -> None:
-    """Flush and reset, whatever is written. Only a driver of the host polls a reset to its end."""
+    """Flush and reset, whatever is written. Its end is seen only if the queue has a driver and is operated."""
     queue.reset()
 
 
 def interrupt_show(queue: ApQueue) -> str:
-    """Whether the queue interrupts the host when it has finished a request."""
-    return "Interrupts enabled.\n" if queue.apqi in queue.card.interrupts else "Interrupts disabled.\n"
+    """Whether the queue interrupts the host when it has finished a request, asked of the hardware now."""
+    return "Interrupts enabled.\n" if queue.interrupts else "Interrupts disabled.\n"
 
 
 def config_show(queue: ApQueue) -> str:
@@ -76,11 +76,14 @@ def driver_override_store(queue: ApQueue, text: str) -> None:
 
 def se_bind_show(queue: ApQueue) -> str:
     """Whether the queue is bound to this secure execution guest; EIO if the hardware does not tell."""
-    return "bound\n" if FIELDS["bs"].get(queue.tapq()) in (BS_USABLE, BS_NO_KEY) else "unbound\n"
+    return "bound\n" if queue.bind_state() in (BS_USABLE, BS_NO_KEY) else "unbound\n"
 
 
 def se_bind_store(queue: ApQueue, text: str) -> None:
-    """Bind or (0) unbind. EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY during a reset."""
+    """Bind, or (0) unbind by a reset.
+
+    EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY during a reset.
+    """
     if kstrtobool(text):
         queue.bind_to_guest()
     else:
@@ -88,20 +91,27 @@ def se_bind_store(queue: ApQueue, text: str) -> None:
 
 
 def se_associate_show(queue: ApQueue) -> str:
-    """Return the secret that the queue is associated with; accelerators need none."""
-    state = FIELDS["bs"].get(queue.tapq())
-    if queue.card.mode == "accel":
+    """Return the secret that the queue is associated with; accelerators need none.
+
+    EIO if the hardware does not tell, and if it says that there is a secret of which the bus does not know.
+    """
+    if not queue.can_be_associated:
         return "-\n"
-    return "unassociated\n" if queue.secret is None or state != BS_USABLE else f"associated {queue.secret}\n"
+    state, secret = queue.bind_state(), queue.secret
+    if state == BS_USABLE:
+        if secret is None:
+            raise KernelError(errno.EIO, f"{queue.apqn} is usable, but was not associated since it was initialised")
+        return f"associated {secret}\n"
+    return "association pending\n" if state == BS_NO_KEY and secret is not None else "unassociated\n"
 
 
 def se_associate_store(queue: ApQueue, text: str) -> None:
     """Associate the queue with a secret.
 
     EINVAL on accelerators, above 65535, and unless it is bound without a secret; EIO if TAPQ does not answer normally,
-    EBUSY during a reset.
+    EBUSY unless it is idle.
     """
-    if queue.card.mode == "accel":
+    if not queue.can_be_associated:
         raise KernelError(errno.EINVAL, "accelerators have no secret")
     queue.associate(kstrtoul(text, 32))
 

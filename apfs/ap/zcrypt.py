@@ -25,7 +25,7 @@ def online_queues(card: ApCard) -> Mask:
 
     The state of the card does not matter: a queue can be online on a card that is not.
     """
-    return card.zcrypt_bound() & card.queue_online & card.usable_queues
+    return card.zcrypt_bound() & card.queue_online & card.states.usable
 
 
 def queue_online(queue: ApQueue) -> bool:

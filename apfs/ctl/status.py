@@ -42,8 +42,8 @@ def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
         "assigned": list(to_vfio & assigned),
         "in_use": list(to_vfio & in_use),
         "offline": list(card.zcrypt_bound() - online_queues(card)),
-        "deconfigured": list(card.queues - card.queue_config),
-        "checkstopped": list(card.queue_chkstop),
+        "deconfigured": list(card.queues - card.states.config),
+        "checkstopped": list(card.states.chkstop),
     }
 
 

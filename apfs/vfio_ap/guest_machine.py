@@ -118,8 +118,6 @@ class GuestMachine(Machine):
             if apqn in self._unbound:
                 self._unbound.discard(apqn)
                 self._host.set_bind_state(*apqn, BS_USABLE)
-                if apqn.apid in self._host.cards:
-                    self._host.cards[apqn.apid].associations.pop(apqn.apqi, None)
         for apqn in set(self._had.apqns()) - set(had.apqns()):
             response, word = self._host.tapq(*apqn)
             bindable = mode_of(word) in ("accel", "ep11") and FIELDS["bs"].get(word) == BS_USABLE

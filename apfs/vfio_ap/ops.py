@@ -83,9 +83,13 @@ class VfioApDriver(ApDriver):
         count = 0
         for apid, domains in rows:
             count += len(domains)
-            for apqi, response in self.ap_bus.machine.zapq_row(apid, domains).items():
-                if response not in _RETRIED:
-                    failed[Apqn(apid, apqi)] = response
+            unfinished = domains
+            while unfinished:
+                responses = self.ap_bus.machine.zapq_row(apid, unfinished)
+                unfinished = Mask.from_numbers(apqi for apqi, response in responses.items() if response in _RETRIED)
+                for apqi, response in responses.items():
+                    if apqi not in unfinished:
+                        failed[Apqn(apid, apqi)] = response
             if self.bad_resets:
                 self.bad_resets = {
                     apqn: response
