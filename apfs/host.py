@@ -61,7 +61,7 @@ class Host(System):
                 bus.attach(queue)
         for apid in self.scenario.offline_cards:
             card = bus.cards.get(apid)
-            if card:
+            if card and card.zcrypt_card:
                 switch_card(card, online=False)
         for apqn in sorted(self.scenario.offline_queues):
             queue = bus.queue(*apqn)

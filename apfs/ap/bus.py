@@ -18,6 +18,7 @@ from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, 
 from apfs.ap.queue import ApQueue
 from apfs.ap.queue_states import PollTimer
 from apfs.ap.reservation import Reservation
+from apfs.ap.zcrypt import ZcryptCard
 from apfs.errors import KernelError
 from apfs.journal.records import Uevent
 from apfs.kernel.device import SYS, Bus, Device, Driver, emit
@@ -140,7 +141,7 @@ class ApBus(Bus):
         return driver.device_kind == ("card" if isinstance(device, ApCard) else "queue")
 
     def probe(self, device: Device, driver: Driver) -> None:
-        """Bind one device, or ENODEV if masks or override forbid it or the card has no mode of operation."""
+        """Bind one device, or ENODEV if masks or override forbid it, or the card lacks what the driver needs."""
         assert isinstance(driver, ApDriver)  # noqa: S101 -- no other driver registers here
         if isinstance(device, ApCard):
             self._probe_card(device, driver)
@@ -152,7 +153,7 @@ class ApBus(Bus):
             raise KernelError(errno.ENODEV, reason)
         taken = self._offer(card, Mask.of(apqn.apqi), driver)
         if not taken:
-            raise KernelError(errno.ENODEV, f"{card.name} has no mode of operation that {driver.name} knows")
+            raise KernelError(errno.ENODEV, f"{driver.name} takes queues of cards that {self.cex4card.name} has")
         self._tell(card, ("bind", taken))
         self.poll()
 
@@ -160,13 +161,13 @@ class ApBus(Bus):
         self._bindings_armed = True
         if card.mode is None:
             raise KernelError(errno.ENODEV, f"{card.name} has no mode of operation that {driver.name} knows")
-        card.driver = driver
+        card.probed(driver, ZcryptCard())
         emit(card, "bind")
 
     def release(self, device: Device) -> None:
         """Take its driver away from a card or a queue."""
         if isinstance(device, ApCard):
-            device.driver = None
+            device.removed()
             emit(device, "unbind")
             self.tree.deactivate()
             return
@@ -181,8 +182,8 @@ class ApBus(Bus):
         taken = domains & self.reservation.eligible(card.apid, driver)
         if taken:
             self._bindings_armed = True
-            if driver is self.cex4queue and card.mode is None:
-                return NONE
+            if driver is self.cex4queue and card.zcrypt_card is None:
+                return NONE  # without a mode there is none; with one, zcrypt_queue_register would use it all the same
             card.bind(driver, taken)
             driver.probe(card.apid, taken)
         return taken
@@ -388,7 +389,7 @@ class ApBus(Bus):
         for _, domains in [row for row in self.rows() if row[0] is card]:
             self._remove_queues(card, domains)
         if card.driver:
-            card.driver = None
+            card.removed()
             emit(card, "unbind")
         emit(card, "remove")
         del self.cards[card.apid]

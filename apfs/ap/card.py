@@ -20,6 +20,7 @@ from apfs.kernel.device import SYS, emit
 if TYPE_CHECKING:
     from apfs.ap.bus import ApBus
     from apfs.ap.driver import ApDriver
+    from apfs.ap.zcrypt import ZcryptCard
     from apfs.journal.records import Keys
 
 
@@ -42,14 +43,15 @@ class ApCard:
         self.config = config
         self.chkstop = chkstop
         self.driver: ApDriver | None = None
-        self.online = True
-        """Software state; what users see also depends on `config` and `chkstop`."""
+        self.zcrypt_card: ZcryptCard | None = None
+        """What cex4card has made of it, while it is bound."""
+        self.zcrypt_cards: list[ZcryptCard] = []
+        """The same, and what was made of it before if there still are queues of that."""
         self.requests = 0
         # Columns: one mask of domains per property of a queue.
         self.queues = NONE
         self.bound: dict[ApDriver, Mask] = {}
         self.states = QueueStates(bus.machine, apid, bus.poll_timer)
-        self.queue_online = NONE
         # What only a few queues have.
         self.queue_requests: dict[int, int] = {}
 
@@ -139,23 +141,44 @@ class ApCard:
         """Drop queues that are not bound."""
         self.queues -= domains
         self.states.drop(domains)
-        self.queue_online -= domains
         for apqi in domains:
             self.queue_requests.pop(apqi, None)
 
     def bind(self, driver: ApDriver, domains: Mask) -> None:
-        """Give queues to a driver. zcrypt initialises them, and they are online by software."""
+        """Give queues to a driver. zcrypt initialises them, and needs the card for it."""
         self.bound[driver] = self.bound.get(driver, NONE) | domains
         driver.gained(self.apid, domains)
         if driver is self.zcrypt:
             self.states.initialise(domains)
-            self.queue_online |= domains
+            assert self.zcrypt_card is not None  # noqa: S101 -- cex4queue takes no queue without
+            self.zcrypt_card.add(domains)
 
     def unbind(self, driver: ApDriver, domains: Mask) -> None:
         """Take queues from a driver."""
         self.bound[driver] -= domains
         driver.lost(self.apid, domains)
+        for zcrypt_card in self.zcrypt_cards:
+            zcrypt_card.remove(domains)
+        self._forget_empty()
         self.states.release(domains)
+
+    def probed(self, driver: ApDriver, zcrypt_card: ZcryptCard) -> None:
+        """Have a driver (zcrypt_cex4_card_probe). Queues that were bound before do not belong to what it makes."""
+        self.driver = driver
+        self.zcrypt_card = zcrypt_card
+        self.zcrypt_cards.append(zcrypt_card)
+
+    def removed(self) -> None:
+        """Have no driver; its queues keep theirs (zcrypt_cex4_card_remove)."""
+        self.driver = self.zcrypt_card = None
+        self._forget_empty()
+
+    def _forget_empty(self) -> None:
+        self.zcrypt_cards = [found for found in self.zcrypt_cards if found.queues or found is self.zcrypt_card]
+
+    def zcrypt_of(self, apqi: int) -> ZcryptCard | None:
+        """Return what a queue of zcrypt belongs to."""
+        return next((found for found in self.zcrypt_cards if apqi in found.queues), None)
 
     def uevent_keys(self) -> Keys:
         """Return DEVTYPE, DRIVER, DEV_TYPE, MODALIAS, MODE, as far as they apply (ap_uevent)."""

@@ -38,10 +38,6 @@ class ApDriver(Driver):
         rows = ((serial, row - domains) for serial, row in self._bound.get(apid, {}).items())
         self._bound[apid] = {serial: row for serial, row in rows if row}
 
-    def in_order_of_binding(self, apid: int) -> list[Mask]:
-        """Return the queues that it has on an adapter, in rows, those bound first at the front."""
-        return list(self._bound.get(apid, {}).values())
-
     def last_bound_first(self) -> list[tuple[int, Mask]]:
         """Return all queues that it has, in rows, the last bound first; within a row the highest was bound last."""
         rows = [(serial, apid, row) for apid, found in self._bound.items() for serial, row in found.items()]

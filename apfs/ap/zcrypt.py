@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.queue import ApQueue
 from apfs.errors import KernelError
 from apfs.kernel.device import emit
@@ -12,12 +13,41 @@ from apfs.kernel.device import emit
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
     from apfs.ap.hardware import CardHardware
-    from apfs.ap.mask import Mask
+
+
+class ZcryptCard:
+    """What cex4card makes of a card when it is bound, and its queues (struct zcrypt_card, struct zcrypt_queue).
+
+    A queue belongs to the one that the card had when the queue was bound. If the card is unbound, nobody asks or
+    switches the old one any more, but its queues stay in it until they are unbound.
+    """
+
+    def __init__(self) -> None:
+        self.online = True
+        """Software state; what users see also depends on the device."""
+        self.rows: list[Mask] = []
+        """Its queues, in order of binding."""
+        self.queues = NONE
+        self.online_queues = NONE
+        """Those that are online by software."""
+
+    def add(self, domains: Mask) -> None:
+        """Have more queues, which are online (zcrypt_queue_register)."""
+        self.rows.append(domains)
+        self.queues |= domains
+        self.online_queues |= domains
+
+    def remove(self, domains: Mask) -> None:
+        """Have queues no longer (zcrypt_queue_unregister)."""
+        if not domains.isdisjoint(self.queues):
+            self.rows = [row - domains for row in self.rows if not domains.issuperset(row)]
+            self.queues -= domains
+            self.online_queues -= domains
 
 
 def card_online(card: ApCard) -> bool:
     """Whether a card is online by software, configured and not check-stopped."""
-    return card.online and card.usable
+    return card.zcrypt_card is not None and card.zcrypt_card.online and card.usable
 
 
 def online_queues(card: ApCard) -> Mask:
@@ -25,7 +55,10 @@ def online_queues(card: ApCard) -> Mask:
 
     The state of the card does not matter: a queue can be online on a card that is not.
     """
-    return card.zcrypt_bound() & card.queue_online & card.states.usable
+    online = NONE
+    for zcrypt_card in card.zcrypt_cards:
+        online |= zcrypt_card.online_queues
+    return online & card.states.usable
 
 
 def queue_online(queue: ApQueue) -> bool:
@@ -33,41 +66,50 @@ def queue_online(queue: ApQueue) -> bool:
     return queue.apqi in online_queues(queue.card)
 
 
-def card_hardware(card: ApCard) -> CardHardware | None:
-    """Return the card behind the device, if some online queue can be used to ask it."""
-    able = card.mode == card.coprocessor and card_online(card) and online_queues(card)
+def card_hardware(card: ApCard, domains: Mask = ALL) -> CardHardware | None:
+    """Return the card behind the device, if some online queue of `domains` can be used to ask it."""
+    zcrypt_card = card.zcrypt_card
+    if zcrypt_card is None or not zcrypt_card.online or not card.usable or card.mode != card.coprocessor:
+        return None
+    able = zcrypt_card.online_queues & card.states.usable & domains
     return card.machine.cards.get(card.apid) if able else None
 
 
 def queue_hardware(queue: ApQueue) -> CardHardware | None:
     """Return the card behind a queue, if the queue itself can be used to ask it."""
-    card = queue.card
-    return card.machine.cards.get(card.apid) if card.mode == card.coprocessor and queue_online(queue) else None
+    return card_hardware(queue.card, Mask.of(queue.apqi))
 
 
 def switch_card(card: ApCard, *, online: bool) -> None:
-    """Switch a card and all its queues of zcrypt. ENODEV to bring up what is deconfigured or check-stopped.
+    """Switch a card of zcrypt and its queues. ENODEV to bring up what is deconfigured or check-stopped.
 
-    The card's event is sent always, a queue's only if its own state changes, in the order of zcrypt's list, which is
-    that of binding.
+    The card's event is sent always, a queue's only if its own state changes, in order of binding (online_store).
     """
+    zcrypt_card = card.zcrypt_card
+    assert zcrypt_card is not None  # noqa: S101 -- only cards of zcrypt can be switched
     if online and not card.usable:
         raise KernelError(errno.ENODEV, f"{card.name} is deconfigured or check-stopped")
-    card.online = online
+    zcrypt_card.online = online
     emit(card, "change", ("ONLINE", str(int(online))))
-    switched = card.zcrypt_bound() & (~card.queue_online if online else card.queue_online)
-    card.queue_online = card.queue_online | switched if online else card.queue_online - switched
-    for row in card.zcrypt.in_order_of_binding(card.apid):
+    switched = zcrypt_card.queues - zcrypt_card.online_queues if online else zcrypt_card.online_queues
+    zcrypt_card.online_queues = zcrypt_card.queues if online else NONE
+    for row in zcrypt_card.rows:
         for apqi in row & switched:
             emit(ApQueue(card, apqi), "change", ("ONLINE", str(int(online))))
 
 
 def switch_queue(queue: ApQueue, *, online: bool) -> None:
-    """Switch a queue. To bring one up: ENODEV if it or its card is not usable, EINVAL if its card is offline."""
-    card = queue.card
+    """Switch a queue of zcrypt. To bring one up: ENODEV if it or its card is not usable, EINVAL if its card is offline.
+
+    That card is the one that it belongs to, which may be one that was unbound.
+    """
+    card, zcrypt_card = queue.card, queue.card.zcrypt_of(queue.apqi)
+    assert zcrypt_card is not None  # noqa: S101 -- only queues of zcrypt can be switched
     if online and not (queue.usable and card.usable):
         raise KernelError(errno.ENODEV, f"{queue.apqn} or {card.name} is deconfigured or check-stopped")
-    if online and not card.online:
-        raise KernelError(errno.EINVAL, f"{card.name} is offline: set it online first")
-    card.queue_online = card.queue_online.with_(queue.apqi) if online else card.queue_online.without(queue.apqi)
+    if online and not zcrypt_card.online:
+        advice = "set it online" if zcrypt_card is card.zcrypt_card else f"bind {queue.apqn} to it again"
+        raise KernelError(errno.EINVAL, f"{card.name} is offline: {advice} first")
+    states = zcrypt_card.online_queues
+    zcrypt_card.online_queues = states.with_(queue.apqi) if online else states.without(queue.apqi)
     emit(queue, "change", ("ONLINE", str(int(online))))

@@ -292,6 +292,7 @@ def test_bindings_are_counted_live(box: Bench) -> None:
         assert box.cat(f"{BUS}/bindings") == shown
     assert box.store(f"{BUS}/drivers/cex4card/unbind", "card00") == ""
     assert box.cat(f"{BUS}/bindings") == "0/4\n"
+    assert box.store(f"{BUS}/drivers/cex4card/bind", "card00") == ""
     assert box.store(f"{BUS}/drivers/cex4queue/bind", "00.0029") == ""
     assert box.cat(f"{BUS}/bindings") == "1/4\n"
 
