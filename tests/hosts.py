@@ -24,6 +24,8 @@ ZCRYPT_DRIVER = "/sys/bus/ap/drivers/cex4queue"
 MDEV_DRIVER = "/sys/bus/mdev/drivers/vfio_ap_mdev"
 CONSOLE = "/ctl/console"
 PAGE = 4096
+ASKING = ("serialnr", "API_ordinalnr", "FW_version", "op_modes", "mkvps")
+"""Attributes for which zcrypt asks the card."""
 
 M1 = "11111111-aaaa-4aaa-8aaa-111111111111"
 M2 = "22222222-bbbb-4bbb-8bbb-222222222222"
@@ -205,7 +207,8 @@ class Bench(Shell):
     def dump(self, *roots: str) -> dict[str, str]:
         """Return everything that can be seen below some directories (all but the journal), by path.
 
-        Links have their text, files their permissions and content, directories their number of links.
+        Links have their text, files their permissions and content, directories their number of links. What asks a card
+        is not read: it makes the bus scan if nobody answers.
         """
         return {path: self._seen(path, found) for root in roots or ("/sys", "/dev") for path, found in self.find(root)}
 
@@ -218,7 +221,7 @@ class Bench(Shell):
         if not stat.S_ISREG(found.mode) or found.size != PAGE:
             # What is no attribute might change by being read.
             return f"{found.mode:o} {found.size}"
-        return f"{mode:04o} {self.shown(path) if mode & 0o444 else ''}"
+        return f"{mode:04o} {self.shown(path) if mode & 0o444 and path.rsplit('/', 1)[1] not in ASKING else ''}"
 
     # -- the journal --------------------------------------------------------------------------------------------------
 

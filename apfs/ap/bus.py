@@ -310,6 +310,13 @@ class ApBus(Bus):
         self.until_scan = self.config_time
         self.poll()
 
+    def force_rescan(self) -> bool:
+        """Scan for a request that found no queue; return whether it may be worth another try (ap_bus_force_rescan)."""
+        before = self.qci
+        self.scan()
+        self.tree.nodes.stir()  # requests are made by reading, which changes nothing as a rule
+        return self.qci != before
+
     def _select_domain(self) -> None:
         """Choose the lowest usable domain that some usable adapter of zcrypt has (ap_select_domain)."""
         for apqi in self.machine.configuration.domains & self.reservation.aqmask & Mask.up_to(self.max_domain):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import card_name
-from apfs.ap.qinfo import FIELDS, coprocessor_of, mode_of
+from apfs.ap.qinfo import FIELDS, can_be_bound, coprocessor_of, mode_of
 from apfs.ap.queue_states import QueueStates
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, emit
@@ -89,6 +89,16 @@ class ApCard:
     def usable(self) -> bool:
         """Whether the card is configured and not check-stopped."""
         return self.config and not self.chkstop
+
+    def usable_queues(self) -> Mask:
+        """Return the domains whose queues take requests (ap_queue_usable).
+
+        In a secure execution guest only queues that are bound to it do, and no queue of a CCA card.
+        """
+        usable = self.states.usable & self.states.operating - self.states.failed
+        if self.machine.secure_binding:
+            return usable & self.states.bound_to_guest if can_be_bound(self.hwinfo) else NONE
+        return usable
 
     def all_bound(self) -> Mask:
         """Return the domains whose queues have a driver."""

@@ -11,6 +11,7 @@ from apfs.errors import KernelError
 from apfs.kernel.device import emit
 
 if TYPE_CHECKING:
+    from apfs.ap.bus import ApBus
     from apfs.ap.card import ApCard
     from apfs.ap.hardware import CardHardware
 
@@ -66,18 +67,46 @@ def queue_online(queue: ApQueue) -> bool:
     return queue.apqi in online_queues(queue.card)
 
 
-def card_hardware(card: ApCard, domains: Mask = ALL) -> CardHardware | None:
-    """Return the card behind the device, if some online queue of `domains` can be used to ask it."""
-    zcrypt_card = card.zcrypt_card
-    if zcrypt_card is None or not zcrypt_card.online or not card.usable or card.mode != card.coprocessor:
-        return None
-    able = zcrypt_card.online_queues & card.states.usable & domains
-    return card.machine.cards.get(card.apid) if able else None
+def card_hardware(card: ApCard) -> CardHardware | None:
+    """Ask a card through any of its queues. None if none of them can be used, which makes the bus scan."""
+    return _ask(card, ALL)
 
 
 def queue_hardware(queue: ApQueue) -> CardHardware | None:
-    """Return the card behind a queue, if the queue itself can be used to ask it."""
-    return card_hardware(queue.card, Mask.of(queue.apqi))
+    """Ask a card through one queue of cex4queue. None if that cannot be used.
+
+    This makes the bus scan, but not for a CCA queue that belongs to no card of zcrypt (zcrypt_device_status_ext), nor
+    for an EP11 queue that is offline by software (ep11_mkvps_show, ep11_queue_op_modes_show).
+    """
+    card = queue.card
+    if card.coprocessor == "cca":
+        known = card.zcrypt_card is not None and queue.apqi in card.zcrypt_card.queues
+    else:
+        zcrypt_card = card.zcrypt_of(queue.apqi)
+        known = zcrypt_card is not None and queue.apqi in zcrypt_card.online_queues
+    return _ask(card, Mask.of(queue.apqi)) if known else None
+
+
+def _ask(card: ApCard, domains: Mask) -> CardHardware | None:
+    """Send a request to a card through some queue of `domains`; return who answers.
+
+    If there is no queue that takes it, the bus scans, and if that changes the configuration there is one more try
+    (zcrypt_send_cprb, zcrypt_send_ep11_cprb). A request to hardware that is gone would wait until a scan flushes it.
+    """
+    bus, apid, kind = card.bus, card.apid, card.coprocessor
+    queues = _taking(bus, apid, kind, domains)
+    if not queues and bus.force_rescan():
+        queues = _taking(bus, apid, kind, domains)
+    return bus.machine.cards[apid] if bus.machine.answering(apid, queues) else None
+
+
+def _taking(bus: ApBus, apid: int, kind: str | None, domains: Mask) -> Mask:
+    """Return the queues of an adapter that take a request of that kind."""
+    card = bus.cards.get(apid)
+    zcrypt_card = card.zcrypt_card if card else None
+    if card is None or zcrypt_card is None or not zcrypt_card.online or not card.usable or card.mode != kind:
+        return NONE
+    return zcrypt_card.online_queues & card.usable_queues() & domains
 
 
 def switch_card(card: ApCard, *, online: bool) -> None:

@@ -94,7 +94,7 @@ class Operations(pyfuse3.Operations):
     """The request handlers."""
 
     def __init__(self, host: Host, stored: Callable[[], None]) -> None:
-        """Serve a host; `stored()` is called after each successful write, because it may have changed timers."""
+        """Serve a host; `stored()` is called when timers may have changed: after writes, and when names may have."""
         super().__init__()
         self.host = host
         self._stored = stored
@@ -307,6 +307,7 @@ class Operations(pyfuse3.Operations):
         if self._uevents != self._journal.uevents_sent or self._changed != self._changes.count:
             self._uevents, self._changed = self._journal.uevents_sent, self._changes.count
             self.cache.changed()
+            self._stored()
         if self.pollers:
             for fh in [fh for fh in self.pollers if self._files[fh].poll()]:
                 self.pollers.pop(fh).notify()
