@@ -81,14 +81,13 @@ class Registry(Generic[_T]):
         self._keys: dict[str, int] = {}
         self._serial = 0
 
-    def add(self, name: str, item: _T) -> int:
-        """Add an object under a name that is free, and return its key."""
+    def add(self, name: str, item: _T) -> None:
+        """Add an object under a name that is free."""
         self._serial += 1
         self._objects[self._serial] = item
         self._names[self._serial] = name
         self._keys[name] = self._serial
         self._changes.count += 1
-        return self._serial
 
     def unique(self, stem: str) -> str:
         """Return a name that was never used: the stem and the serial number that comes next."""

@@ -107,9 +107,13 @@ def test_the_tree_of_a_guest_that_ended_is_forgotten() -> None:
     host = started()
     tree = host.host.tree
     node = tree.resolve(f"{GUEST}/sys/bus/ap/apmask")
+    kinds = set(tree.nodes.kinds)
     assert tree.nodes.tree_of(node, tree) is host.host.guest(M1).tree
     host.run_guest(M1, 0)
     assert tree.nodes.tree_of(node, tree) is tree
+    left = set(tree.nodes.kinds)
+    host.run_guest(M1)
+    assert len(left) < len(kinds) == len(tree.nodes.kinds)
 
 
 def test_opened_again_after_names_have_changed_in_a_guest() -> None:

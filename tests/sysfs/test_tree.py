@@ -18,7 +18,7 @@ from apfs.journal.log import Journal
 from apfs.journal.records import Refusal, Uevent
 from apfs.scenario.reader import load
 from apfs.sysfs.entries import BOTH, READ, WRITE, Access, Attribute, Link, Special
-from apfs.sysfs.members import Registry
+from apfs.sysfs.members import Changes, Registry
 from apfs.sysfs.openfile import TextFile
 from apfs.sysfs.tree import Tree, link_text
 from apfs.testing.files import Shell
@@ -284,6 +284,17 @@ def test_identities_are_packed_from_kind_key_and_entry(woods: Woods) -> None:
     assert woods.tree.resolve("/top/m0/sub") >> 40 != directory >> 40
 
 
+def test_changes_are_counted_when_something_comes_or_goes() -> None:
+    changes = Changes()
+    registries: list[Registry[Thing]] = [Registry(changes) for _ in range(2)]
+    counts = []
+    for registry in registries:
+        registry.add("m0", Thing())
+        counts.append(changes.count)
+    registries[0].discard("m0")
+    assert [*counts, changes.count] == [1, 2, 3]
+
+
 def test_identities_of_what_comes_at_run_time_are_never_used_again(woods: Woods) -> None:
     seen = set()
     for _ in range(5):
@@ -358,6 +369,42 @@ def test_stat(woods: Woods, path: str, kind: int, mode: int, size: int) -> None:
     woods.add(woods.second, "p0")
     found = woods.tree.stat(woods.tree.resolve(path))
     assert (stat.S_IFMT(found.mode), stat.S_IMODE(found.mode), found.size) == (kind, mode, size)
+
+
+class _Odd:
+    """A selection of the keys that are odd, such as those of the first and the third member of a registry."""
+
+    def keys(self, _parent: int, _after: int) -> Iterator[int]:
+        raise NotImplementedError
+
+    def has(self, key: int) -> bool:
+        return key % 2 == 1
+
+
+def test_keyed_links_are_each_in_the_directory_of_their_own_member() -> None:
+    tree = Tree(Journal())
+    registry: Registry[Thing] = Registry()
+    for name in ("m1", "m2", "m3"):
+        registry.add(name, Thing())
+    targets = tree.root.fixed("targets").dirs("m", registry)
+    tree.root.fixed("holders").dirs("m", registry).fixed("links").links("m", targets, _Odd(), registry, keyed=True)
+    for name, other in (("m1", "m3"), ("m3", "m1")):
+        directory = tree.resolve(f"/holders/{name}/links")
+        (entry,) = tree.readdir(directory)
+        assert (entry.name, entry.node) == (name, tree.lookup(directory, name))
+        assert list(tree.readdir(directory, entry.next)) == []
+        assert tree.readlink(entry.node) == f"../../../targets/{name}"
+        assert refusal(partial(tree.lookup, directory, other)) == errno.ENOENT
+    directory = tree.resolve("/holders/m2/links")
+    assert list(tree.readdir(directory)) == []
+    assert refusal(lambda: tree.lookup(directory, "m2")) == errno.ENOENT
+
+
+@pytest.mark.parametrize("name", ["card05/06.0004", "card05/05.0005", "card05/card06", "card07", "05.0004", "card5"])
+def test_names_of_other_directories_and_of_what_does_not_exist(name: str) -> None:
+    """Each is a name from which a key can be made, but for the last."""
+    tree = Host(load("default")).tree
+    assert refusal(lambda: tree.resolve(f"/sys/devices/ap/{name}")) == errno.ENOENT
 
 
 def test_link_counts_are_two_and_one_for_each_directory_below() -> None:
@@ -623,17 +670,21 @@ def test_what_is_permanent_and_what_varies() -> None:
     registry: Registry[Thing] = Registry()
     registry.add("m0", Thing())
     top = tree.root.fixed("top", (Attribute("attribute", 0o444, lambda _tree: "a\n"),))
-    top.dirs("m", registry, (Attribute("attribute", 0o444, lambda _thing: "a\n"),)).fixed("sub")
+    things = top.dirs("m", registry, (Attribute("attribute", 0o444, lambda _thing: "a\n"),))
+    things.fixed("sub")
+    top.links("n", things, registry, _Prefixed(registry))
     top.fixed("fixed")
+    top.fixed("files").files("p", registry, Special("file", 0o440, lambda *_: TextFile(tree.journal, "/text", str)))
     descriptions = {
         path: tree.describe(tree.resolve(path))
         for path in ("/", "/still", "/still/below", "/top", "/top/attribute", "/top/fixed")
     }
     assert all(found.permanent for found in descriptions.values())
     assert [path for path, found in descriptions.items() if found.varies] == ["/top"]
-    members = [tree.describe(tree.resolve(path)) for path in ("/top/m0", "/top/m0/sub", "/top/m0/attribute")]
+    paths = ("/top/m0", "/top/m0/sub", "/top/m0/attribute", "/top/nm0", "/top/files/m0")
+    members = [tree.describe(tree.resolve(path)) for path in paths]
     assert not any(found.permanent for found in members)
-    assert [found.varies for found in members] == [True, True, False]
+    assert [found.varies for found in members] == [True, True, False, False, False]
 
 
 def test_what_is_gone_has_no_description(woods: Woods) -> None:
