@@ -255,6 +255,23 @@ def test_synthetic_events_have_limits(box: Bench, text: str, expected: str) -> N
     assert len(box.heard()) == (not expected)
 
 
+def test_an_event_without_room_for_all_keys_of_a_card_is_refused(box: Bench) -> None:
+    """Only keys of the driver core may be left out."""
+    outcomes = set()
+    for length in range(1800, 1950):
+        outcome = box.store(f"{CARD0}/uevent", f"add {UUID} A={'b' * length}")
+        keys = {name for event in box.heard() for name, _ in event.keys}
+        outcomes.add((outcome, {"DEV_TYPE", "MODALIAS", "MODE"} <= keys))
+    assert outcomes == {("", True), ("ENOMEM", False)}
+
+
+def test_a_synthetic_unbind_has_no_modalias(box: Bench) -> None:
+    for action in ("bind", "unbind"):
+        assert box.store(f"{CARD0}/uevent", action) == ""
+        (event,) = box.heard()
+        assert ("MODALIAS" in dict(event.keys)) == (action == "bind")
+
+
 @pytest.mark.parametrize(
     ("path", "text"),
     [

@@ -186,6 +186,18 @@ def test_a_removal_is_told_once() -> None:
     assert "remove /bus/ap/drivers/vfio_ap" in told(bench)
 
 
+def test_a_removal_is_told_again_after_an_addition() -> None:
+    bench = Bench(BARE)
+    bench.write("/sys/bus/mdev/uevent", "change")
+    bench.console("rmmod vfio_ap")
+    for synthetic in ("change", "remove", "change"):
+        bench.write("/sys/bus/mdev/uevent", synthetic)
+        bench.mark()
+        bench.console("rmmod mdev")
+        assert ("remove /bus/mdev" in told(bench)) == (synthetic == "change")
+        bench.console("modprobe mdev")
+
+
 def test_the_parent_s_log() -> None:
     bench = Bench(BARE)
     bench.mark()
