@@ -16,6 +16,7 @@ from apfs.journal.records import Refusal
 from apfs.scenario.reader import loads
 from apfs.sysfs.entries import BOTH
 from apfs.testing.files import Shell
+from tests.calls import calls
 from tests.hosts import CREATE, M1, WORKED
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Client:
         return self.host.tree.open(self.host.tree.resolve(path), BOTH)
 
     def ask(self, *files: OpenFile, **request: object) -> Any:  # noqa: ANN401 -- JSON
-        self.channel.write(json.dumps({"arg": 0, "memory": "", "descriptor": None} | request).encode())
+        text = json.dumps({"arg": 0, "memory": "", "descriptor": None} | request).encode()
+        assert self.channel.write(text) == len(text)
         for file in files:
             self.channel.watch(file)
         return self.line()
@@ -67,6 +69,18 @@ def client() -> Client:
 def test_a_file_that_is_not_of_vfio_is_left_to_the_kernel(client: Client) -> None:
     assert client.ask(client.open("/sys/bus/ap/apmask"), cmd=0x3B64) is None
     assert client.ask(cmd=0x3B64) is None
+
+
+def test_without_a_request_there_is_nothing_to_do(client: Client) -> None:
+    assert client.line() == {"signal": [], "drop": []}
+
+
+def test_files_that_nobody_came_for_are_forgotten(client: Client) -> None:
+    """A supervisor that serves for months is offered millions of files."""
+    nothing = calls(lambda: client.channel.write(b"{}"))
+    client.device()
+    assert calls(lambda: client.channel.write(b"{}")) > nothing
+    assert calls(lambda: client.channel.write(b"{}")) == nothing
 
 
 def test_values_and_writes(client: Client) -> None:
