@@ -138,7 +138,7 @@ class Supervisor:
                 raise
             if os.fstat(fd).st_dev != self._device:
                 return None
-            command = notification.flags(1) & 0xFFFF
+            command = notification.flags(1)
             size = uapi.WINDOWS.get(command, uapi.MEMORY)
             memory = process.read_memory(notification.pid, argument, size)
             described, other = self._describe(duplicates, notification.pid, command, memory)

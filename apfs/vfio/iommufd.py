@@ -363,8 +363,11 @@ class Iommufd(IoctlFile):
         return DONE
 
     def unknown(self, request: Request) -> Reply:
-        """Answer ENOTTY; for a number in iommufd's own range EFAULT first, if no size can be read."""
-        if min(_OWN) <= request.cmd <= max(_OWN):
+        """Answer ENOTTY; for a number in iommufd's own range EFAULT first, if no size can be read.
+
+        The range is that of the low byte: direction and size, which are 0 in all that it knows, are looked at later.
+        """
+        if request.cmd & _NUMBER in _OWN:
             request.take(uapi.U32.size)
         return super().unknown(request)
 
@@ -390,7 +393,8 @@ class Iommufd(IoctlFile):
     }
 
 
-_OWN = range(Cmd.IOMMU_DESTROY, Cmd.IOMMU_HW_QUEUE_ALLOC + 1)
+_NUMBER = 0xFF
+_OWN = range(Cmd.IOMMU_DESTROY & _NUMBER, (Cmd.IOMMU_HW_QUEUE_ALLOC & _NUMBER) + 1)
 
 
 def _check_map(flags: int, *numbers: int) -> bool:

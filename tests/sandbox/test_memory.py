@@ -17,6 +17,7 @@ def test_memory_that_cannot_be_read_or_written() -> None:
         "irqs EFAULT EFAULT",
         "size 16 EFAULT",
         "size 12 ok",
+        "encoded ok ENOTTY",
     ]
 
 

@@ -342,3 +342,7 @@ def test_sizes(file: File, cmd: Cmd) -> None:
 def test_unknown_requests(file: File) -> None:
     assert file.ask(0x3B95, struct.pack("=I", 8)).value == -errno.ENOTTY
     assert file.ask(0x3B6D, b"").value == -errno.ENOTTY
+    # iommufd_fops_ioctl: EFAULT by the number alone, ENOTTY for another encoding of it.
+    assert file.ask(0xC0043B81, b"").value == -errno.EFAULT
+    assert file.ask(0xC0043B81, struct.pack("=3I", 12, 0, 0)).value == -errno.ENOTTY
+    assert file.ask(0x40043B64, b"").value == -errno.ENOTTY

@@ -57,6 +57,8 @@ def edges() -> None:
     for size in (16, 12):
         hole.put(hole.edge - 12, struct.pack("=3I", size, 0, 0))
         say("size", size, vmm.outcome(iommufd, IOAS_ALLOC, hole.edge - 12))
+    # A request with a direction and a size is another one.
+    say("encoded", *(vmm.outcome(iommufd, bits | GET_API_VERSION) for bits in (0, 0xC0040000)))
 
 
 def descriptors() -> None:
