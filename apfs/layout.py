@@ -86,6 +86,12 @@ class _Tops(NamedTuple):
     nodes: Directory
     """What a sandbox shows in `/dev`."""
     sandbox: Directory
+    shown_virtual: Directory
+    """What a sandbox shows of `/sys/devices/virtual` even if it is empty: nothing can be bound to what is not there."""
+
+    def always(self, name: str) -> Directory:
+        """Declare a class's directory for sandboxes."""
+        return self.shown_virtual.fixed(name, shown_at=f"/sys/devices/virtual/{name}")
 
 
 def build(system: System) -> None:
@@ -107,6 +113,7 @@ def build(system: System) -> None:
         dev=root.fixed("dev", (iommu,)),
         nodes=shown.fixed("dev", (_misc_node(system.iommu_misc, 0o660), _misc_node(system.z90crypt, 0o600))),
         sandbox=shown,
+        shown_virtual=shown.fixed("virtual"),
     )
     real = sandbox.CharDevices(system)
     char.links("1:1", real, real, real)
@@ -163,7 +170,9 @@ def _ap(system: System, tops: _Tops) -> None:
 
 def _zcrypt(system: System, tops: _Tops) -> None:
     """Declare the class of additional zcrypt nodes, which get into the /dev of a sandbox one by one."""
-    nodes = tops.virtual.fixed("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
+    used = tops.virtual.fixed("zcrypt", (), lambda _key: system if len(system.zcdn.nodes) else None)
+    nodes = used.dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
+    tops.always("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
     tops.classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
     for directory in tops.numbers:
         directory.links(str(zcdn.MAJOR), nodes, system.zcdn.nodes, zcdn.Numbers(system.zcdn.nodes))
@@ -258,7 +267,8 @@ def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Dir
     file = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
     node = Node("group", 0o600, lambda group: (vfio.GROUP_MAJOR, group.minor))
 
-    group_dirs = tops.virtual.fixed("vfio", (), loaded).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
+    group_dirs = tops.virtual.fixed("vfio", (), _with_devices(system)).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
+    tops.always("vfio").dirs("0", groups, vfio.GROUP_ATTRIBUTES)
     tops.classes.fixed("vfio", (), loaded).links("0", group_dirs, groups)
     for directory in tops.numbers:
         directory.links(str(vfio.GROUP_MAJOR), group_dirs, groups, numbers)
@@ -285,8 +295,13 @@ def _vfio_devices(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Di
     for directory in tops.numbers:
         directory.links(str(vfio.DEVICE_MAJOR), device_dirs, devices, numbers)
     opened, shown = nodes
-    opened.fixed("devices").files("vfio", devices, file)
-    shown.fixed("devices").files("vfio", devices, node)
+    opened.fixed("devices", (), _with_devices(system)).files("vfio", devices, file)
+    shown.fixed("devices", (), _with_devices(system)).files("vfio", devices, node)
+
+
+def _with_devices(system: System) -> Callable[[int], System | None]:
+    """Return the subject of a directory that exists only while there are VFIO devices (cleanup_glue_dir, devtmpfs)."""
+    return lambda _key: system if system.vfio.devices else None
 
 
 def _modules(system: System, directory: Directory) -> None:

@@ -24,10 +24,14 @@ MERGED = frozenset(
 LATER = frozenset(
     (
         *("bus/matrix", "bus/mdev", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices/vfio_ap"),
-        *("devices/virtual/vfio", "devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
+        *("devices/virtual/misc/vfio", "module/mdev", "module/vfio", "module/vfio_ap"),
         "module/vfio_iommu_type1",
     )
 )
+# Directories that Linux has only while there is something in them, and a sandbox always: nothing can be bound later.
+ALWAYS = {f"devices/virtual/{name}": f"ctl/sandbox/virtual/{name}" for name in ("vfio", "zcrypt")}
+# All that the real machine has no part in, or that is not bound as it is.
+_APART = LATER | MERGED | ALWAYS.keys()
 # Directories in which entries of both sides come and go: the mount's `ctl/sandbox` has them with all entries.
 MIXED = {"dev/char": "ctl/sandbox/char"}
 ZCRYPT_NODES = "ctl/sandbox/zcrypt"
@@ -72,7 +76,7 @@ def compose_sys(mount: Path) -> list[str]:
         emulated = _entries(mount / "sys" / merged)
         for name, entry in _entries(Path("/sys") / merged).items():
             path = f"{merged}/{name}".lstrip("/")
-            if name not in emulated and path not in LATER and path not in MERGED:
+            if name not in emulated and path not in _APART:
                 arguments += _keep(entry, f"/sys/{path}")
         for name, entry in emulated.items():
             path = f"{merged}/{name}".lstrip("/")
@@ -80,8 +84,16 @@ def compose_sys(mount: Path) -> list[str]:
                 arguments += ["--dir", f"/sys/{path}"]
             elif entry.is_symlink():
                 arguments += ["--symlink", str(Path(entry.path).readlink()), f"/sys/{path}"]
-            else:
+            elif path not in ALWAYS:
                 arguments += ["--bind", str(mount / MIXED.get(path, f"sys/{path}")), f"/sys/{path}"]
+    return arguments + _compose_what_comes_and_goes(mount)
+
+
+def _compose_what_comes_and_goes(mount: Path) -> list[str]:
+    """Return the arguments for what may not be there now."""
+    arguments = []
+    for path, place in ALWAYS.items():
+        arguments += ["--bind", str(mount / place), f"/sys/{path}"]
     for path in sorted(LATER):
         if not os.path.lexists(mount / "sys" / path):
             arguments += ["--symlink", f"{HOST}/sys/{path}", f"/sys/{path}"]

@@ -79,6 +79,8 @@ class Directory(Population):
         self.parent = parent
         self.members = members
         self.lasting = lasting
+        self.shown_at: str | None = None
+        """Where it is made to be bound to, if it is."""
         self._permanent = lasting and (parent is None or parent.permanent(0))
         self._varies = not self._permanent
         self._entries = tuple(entries)
@@ -185,6 +187,15 @@ class Directory(Population):
             key = directory.members.parent(key)
             directory = directory.parent
         return "/" + "/".join(reversed(parts))
+
+    def shown_path(self, key: int, entry: int) -> str:
+        parts = [self._entries[entry - 1].name] if entry else []
+        directory = self
+        while directory.parent is not None and directory.shown_at is None:
+            parts.append(directory.members.name(key))
+            key = directory.members.parent(key)
+            directory = directory.parent
+        return "/".join([directory.shown_at or "", *reversed(parts)])
 
     def stat(self, key: int, entry: int) -> Stat | None:
         subject = self.members.subject(key)

@@ -36,8 +36,6 @@ class Kind(ABC):
     def __init__(self, kinds: Kinds) -> None:
         """Register it with the kinds of a tree."""
         self._base = kinds.register(self) << KIND_SHIFT
-        self.shown_at: str | None = None
-        """The path from which the texts of links are relative, if it is not that of the directory that holds them."""
 
     def id(self, key: int, entry: int = 0) -> int:
         """Return the identity of a node."""
@@ -46,6 +44,10 @@ class Kind(ABC):
     @abstractmethod
     def path(self, key: int, entry: int) -> str:
         """Return the absolute path of a node, whether or not it exists at present."""
+
+    def shown_path(self, key: int, entry: int) -> str:
+        """Return the path that the texts of links are made for: where users see the node."""
+        return self.path(key, entry)
 
     @abstractmethod
     def stat(self, key: int, entry: int) -> Stat | None:

@@ -29,7 +29,6 @@ class LinkSet(Population):
         self, kinds: Kinds, parent: Kind, target: Places, selection: Selection, names: Names, *, keyed: bool
     ) -> None:
         super().__init__(kinds)
-        self.shown_at = parent.shown_at
         self._parent = parent
         self._target = target
         self._selection = selection
@@ -52,6 +51,9 @@ class LinkSet(Population):
 
     def path(self, key: int, entry: int) -> str:
         return f"{self._parent.path(key if self._keyed else 0, entry)}/{self.name(key)}"
+
+    def shown_path(self, key: int, entry: int) -> str:
+        return f"{self._parent.shown_path(key if self._keyed else 0, entry)}/{self.name(key)}"
 
     def stat(self, key: int, entry: int) -> Stat | None:
         target = self.link(key, entry)

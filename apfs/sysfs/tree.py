@@ -127,10 +127,7 @@ class Tree:
         target = kind.link(key, entry)
         if target is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
-        path = kind.path(key, entry)
-        if kind.shown_at is not None:
-            path = kind.shown_at + path[path.rindex("/") :]
-        return link_text(path, target)
+        return link_text(kind.shown_path(key, entry), target)
 
     def readdir(self, directory: int, position: int = 0) -> Iterator[DirEntry]:
         """Yield the entries from a position (0, or an entry's `next`); ENOTDIR in what is not a directory.

@@ -54,6 +54,37 @@ def test_files_of_a_group(name: str, content: str) -> None:
     assert bench.cat(f"/sys/kernel/iommu_groups/0/{name}") == content
 
 
+def test_directories_of_classes_come_and_go_with_their_devices() -> None:
+    """cleanup_glue_dir removes the directory of a class below /sys/devices/virtual, devtmpfs that of its nodes."""
+    bench = Bench(BARE)
+    vfio = ("/sys/devices/virtual/vfio", "/dev/vfio/devices", "/ctl/sandbox/dev/vfio/devices")
+    for _ in range(2):
+        assert [bench.exists(path) for path in vfio] == [False] * 3
+        bench.create(M1, M2)
+        assert [bench.ls(path) for path in vfio] == [["0", "1"], ["vfio0", "vfio1"], ["vfio0", "vfio1"]]
+        bench.put(M1, "remove", 1)
+        bench.echo(M2, f"{MDEV_DRIVER}/unbind")
+        assert bench.ls("/dev/vfio") == ["vfio"]
+        bench.put(M2, "remove", 1)
+    zcrypt = "/sys/devices/virtual/zcrypt"
+    for _ in range(2):
+        assert not bench.exists(zcrypt)
+        bench.echo("node", "/sys/class/zcrypt/create")
+        assert bench.ls(zcrypt) == ["node"]
+        bench.echo("node", "/sys/class/zcrypt/destroy")
+    assert "zcrypt" not in bench.ls("/sys/devices/virtual")
+
+
+def test_sandboxes_have_the_directories_always() -> None:
+    """What is not there when a sandbox begins could not be bound later; links are those of the real place."""
+    bench = Bench(BARE)
+    place = "/ctl/sandbox/virtual"
+    assert [bench.ls(f"{place}/{name}") for name in ("vfio", "zcrypt")] == [[], []]
+    bench.create(M1)
+    assert bench.cat(f"{place}/vfio/0/dev") == "243:0\n"
+    assert bench.readlink(f"{place}/vfio/0/subsystem") == "../../../../class/vfio"
+
+
 @pytest.mark.parametrize("text", ["DMA\n", "identity", "auto\n", "unknown\n"])
 def test_the_type_of_a_group_cannot_be_changed(text: str) -> None:
     # iommu_group_store_type: without a default domain, the text does not matter.
