@@ -29,6 +29,7 @@ class Host(System):
         """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
         self.scenario = scenario or Scenario()
         super().__init__(_machine(self.scenario), self.scenario.name, self.scenario.driver, Guest)
+        self.config_events = self.scenario.config_events
         layout.build(self)
         self._boot()
 

@@ -71,6 +71,8 @@ class System:
         """Files that ioctls made, until they are closed."""
         self.guests: Registry[System] = Registry(self.tree.nodes.changes)
         """Guests by the UUID of their mediated device, from the opening of that to its close."""
+        self.config_events = False
+        """Whether the bus scans as soon as its hardware changes, as in an LPAR that is told of it."""
         self.ended = False
         self.vfio_ap: VfioAp | None = None
         self.zcdn = ZcdnClass(self.tree)
@@ -219,6 +221,11 @@ class System:
 
     # -- hardware: seen by the bus at its next scan ------------------------------------------------
 
+    def _tell(self) -> None:
+        """Let the bus scan after a change of the configuration, if it is told of it (CHSC_NOTIFY_AP_CFG)."""
+        if self.config_events:
+            self.scan()
+
     def _hardware(self) -> Machine:
         """Return the machine, to plug cards into it and the like. EOPNOTSUPP where nobody can."""
         return self.machine
@@ -234,11 +241,13 @@ class System:
         except ValueError as error:
             raise KernelError(errno.EINVAL, str(error)) from None
         machine.plug(apid, CardHardware(word, serial or default_serial(apid)))
+        self._tell()
 
     def unplug(self, apid: int) -> None:
         """Take a card out. ENODEV if there is none."""
         self._card(apid, self._hardware())
         self.machine.unplug(apid)
+        self._tell()
 
     def change_domains(self, *, add: Iterable[int] = (), remove: Iterable[int] = (), control: bool = False) -> None:
         """Give usage (or control) domains to the host or take them away."""
@@ -255,10 +264,16 @@ class System:
             machine.change(control_domains=mask)
         else:
             machine.change(domains=mask)
+        if machine.configuration != configuration:
+            self._tell()
 
     def configure(self, apid: int, *, on: bool) -> None:
         """Configure or deconfigure a card from outside, as an operator does. ENODEV if there is none."""
-        self._card(apid, self._hardware()).configured = on
+        card = self._card(apid, self._hardware())
+        changed = card.configured != on
+        card.configured = on
+        if changed:
+            self._tell()
 
     def checkstop(self, apid: int, *, on: bool) -> None:
         """Check-stop a card, or repair it. ENODEV if there is none."""

@@ -62,6 +62,7 @@ TOP: Keys = (
     Key("environment", one_of(*get_args(Environment)), _HOST.environment),
     Key("secure_execution", FLAG, _HOST.secure_execution),
     Key("vfio_ap", FLAG, _HOST.vfio_ap),
+    Key("config_events", FLAG, _HOST.config_events),
 )
 QCI: Keys = (
     Key("adapters", NUMBERS, NONE),  # besides those that have a card

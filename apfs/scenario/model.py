@@ -79,6 +79,8 @@ class Scenario:
     environment: Environment = "lpar"
     secure_execution: bool = False
     vfio_ap: bool = True
+    config_events: bool = False
+    """Whether the hypervisor tells of changes of the AP configuration, upon which Linux scans (ap_bus_cfg_chg)."""
     qci: Qci = field(default_factory=Qci)
     cards: dict[int, CardHardware] = field(default_factory=dict)
     offline_cards: Mask = NONE

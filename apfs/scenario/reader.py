@@ -149,6 +149,8 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
     qci_table, card_tables, queue_tables = top.table("qci"), top.tables("card"), top.tables("queue")
     bus_table, masks_table, mdev_tables = top.table("bus"), top.table("masks"), top.tables("mdev")
     top.done()
+    if values["config_events"] and values["environment"] != "lpar":
+        raise top.mistake("config_events", "only an LPAR is told of changes of its configuration")
     qci = _qci(qci_table)
     cards: dict[int, CardHardware] = {}
     offline_cards = NONE

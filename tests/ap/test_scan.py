@@ -15,7 +15,7 @@ from apfs.journal.records import Uevent
 from apfs.sysfs.entries import READ
 from apfs.sysfs.tree import Tree
 from tests.ap.machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, bits, sample, toml
-from tests.hosts import Bench
+from tests.hosts import WORKED, Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -534,3 +534,29 @@ def test_the_default_domain_stays_when_it_disappears() -> None:
     box.host.scan()
     assert domain(box) == "41"
     assert box.store(f"{BUS}/ap_domain", "-1") == "EINVAL"
+
+
+# -- an LPAR that is told of changes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "seen"),
+    [
+        ("plug 9 CEX8C", lambda box: box.exists("/sys/devices/ap/card09")),
+        ("unplug 5", lambda box: not box.exists("/sys/devices/ap/card05")),
+        ("add-domain 9", lambda box: box.exists("/sys/bus/ap/devices/05.0009")),
+        ("remove-domain 4", lambda box: not box.exists("/sys/bus/ap/devices/05.0004")),
+        ("add-control-domain 9", lambda box: box.cat("/sys/bus/ap/ap_control_domain_mask").startswith("0x0840")),
+        ("configure 5 off", lambda box: box.cat("/sys/devices/ap/card05/config") == "0\n"),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_changes_of_the_configuration(verb: str, seen: Callable[[Bench], bool], *, told: bool) -> None:
+    """ap_bus_cfg_chg: a notification of CHSC forces a scan."""
+    box = Bench("config_events = true\n" + WORKED if told else WORKED)
+    scans = int(box.cat("/sys/bus/ap/scans"))
+    box.console(verb)
+    assert seen(box) is told
+    assert int(box.cat("/sys/bus/ap/scans")) == scans + told
+    box.console(verb.replace("plug 9 CEX8C", "checkstop 5 on").replace("unplug 5", "checkstop 6 on"))
+    assert int(box.cat("/sys/bus/ap/scans")) == scans + told  # no change, or one that is not of the configuration

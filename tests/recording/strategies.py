@@ -126,6 +126,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         environment=environment,
         secure_execution=draw(st.booleans()),
         vfio_ap=draw(rarely(st.booleans(), usual=True)),
+        config_events=environment == "lpar" and draw(st.booleans()),
         qci=replace(qci, adapters=qci.adapters | Mask.from_numbers(apids)),
         cards=hardware,
         offline_cards=draw(rarely(parts(Mask.from_numbers(apids)), NONE)),
