@@ -6,11 +6,12 @@ Nothing here waits, knows a clock, or does I/O. What the machine looks like as a
 from __future__ import annotations
 
 import errno
+import re
 from typing import TYPE_CHECKING, Literal
 
 from apfs.ap.bus import ApBus
-from apfs.ap.hardware import CardHardware, Machine, default_serial
-from apfs.ap.qinfo import hwinfo_of, with_fields
+from apfs.ap.hardware import KEY_DIGITS, CardHardware, Machine, default_serial
+from apfs.ap.qinfo import hwinfo_of, mode_of, with_fields
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import GuestJournal, Journal
@@ -293,6 +294,36 @@ class System:
                 card.queues[apqi] = with_fields(card.word(apqi), fields)
         except ValueError as error:
             raise KernelError(errno.EINVAL, str(error)) from None
+
+    def load_key(self, apid: int, apqi: int | None, name: str, pattern: str, *, complete: bool = True) -> None:
+        """Put the pattern of a new master key into its register, of a domain or of all; an empty one clears it.
+
+        ENODEV if there is no such card or domain, EINVAL for a key that the card does not have or that is malformed.
+        """
+        card = self._card(apid, self._hardware())
+        self._check_key(card, apqi, name)
+        length = KEY_DIGITS[mode_of(card.hwinfo) or ""][name]
+        if pattern and not re.fullmatch(f"[0-9a-f]{{{length}}}", pattern):
+            raise KernelError(
+                errno.EINVAL, f"the pattern of {name} has {length} lower-case hex digits, not {pattern!r}"
+            )
+        card.change_keys(apqi, lambda keys: keys.loaded(name, pattern, complete=complete))
+
+    def set_key(self, apid: int, apqi: int | None, name: str) -> None:
+        """Make the new master key of a domain, or of all, the current one. ENODEV, EINVAL."""
+        card = self._card(apid, self._hardware())
+        self._check_key(card, apqi, name)
+        try:
+            card.change_keys(apqi, lambda keys: keys.rotated(name))
+        except ValueError as error:
+            raise KernelError(errno.EINVAL, f"{error}: load it first") from None
+
+    def _check_key(self, card: CardHardware, apqi: int | None, name: str) -> None:
+        if apqi is not None and apqi not in self.machine.configuration.domains:
+            raise KernelError(errno.ENODEV, f"domain {apqi:04x} is not configured")
+        known = KEY_DIGITS.get(mode_of(card.hwinfo) or "", {})
+        if name not in known:
+            raise KernelError(errno.EINVAL, f"no master key {name!r} on this card: it has {', '.join(known) or 'none'}")
 
     def fail_reset(self, apqn: Apqn, response: int) -> None:
         """Make the next reset of a queue end with a response code."""

@@ -13,7 +13,7 @@ from apfs.ap.mask import NONE, Mask
 from apfs.ap.qinfo import FIELDS, Qci, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from apfs.ap.names import Apqn
 
@@ -31,15 +31,45 @@ OP_MODES = ("FIPS2009", "BSI2009", "FIPS2011", "BSI2011", "SIGG-IMPORT", "SIGG",
 
 @dataclass(frozen=True, slots=True)
 class MasterKeys:
-    """Verification patterns of a domain's current master keys, as hex digits; an empty text if no key is set.
+    """Verification patterns of a domain's master keys, as hex digits; an empty text if a register has no key.
 
-    CCA has `AES`, `APKA` (16 digits) and `ASYM` (32 digits); EP11 has the wrapping key `WK` (64 digits).
+    CCA has `AES`, `APKA` (16 digits) and `ASYM` (32 digits); EP11 has the wrapping key `WK` (64 digits). Each has a
+    register for the current key and one for a new key, those of CCA also one for the old key.
     """
 
     aes: str = "b072bc5c245aac8a"
     apka: str = "1c2f3e4d5a6b7988"
     asym: str = "8f2a6d3c1b0e5f4790a1b2c3d4e5f607"
     wk: str = "ef490ddfce10b330b86cfe6db2ae2db98d65e8c19d9cb7a1b378dec93e398eb0"
+    new_aes: str = ""
+    new_apka: str = ""
+    new_asym: str = ""
+    new_wk: str = ""
+    old_aes: str = ""
+    old_apka: str = ""
+    old_asym: str = ""
+    incomplete: frozenset[str] = frozenset()
+    """Names of those whose new key cannot be set yet: parts are missing (CCA), or it is not committed (EP11)."""
+
+    def loaded(self, name: str, pattern: str, *, complete: bool) -> MasterKeys:
+        """Return the keys after a new one was loaded, or the register for it was cleared by an empty pattern."""
+        incomplete = self.incomplete - {name}
+        if pattern and not complete:
+            incomplete |= {name}
+        return replace(self, **{f"new_{name}": pattern}, incomplete=incomplete)
+
+    def rotated(self, name: str) -> MasterKeys:
+        """Return the keys after the new one became the current one; `ValueError` if there is none that is ready."""
+        new = getattr(self, f"new_{name}")
+        if not new or name in self.incomplete:
+            msg = f"the new key {name} is {'incomplete' if new else 'empty'}"
+            raise ValueError(msg)
+        old = {} if name == "wk" else {f"old_{name}": getattr(self, name)}
+        return replace(self, **{name: new, f"new_{name}": ""}, **old)
+
+
+KEY_DIGITS = {"cca": {"aes": 16, "apka": 16, "asym": 32}, "ep11": {"wk": 64}}
+"""Length of the patterns of a card's master keys, by its mode."""
 
 
 def default_serial(apid: int) -> str:
@@ -76,6 +106,14 @@ class CardHardware:
     def keys(self, apqi: int) -> MasterKeys:
         """Return the master keys of a domain."""
         return self.domain_keys.get(apqi, self.master_keys)
+
+    def change_keys(self, apqi: int | None, change: Callable[[MasterKeys], MasterKeys]) -> None:
+        """Change the master keys of a domain, or of all; if `change` raises for one of them, nothing is changed."""
+        if apqi is None:
+            domain_keys = {domain: change(keys) for domain, keys in self.domain_keys.items()}
+            self.master_keys, self.domain_keys = change(self.master_keys), domain_keys
+        else:
+            self.domain_keys = {**self.domain_keys, apqi: change(self.keys(apqi))}
 
 
 class Machine:

@@ -133,18 +133,25 @@ def mkvps_show(queue: ApQueue) -> str:
     if queue.card.coprocessor == "ep11":
         if hardware is None:
             return "WK CUR: - -\nWK NEW: - -\n"
-        pattern = hardware.keys(queue.apqi).wk
-        return f"WK CUR: {f'valid 0x{pattern}' if pattern else 'invalid -'}\nWK NEW: empty -\n"
+        keys = hardware.keys(queue.apqi)
+        state = "uncommitted" if "wk" in keys.incomplete else "committed"
+        new = f"{state} 0x{keys.new_wk}" if keys.new_wk else "empty -"
+        return f"WK CUR: {f'valid 0x{keys.wk}' if keys.wk else 'invalid -'}\nWK NEW: {new}\n"
     lines = []
     for name, register, digits in _CCA_PATTERNS:
         if hardware is None:
             lines += [f"{name} {state}: - -\n" for state in ("NEW", "CUR", "OLD")]
         else:
-            pattern, zero = getattr(hardware.keys(queue.apqi), register), "0" * digits
+            keys, zero = hardware.keys(queue.apqi), "0" * digits
+            new, current, old = (getattr(keys, f"{which}{register}") for which in ("new_", "", "old_"))
             lines += [
-                f"{name} NEW: empty 0x{zero}\n",
-                f"{name} CUR: valid 0x{pattern}\n" if pattern else f"{name} CUR: invalid 0x{zero}\n",
-                f"{name} OLD: invalid 0x{zero}\n",
+                f"{name} NEW: {'partial' if register in keys.incomplete else 'full'} 0x{new}\n"
+                if new
+                else f"{name} NEW: empty 0x{zero}\n",
+                *(
+                    f"{name} {which}: valid 0x{pattern}\n" if pattern else f"{name} {which}: invalid 0x{zero}\n"
+                    for which, pattern in (("CUR", current), ("OLD", old))
+                ),
             ]
     return "".join(lines)
 

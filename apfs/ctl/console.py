@@ -90,6 +90,21 @@ def _tapq(system: System, words: list[str]) -> None:
         system.set_tapq(_adapter(words[0]), fields)
 
 
+def _queues(word: str) -> tuple[int, int | None]:
+    """Return adapter and domain of `05.00ab`; no domain of `5`, which means all of them."""
+    if "." not in word:
+        return _adapter(word), None
+    apqn = _apqn(word)
+    return apqn.apid, apqn.apqi
+
+
+def _load_key(system: System, words: list[str]) -> None:
+    place, name, pattern, *rest = words
+    if rest not in ([], ["incomplete"]):
+        raise KernelError(errno.EINVAL, f"expected incomplete or nothing, not {rest[0]!r}")
+    system.load_key(*_queues(place), name, "" if pattern == "none" else pattern, complete=not rest)
+
+
 def _fail_reset(system: System, words: list[str]) -> None:
     response = kstrtoul(words[1]) if len(words) > 1 else int(Response.OTHERWISE_CHANGED)
     if not 0 < response <= 0xFF:  # noqa: PLR2004 -- response codes have a byte
@@ -150,6 +165,20 @@ VERBS: dict[str, ConsoleVerb] = {
         2,
     ),
     "tapq": ConsoleVerb("ADAPTER|APQN FIELD=VALUE...", "change fields of the TAPQ word of a card or queue", _tapq, 2),
+    "load-key": ConsoleVerb(
+        "ADAPTER|APQN KEY PATTERN|none [incomplete]",
+        "load a new master key: aes, apka, asym or wk, by its verification pattern",
+        _load_key,
+        3,
+        4,
+    ),
+    "set-key": ConsoleVerb(
+        "ADAPTER|APQN KEY",
+        "make the new master key the current one",
+        lambda system, words: system.set_key(*_queues(words[0]), words[1]),
+        2,
+        2,
+    ),
     "scan": ConsoleVerb("", "make the AP bus scan now", lambda system, _words: system.scan(), 0, 0),
     "tick": ConsoleVerb("SECONDS", "let time pass", lambda system, words: system.tick(_seconds(words[0])), 1, 1),
     "fail-reset": ConsoleVerb(

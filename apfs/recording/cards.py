@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import Mask
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LATE_QUEUES = "online there although the card is offline, offline here"
 _KEY = re.compile(r"(\w+) (NEW|CUR|OLD): (\S+) (\S+)")
 _REGISTERS = {"AES": ("aes", 16), "APKA": ("apka", 16), "ASYM": ("asym", 32), "WK": ("wk", 64)}
+_KEY_STATES = ("valid", "partial", "full", "uncommitted", "committed")
 _FUNCTIONS = 0xFFFFC000
 """Bits of `ap_functions` that a scenario has names for."""
 _CARD_FUNCTIONS = CARD_HWINFO_MASK >> FAC.shift
@@ -166,18 +167,22 @@ class CardReader:
             if own and own != shown:
                 self._notes[f"operational modes differ from those of the card: {own}"].append(apqn)
 
-    def _keys(self, apqn: Apqn) -> dict[str, str]:
-        """Return the patterns of the current keys that are shown, by the name of the register."""
+    def _keys(self, apqn: Apqn) -> dict[str, Any]:
+        """Return the master keys that are shown, as fields of `MasterKeys`."""
         keys: dict[str, str] = {}
+        incomplete: set[str] = set()
         for register, which, state, pattern in _KEY.findall(self._files.text(f"{self._path}/{apqn}/mkvps") or ""):
             name, digits = _REGISTERS.get(register, ("", 0))
-            if which == "CUR" and name and state == "invalid":
-                keys[name] = ""
-            elif which == "CUR" and state == "valid" and re.fullmatch(rf"0x[0-9a-f]{{{digits}}}", pattern):
-                keys[name] = pattern.removeprefix("0x")
-            elif which != "CUR" and state not in ("empty", "invalid", "-"):
-                self._notes["new and old master keys are not recorded"].append(apqn)
-        return keys
+            key = {"NEW": "new_", "CUR": "", "OLD": "old_"}[which] + name
+            if not name or key not in MasterKeys.__dataclass_fields__:
+                continue
+            if state in ("empty", "invalid"):
+                keys[key] = ""
+            elif state in _KEY_STATES and re.fullmatch(rf"0x[0-9a-f]{{{digits}}}", pattern):
+                keys[key] = pattern.removeprefix("0x")
+                if state in ("partial", "uncommitted"):
+                    incomplete.add(name)
+        return {**keys, "incomplete": frozenset(incomplete)} if keys else {}
 
     def _read_online(self, found: Found) -> None:
         states = {

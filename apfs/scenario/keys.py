@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from apfs.ap.bus import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
-from apfs.ap.hardware import OP_MODES, SECRETS, CardHardware, Environment
+from apfs.ap.hardware import KEY_DIGITS, OP_MODES, SECRETS, CardHardware, Environment
 from apfs.ap.mask import ALL, NONE
 from apfs.ap.qinfo import FACILITIES, FIELDS, Qci
 from apfs.scenario.model import REVISIONS, BusSettings, Scenario
@@ -76,8 +76,15 @@ QCI: Keys = (
 TAPQ: Keys = tuple(
     Key(name, field_of(field, Hex if name == "class" else int)) for name, field in FIELDS.items()
 )  # as the type or the card has it
-MASTER_KEYS: Keys = tuple(
-    Key(name, digits(count)) for name, count in (("aes", 16), ("apka", 16), ("asym", 32), ("wk", 64))
+_KEYS = {name: count for counts in KEY_DIGITS.values() for name, count in counts.items()}
+MASTER_KEYS: Keys = (
+    *(
+        Key(f"{which}{name}", digits(count))
+        for which in ("", "new_", "old_")
+        for name, count in _KEYS.items()
+        if (which, name) != ("old_", "wk")
+    ),
+    Key("incomplete", set_of(*_KEYS)),
 )
 CARD: Keys = (
     Key("adapter", ADAPTER),  # either this or the next

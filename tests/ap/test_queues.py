@@ -6,7 +6,7 @@ import pytest
 
 from apfs.sysfs.entries import BOTH, READ
 from tests.ap.machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, sample, toml
-from tests.hosts import Bench
+from tests.hosts import Bench, refused
 
 ALWAYS = {
     "uevent",
@@ -237,6 +237,74 @@ def test_keys_that_are_not_set() -> None:
 
 def test_ep11_keys() -> None:
     assert one("CEX8P", KEYS).cat(f"{Q0}/mkvps") == f"WK CUR: valid 0x{'d' * 64}\nWK NEW: empty -\n"
+
+
+REGISTERS = f"""
+[card.master_keys]
+new_aes = "{"1" * 16}"
+new_apka = "{"2" * 16}"
+old_asym = "{"3" * 32}"
+new_wk = "{"4" * 64}"
+"""
+
+
+def test_new_and_old_keys() -> None:
+    """cca_mkvps_show, ep11_mkvps_show: each register has its states."""
+    lines = one("CEX8C", REGISTERS + 'incomplete = ["apka"]\n').cat(f"{Q0}/mkvps").splitlines()
+    assert (lines[0], lines[3]) == (f"AES NEW: full 0x{'1' * 16}", f"APKA NEW: partial 0x{'2' * 16}")
+    assert (lines[2], lines[8]) == (f"AES OLD: invalid 0x{'0' * 16}", f"ASYM OLD: valid 0x{'3' * 32}")
+    for incomplete, state in (("", "committed"), ('incomplete = ["wk"]\n', "uncommitted")):
+        lines = one("CEX8P", REGISTERS + incomplete).cat(f"{Q0}/mkvps").splitlines()
+        assert lines[1] == f"WK NEW: {state} 0x{'4' * 64}"
+
+
+def test_rotation_of_a_key_in_one_domain() -> None:
+    box = Bench(toml({0: "CEX8C"}, [0x04, 0x29]))
+    new, place, other = "5" * 16, "00.0029", f"{CARD0}/00.0004/mkvps"
+    before = box.cat(other)
+    current = box.cat(f"{Q0}/mkvps").splitlines()[1].split()[-1]
+    with refused("EINVAL"):
+        box.console(f"set-key {place} aes")
+    box.console(f"load-key {place} aes {new} incomplete")
+    assert box.cat(f"{Q0}/mkvps").splitlines()[0] == f"AES NEW: partial 0x{new}"
+    with refused("EINVAL"):
+        box.console(f"set-key {place} aes")
+    box.console(f"load-key {place} aes {new}", f"set-key {place} aes")
+    assert box.cat(f"{Q0}/mkvps").splitlines()[:3] == [
+        f"AES NEW: empty 0x{'0' * 16}",
+        f"AES CUR: valid 0x{new}",
+        f"AES OLD: valid {current}",
+    ]
+    assert box.cat(other) == before
+
+
+def test_rotation_in_all_domains() -> None:
+    box = one("CEX8P")
+    new = "6" * 64
+    box.console(f"load-key 0 wk {new}", "load-key 0 wk none")
+    assert box.cat(f"{Q0}/mkvps").splitlines()[1] == "WK NEW: empty -"
+    box.console(f"load-key 0 wk {new}", "set-key 0 wk")
+    assert box.cat(f"{Q0}/mkvps") == f"WK CUR: valid 0x{new}\nWK NEW: empty -\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        ("load-key 0 wk " + "1" * 64, "EINVAL"),  # a CCA card has none
+        ("load-key 0 aes 12", "EINVAL"),
+        ("load-key 0 aes " + "X" * 16, "EINVAL"),
+        ("load-key 0 aes none complete", "EINVAL"),
+        ("load-key 77 aes none", "ENODEV"),
+        ("load-key 00.0000 aes none", "ENODEV"),
+        ("set-key 0 asym", "EINVAL"),
+    ],
+)
+def test_keys_that_cannot_be_loaded_or_set(verb: str, expected: str) -> None:
+    box = one("CEX8C")
+    before = box.dump()
+    with refused(expected):
+        box.console(verb)
+    assert box.dump() == before
 
 
 @pytest.mark.parametrize(("card", "queue", "none"), [(CARD0, Q0, NO_CCA_KEYS), (CARD4, Q4, NO_EP11_KEYS)])

@@ -43,7 +43,32 @@ def digits(count: int) -> st.SearchStrategy[str]:
     return st.sampled_from(("", "0" * count, "0123456789abcdef" * (count // 16), "f" * count))
 
 
-MASTER_KEYS = st.builds(MasterKeys, aes=digits(16), apka=digits(16), asym=digits(32), wk=digits(64))
+REGISTERS = {
+    "cca": tuple(f"{which}{name}" for which in ("", "new_", "old_") for name in ("aes", "apka", "asym")),
+    "ep11": ("wk", "new_wk"),
+}
+_DIGITS = {"aes": 16, "apka": 16, "asym": 32, "wk": 64}
+
+
+@st.composite
+def master_keys(draw: st.DrawFn) -> MasterKeys:
+    """Return master keys; new ones may be incomplete."""
+    patterns = {
+        register: draw(rarely_set(register) if "_" in register else digits(_DIGITS[register]))
+        for registers in REGISTERS.values()
+        for register in registers
+    }
+    new = [name for name in _DIGITS if patterns[f"new_{name}"]]
+    incomplete = draw(st.sets(st.sampled_from(new))) if new else set[str]()
+    return MasterKeys(**patterns, incomplete=frozenset(incomplete))
+
+
+def rarely_set(register: str) -> st.SearchStrategy[str]:
+    """Return the patterns of a register that usually is empty."""
+    return rarely(digits(_DIGITS[register.rpartition("_")[2]]), "")
+
+
+MASTER_KEYS = master_keys()
 SETTINGS = st.builds(
     BusSettings,
     config_time=rarely(st.integers(5, 120), 30),
@@ -224,7 +249,7 @@ def _visible_card(
         return mode is not None and (override == "cex4queue" if override else reserved)
 
     asked = [a for a in there if of_zcrypt(a) and online and Apqn(apid, a) not in scenario.offline_queues]
-    registers = {"cca": ("aes", "apka", "asym"), "ep11": ("wk",)}.get(mode or "", ())
+    registers = REGISTERS.get(mode or "", ())
     length = {"cca": 8, "ep11": 16}.get(mode or "", 0)
     look: dict[str, Callable[[int], Any]] = {
         "functions": lambda apqi: card.word(apqi) >> 46,
@@ -233,7 +258,7 @@ def _visible_card(
             if se_guest and mode == "ep11" and not FIELDS["bs"].get(card.word(apqi))
             else None
         ),
-        "keys": lambda apqi: [getattr(card.keys(apqi), name) for name in registers] if apqi in asked else None,
+        "keys": lambda apqi: _visible_keys(card.keys(apqi), registers) if apqi in asked else None,
     }
     return {
         "at, ml, qd": (FIELDS["at"].get(first), FIELDS["ml"].get(first) or 3, FIELDS["qd"].get(first)),
@@ -245,3 +270,8 @@ def _visible_card(
         "serial": card.serial[:length] if asked else None,
         "ep11": (card.firmware, card.api_ordinal, set(card.op_modes)) if asked and mode == "ep11" else None,
     }
+
+
+def _visible_keys(keys: MasterKeys, registers: tuple[str, ...]) -> list[object]:
+    new = [name.removeprefix("new_") for name in registers if name.startswith("new_")]
+    return [*(getattr(keys, name) for name in registers), [name for name in new if name in keys.incomplete]]
