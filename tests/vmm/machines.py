@@ -207,11 +207,15 @@ class Qemu(Closing):
         text: str = state
         return text
 
-    def migrate(self, target: Qemu) -> str:
-        """Migrate the VM to a QEMU that was started with `-incoming defer`, and return how that ended."""
+    def begin_migration(self, target: Qemu) -> None:
+        """Begin to migrate the VM to a QEMU that was started with `-incoming defer`."""
         uri = f"unix:{self.place / 'migration'}"
         target.do("migrate-incoming", uri=uri)
         self.do("migrate", uri=uri)
+
+    def migrate(self, target: Qemu) -> str:
+        """Migrate the VM to a QEMU that was started with `-incoming defer`, and return how that ended."""
+        self.begin_migration(target)
         return self.migration_until("completed", "failed")
 
     def wait_until_running(self) -> None:

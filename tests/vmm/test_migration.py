@@ -57,6 +57,16 @@ def incoming(mount: MountedHost, program: str, *arguments: str) -> Iterator[Qemu
         yield vm
 
 
+@contextlib.contextmanager
+def before_switchover(vm: Qemu, target: MountedHost, qemu: str) -> Iterator[None]:
+    """A migration that has come to the moment at which the VM has stopped, and waits there."""
+    with incoming(target, qemu) as never:
+        vm.enable("pause-before-switchover")
+        vm.begin_migration(never)
+        vm.migration_until("pre-switchover")
+        yield
+
+
 def in_use(mount: MountedHost) -> bool:
     """Whether a guest has the queues."""
     return mount.cat("/sys/devices/ap/card05/05.0004/status") == "in use\n"
@@ -167,12 +177,7 @@ def test_failed_migration_of_a_paused_guest_leaves_the_device_running(
 
 def test_cancelled_migration_leaves_the_device_running(vm: Qemu, target: MountedHost, qemu: str) -> None:
     steps = Steps(vm.host)
-    with incoming(target, qemu) as never:
-        vm.enable("pause-before-switchover")
-        uri = f"unix:{vm.place / 'migration'}"
-        never.do("migrate-incoming", uri=uri)
-        vm.do("migrate", uri=uri)
-        vm.migration_until("pre-switchover")
+    with before_switchover(vm, target, qemu):
         assert steps() == ["STOP"]
         with pytest.raises(QmpError, match="device_del not allowed while migrating"):
             vm.do("device_del", id="ap0")
@@ -184,12 +189,7 @@ def test_cancelled_migration_leaves_the_device_running(vm: Qemu, target: Mounted
 
 def test_source_without_a_descriptor_for_the_stream_goes_back_to_stop(vm: Qemu, target: MountedHost, qemu: str) -> None:
     steps = Steps(vm.host)
-    with incoming(target, qemu) as never:
-        vm.enable("pause-before-switchover")
-        uri = f"unix:{vm.place / 'migration'}"
-        never.do("migrate-incoming", uri=uri)
-        vm.do("migrate", uri=uri)
-        vm.migration_until("pre-switchover")
+    with before_switchover(vm, target, qemu):
         soft, hard = resource.prlimit(vm.pid(), resource.RLIMIT_NOFILE)
         resource.prlimit(vm.pid(), resource.RLIMIT_NOFILE, (3, hard))
         vm.do("migrate-continue", state="pre-switchover")
