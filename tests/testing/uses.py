@@ -11,6 +11,7 @@ import pytest
 
 from apfs.errors import KernelError
 from apfs.journal.records import Refusal, Verb
+from apfs.mounts.table import MountsError
 
 if TYPE_CHECKING:
     from apfs.testing.files import Files, Shell
@@ -76,6 +77,22 @@ def test_console_and_what_happened_since(host: Files) -> None:
     host.echo(UUID, CREATE)
     assert any(UUID in line for line in host.kmsg())
     assert list(host.status()["cards"]) == ["05", "06", "07", "0a"]
+
+
+@pytest.mark.apfs_scenario("migration-source")
+def test_guests(apfs_host: Shell, apfs_mount: MountedHost) -> None:
+    for host in (apfs_host, apfs_mount):
+        guest = host.guest(UUID)
+        queues = [name for name in guest.ls("/sys/bus/ap/devices") if "." in name]
+        assert queues == ["05.0004", "05.0047", "06.0004", "06.0047"]
+        guest.echo("-5", "/sys/bus/ap/apmask")
+        assert guest.status()["bindings"]["bound"] == 2
+        assert [store.path for store in guest.journal.stores("*")] == ["/sys/bus/ap/apmask"]
+        assert host.journal.stores("/sys/bus/ap/apmask") == []
+    assert apfs_host.guest(UUID).journal == apfs_mount.guest(UUID).journal
+    assert apfs_mount.guest(UUID).sh("cat /sys/bus/ap/bindings").stdout == "2/4\n"
+    with pytest.raises(MountsError, match="has no mediated device nonsense"):
+        apfs_mount.guest("nonsense")
 
 
 def test_both_kinds_of_hosts_tell_the_same_story(apfs_host: Shell, apfs_mount: MountedHost) -> None:
