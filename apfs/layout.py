@@ -22,6 +22,7 @@ from apfs.kernel.device import (
     UEVENT_WRITE_ONLY,
 )
 from apfs.kernel.module import MODULE_ATTRIBUTES
+from apfs.kernel.uv import QUERY_ATTRIBUTES, UV_ATTRIBUTES, Ultravisor
 from apfs.mdev import core as mdev_core
 from apfs.mdev.members import Parts
 from apfs.sysfs.entries import Link, Node, Special
@@ -123,6 +124,7 @@ def build(system: System) -> None:
     _misc(system, tops)
     _vfio(system, tops, mdevs)
     _modules(system, modules)
+    _firmware(system, sys.fixed("firmware"))
     tops.dev.fixed("vfio-ap").dirs("0", Parts(system.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", system.handed, handed)
@@ -302,6 +304,14 @@ def _vfio_devices(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Di
 def _with_devices(system: System) -> Callable[[int], System | None]:
     """Return the subject of a directory that exists only while there are VFIO devices (cleanup_glue_dir, devtmpfs)."""
     return lambda _key: system if system.vfio.devices else None
+
+
+def _firmware(system: System, firmware: Directory) -> None:
+    """Declare the Ultravisor, which LPARs and Secure Execution guests have."""
+    machine = system.machine
+    if machine.secure_execution or machine.environment == "lpar":
+        ultravisor = Ultravisor(guest=machine.secure_execution)
+        firmware.fixed("uv", UV_ATTRIBUTES, always=ultravisor).fixed("query", QUERY_ATTRIBUTES)
 
 
 def _modules(system: System, directory: Directory) -> None:

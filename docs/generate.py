@@ -14,6 +14,7 @@ from apfs.ap import bus_attributes, card_attributes, qinfo, queue_attributes, zc
 from apfs.ctl.console import VERBS
 from apfs.ctl.files import CTL_ENTRIES
 from apfs.ctl.sandbox import ENTRIES as SANDBOX_ENTRIES
+from apfs.kernel import uv
 from apfs.kernel.device import BUS_ATTRIBUTES, DRIVER_ATTRIBUTES, MISC_ATTRIBUTES, MODULE_LINK, UEVENT
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev
@@ -81,6 +82,8 @@ SECTIONS = (
         "MODULE is zcrypt, zcrypt_cex4, mdev, vfio, vfio_iommu_type1 or vfio_ap.",
         MODULE_ATTRIBUTES,
     ),
+    Section("/sys/firmware/uv", "On LPARs and Secure Execution guests.", uv.UV_ATTRIBUTES),
+    Section("/sys/firmware/uv/query", "", uv.QUERY_ATTRIBUTES),
     Section("/sys/module/ap/parameters", "", bus_attributes.MODULE_PARAMETERS),
     Section("/sys/module/zcrypt/parameters", "", zcrypt_attributes.MODULE_PARAMETERS),
     Section("/sys/module/vfio_iommu_type1/parameters", "", type1.MODULE_PARAMETERS),
@@ -107,6 +110,15 @@ TEXTS = {
     "/sys/class/zcrypt create": "Make an additional zcrypt node of this name. EEXIST, EINVAL, ENOSPC.",
     "/sys/class/zcrypt destroy": "Remove an additional zcrypt node. ENOENT.",
     "/sys/devices/vfio_ap/matrix features": "What the driver can do.",
+    "/sys/firmware/uv prot_virt_guest": "1 in a Secure Execution guest, else 0.",
+    "/sys/firmware/uv prot_virt_host": "1 on a host of such guests, else 0.",
+    "/sys/firmware/uv/query facilities": "Ultravisor calls that there are, as four words.",
+    "/sys/firmware/uv/query feature_indications": "Features: interrupts of adapters, AP and its interrupts.",
+    "/sys/firmware/uv/query max_assoc_secrets": "How many secrets for associations a guest can have.",
+    "/sys/firmware/uv/query max_cpus": "How many CPUs a guest of a host can have.",
+    "/sys/firmware/uv/query max_guests": "How many guests a host can have.",
+    "/sys/firmware/uv/query max_retr_secrets": "How many secrets that can be read a guest can have.",
+    "/sys/firmware/uv/query max_secrets": "How many secrets a guest can have in all.",
     "/sys/kernel/iommu_groups/N name": "Name of the group, the same for all.",
     "/sys/kernel/iommu_groups/N reserved_regions": "Empty.",
     "/sys/kernel/iommu_groups/N type": "Type of the group's domain, the same for all. EINVAL.",

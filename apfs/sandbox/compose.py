@@ -18,7 +18,19 @@ HOST = "/dev/apfs"
 
 # Directories of /sys with both real and emulated entries; all others come from one side only.
 MERGED = frozenset(
-    ("", "bus", "class", "class/misc", "dev", "devices", "devices/virtual", "devices/virtual/misc", "kernel", "module")
+    (
+        "",
+        "bus",
+        "class",
+        "class/misc",
+        "dev",
+        "devices",
+        "devices/virtual",
+        "devices/virtual/misc",
+        "firmware",
+        "kernel",
+        "module",
+    )
 )
 # What a host without the module vfio_ap does not have yet. Links lead there, so that it appears with the module.
 LATER = frozenset(
@@ -31,7 +43,7 @@ LATER = frozenset(
 # Directories that Linux has only while there is something in them, and a sandbox always: nothing can be bound later.
 ALWAYS = {f"devices/virtual/{name}": f"ctl/sandbox/virtual/{name}" for name in ("vfio", "zcrypt")}
 # All that the real machine has no part in, or that is not bound as it is.
-_APART = LATER | MERGED | ALWAYS.keys()
+_APART = LATER | MERGED | ALWAYS.keys() | {"firmware/uv"}
 # Directories in which entries of both sides come and go: the mount's `ctl/sandbox` has them with all entries.
 MIXED = {"dev/char": "ctl/sandbox/char"}
 ZCRYPT_NODES = "ctl/sandbox/zcrypt"

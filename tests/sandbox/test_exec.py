@@ -349,3 +349,10 @@ def test_users_with_capabilities() -> None:
         given = f"--inh-caps={capabilities} --ambient-caps={capabilities}"
         script = f'{user} {given} "$1" -m apfs exec -- sh -c "cat /sys/bus/ap/bindings; id -u"'
         assert sh(script, sys.executable).stdout == "12/12 (complete)\n0\n"
+
+
+def test_firmware_of_both_machines() -> None:
+    real = {path.name for path in Path("/sys/firmware").iterdir()} if Path("/sys/firmware").exists() else set[str]()
+    result = inside("cat /sys/firmware/uv/prot_virt_host; ls -A /sys/firmware")
+    assert result.stdout.split()[0] == "1"
+    assert set(result.stdout.split()[1:]) == real | {"uv"}
