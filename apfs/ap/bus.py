@@ -18,7 +18,7 @@ from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, 
 from apfs.ap.queue import ApQueue
 from apfs.ap.queue_states import PollTimer
 from apfs.ap.reservation import Reservation
-from apfs.ap.zcrypt import ZcryptCard
+from apfs.ap.zcrypt_card import ZcryptCard
 from apfs.errors import KernelError
 from apfs.journal.records import Uevent
 from apfs.kernel.device import SYS, Bus, Device, Driver, emit

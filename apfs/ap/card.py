@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import card_name
@@ -18,10 +18,30 @@ from apfs.errors import KernelError
 from apfs.kernel.device import SYS, emit
 
 if TYPE_CHECKING:
-    from apfs.ap.bus import ApBus
     from apfs.ap.driver import ApDriver
-    from apfs.ap.zcrypt import ZcryptCard
+    from apfs.ap.hardware import Machine
+    from apfs.ap.queue_states import PollTimer
+    from apfs.ap.reservation import Reservation
+    from apfs.ap.zcrypt_card import ZcryptCard
+    from apfs.journal.log import Journal
     from apfs.journal.records import Keys
+
+
+class CardBus(Protocol):
+    """What a card, its queues and requests to them need of the bus."""
+
+    journal: Journal
+    machine: Machine
+    reservation: Reservation
+    cex4queue: ApDriver
+    cards: dict[int, ApCard]
+    poll_timer: PollTimer
+
+    def poll(self) -> None:
+        """Let the poll timer run out if something has armed it."""
+
+    def force_rescan(self) -> bool:
+        """Scan for a request that found no queue; return whether it may be worth another try."""
 
 
 class ApCard:
@@ -29,7 +49,7 @@ class ApCard:
 
     subsystem = "ap"
 
-    def __init__(self, bus: ApBus, apid: int, hwinfo: int, hwtype: int, *, config: bool, chkstop: bool) -> None:
+    def __init__(self, bus: CardBus, apid: int, hwinfo: int, hwtype: int, *, config: bool, chkstop: bool) -> None:
         self.bus = bus
         self.machine = bus.machine
         self.reservation = bus.reservation

@@ -11,39 +11,8 @@ from apfs.errors import KernelError
 from apfs.kernel.device import emit
 
 if TYPE_CHECKING:
-    from apfs.ap.bus import ApBus
-    from apfs.ap.card import ApCard
+    from apfs.ap.card import ApCard, CardBus
     from apfs.ap.hardware import CardHardware
-
-
-class ZcryptCard:
-    """What cex4card makes of a card when it is bound, and its queues (struct zcrypt_card, struct zcrypt_queue).
-
-    A queue belongs to the one that the card had when the queue was bound. If the card is unbound, nobody asks or
-    switches the old one any more, but its queues stay in it until they are unbound.
-    """
-
-    def __init__(self) -> None:
-        self.online = True
-        """Software state; what users see also depends on the device."""
-        self.rows: list[Mask] = []
-        """Its queues, in order of binding."""
-        self.queues = NONE
-        self.online_queues = NONE
-        """Those that are online by software."""
-
-    def add(self, domains: Mask) -> None:
-        """Have more queues, which are online (zcrypt_queue_register)."""
-        self.rows.append(domains)
-        self.queues |= domains
-        self.online_queues |= domains
-
-    def remove(self, domains: Mask) -> None:
-        """Have queues no longer (zcrypt_queue_unregister)."""
-        if not domains.isdisjoint(self.queues):
-            self.rows = [row - domains for row in self.rows if not domains.issuperset(row)]
-            self.queues -= domains
-            self.online_queues -= domains
 
 
 def card_online(card: ApCard) -> bool:
@@ -100,7 +69,7 @@ def _ask(card: ApCard, domains: Mask) -> CardHardware | None:
     return bus.machine.cards[apid] if bus.machine.answering(apid, queues) else None
 
 
-def _taking(bus: ApBus, apid: int, kind: str | None, domains: Mask) -> Mask:
+def _taking(bus: CardBus, apid: int, kind: str | None, domains: Mask) -> Mask:
     """Return the queues of an adapter that take a request of that kind."""
     card = bus.cards.get(apid)
     zcrypt_card = card.zcrypt_card if card else None
