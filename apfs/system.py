@@ -10,8 +10,8 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from apfs.ap.bus import ApBus
-from apfs.ap.hardware import KEY_DIGITS, CardHardware, Machine, default_serial
-from apfs.ap.qinfo import hwinfo_of, mode_of, with_fields
+from apfs.ap.hardware import KEY_DIGITS, CardHardware, Machine, Traffic, default_serial
+from apfs.ap.qinfo import coprocessor_of, hwinfo_of, with_fields
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import GuestJournal, Journal
@@ -302,7 +302,7 @@ class System:
         """
         card = self._card(apid, self._hardware())
         self._check_key(card, apqi, name)
-        length = KEY_DIGITS[mode_of(card.hwinfo) or ""][name]
+        length = KEY_DIGITS[coprocessor_of(card.hwinfo) or ""][name]
         if pattern and not re.fullmatch(f"[0-9a-f]{{{length}}}", pattern):
             raise KernelError(
                 errno.EINVAL, f"the pattern of {name} has {length} lower-case hex digits, not {pattern!r}"
@@ -321,9 +321,26 @@ class System:
     def _check_key(self, card: CardHardware, apqi: int | None, name: str) -> None:
         if apqi is not None and apqi not in self.machine.configuration.domains:
             raise KernelError(errno.ENODEV, f"domain {apqi:04x} is not configured")
-        known = KEY_DIGITS.get(mode_of(card.hwinfo) or "", {})
+        known = KEY_DIGITS.get(coprocessor_of(card.hwinfo) or "", {})
         if name not in known:
             raise KernelError(errno.EINVAL, f"no master key {name!r} on this card: it has {', '.join(known) or 'none'}")
+
+    def send(self, apqn: Apqn, *, count: int = 0, waiting: int = 0, pending: int = 0, load: int = 0) -> None:
+        """Count more requests to a queue, as if users of zcrypt had sent them, and say what is under way now.
+
+        ENODEV if zcrypt does not have the queue, or cannot use it.
+        """
+        queue = self.ap_bus.queue(*apqn)
+        if queue is None or apqn.apqi not in queue.card.zcrypt_bound() or not queue.usable:
+            raise KernelError(errno.ENODEV, f"nobody can send requests to {apqn}: zcrypt cannot use it")
+        queue.card.requests += count
+        queue.card.queue_requests[apqn.apqi] = queue.card.queue_requests.get(apqn.apqi, 0) + count
+        self.machine.traffic[apqn] = Traffic(waiting, pending, load)
+
+    def leave_unanswered(self, apqn: Apqn, requests: int) -> None:
+        """Let the drivers' next requests to a queue get no answer. ENODEV if there is no such card."""
+        self._card(apqn.apid, self.machine)
+        self.machine.unanswered[apqn] = requests
 
     def fail_reset(self, apqn: Apqn, response: int) -> None:
         """Make the next reset of a queue end with a response code."""
@@ -335,9 +352,10 @@ class System:
         self.tree.faults.inject(path, number, accesses)
 
     def clear_faults(self) -> None:
-        """Take back what `inject` and `fail_reset` did."""
+        """Take back what `inject`, `fail_reset` and `leave_unanswered` did."""
         self.tree.faults.clear()
         self.machine.failing_resets.clear()
+        self.machine.unanswered.clear()
 
     @staticmethod
     def _card(apid: int, machine: Machine) -> CardHardware:

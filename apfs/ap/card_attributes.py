@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from apfs.ap.qinfo import FIELDS
+from apfs.ap.traffic import card_traffic
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, driver_link
 from apfs.kernel.kstrtox import scan_d
@@ -55,9 +56,14 @@ def request_count_store(card: ApCard, _text: str) -> None:
     card.reset_counters()
 
 
-def no_requests_show(_device: object) -> str:
-    """Requests that wait or run: always none, since nothing sends messages to an emulated card."""
-    return "0\n"
+def requestq_count_show(card: ApCard) -> str:
+    """Requests that wait, in all queues."""
+    return f"{sum(traffic.waiting for traffic in card_traffic(card))}\n"
+
+
+def pendingq_count_show(card: ApCard) -> str:
+    """Requests that run, in all queues."""
+    return f"{sum(traffic.pending for traffic in card_traffic(card))}\n"
 
 
 def modalias_show(card: ApCard) -> str:
@@ -100,8 +106,8 @@ CARD_ATTRIBUTES = (
     Attribute("depth", 0o444, depth_show),
     Attribute("ap_functions", 0o444, ap_functions_show),
     Attribute("request_count", 0o644, request_count_show, request_count_store),
-    Attribute("requestq_count", 0o444, no_requests_show),
-    Attribute("pendingq_count", 0o444, no_requests_show),
+    Attribute("requestq_count", 0o444, requestq_count_show),
+    Attribute("pendingq_count", 0o444, pendingq_count_show),
     Attribute("modalias", 0o444, modalias_show),
     Attribute("config", 0o644, config_show, config_store),
     Attribute("chkstop", 0o444, chkstop_show),

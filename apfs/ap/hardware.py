@@ -116,6 +116,18 @@ class CardHardware:
             self.domain_keys = {**self.domain_keys, apqi: change(self.keys(apqi))}
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What users of zcrypt have under way on a queue."""
+
+    waiting: int = 0
+    """Requests that the queue does not have yet (requestq_count)."""
+    pending: int = 0
+    """Requests that it has, and that are not answered yet (pendingq_count)."""
+    load: int = 0
+    """Weight of what is under way."""
+
+
 class Machine:
     """The AP hardware that one operating system sees."""
 
@@ -126,6 +138,10 @@ class Machine:
         self.cards: Mapping[int, CardHardware] = {}
         self.failing_resets: dict[Apqn, int] = {}
         """Response code that the next reset of a queue ends with, once."""
+        self.unanswered: dict[Apqn, int] = {}
+        """How many of the drivers' next requests to a queue get no answer."""
+        self.traffic: dict[Apqn, Traffic] = {}
+        """What users send. Nobody does here, so this is what somebody says."""
 
     @property
     def interrupts(self) -> bool:
@@ -251,6 +267,13 @@ class Machine:
             bad[apqn.apqi] = self.failing_resets.pop(apqn)
         self.reset_row(apid, domains - Mask.from_numbers(bad))
         return {apqi: response for apqi, response in sorted(bad.items()) if response}
+
+    def stays_silent(self, apqn: Apqn) -> bool:
+        """Whether a request to a queue gets no answer, which is counted."""
+        left = self.unanswered.pop(apqn, 0)
+        if left > 1:
+            self.unanswered[apqn] = left - 1
+        return left > 0
 
     def set_bind_state(self, apid: int, apqi: int, state: int) -> None:
         """Keep the outcome of a secure execution bind, association or reset with F bit, if the card is there."""

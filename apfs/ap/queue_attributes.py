@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from apfs.ap.card_attributes import DRIVER, SUBSYSTEM, no_requests_show
+from apfs.ap.card_attributes import DRIVER, SUBSYSTEM
 from apfs.ap.hardware import BS_NO_KEY, BS_USABLE
 from apfs.ap.qinfo import FAC
+from apfs.ap.traffic import queue_traffic
 from apfs.errors import KernelError
 from apfs.kernel.device import UEVENT
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul
@@ -22,6 +23,16 @@ _OVERRIDE_MAX = 4095
 def request_count_show(queue: ApQueue) -> str:
     """Requests sent to the queue; `-` while uninitiated."""
     return "-\n" if queue.uninitiated else f"{queue.card.queue_requests.get(queue.apqi, 0)}\n"
+
+
+def requestq_count_show(queue: ApQueue) -> str:
+    """Requests that wait."""
+    return f"{queue_traffic(queue).waiting}\n"
+
+
+def pendingq_count_show(queue: ApQueue) -> str:
+    """Requests that run."""
+    return f"{queue_traffic(queue).pending}\n"
 
 
 def request_count_store(queue: ApQueue, _text: str) -> None:
@@ -126,8 +137,8 @@ QUEUE_ATTRIBUTES = (
     SUBSYSTEM,
     DRIVER,
     Attribute("request_count", 0o644, request_count_show, request_count_store),
-    Attribute("requestq_count", 0o444, no_requests_show),
-    Attribute("pendingq_count", 0o444, no_requests_show),
+    Attribute("requestq_count", 0o444, requestq_count_show),
+    Attribute("pendingq_count", 0o444, pendingq_count_show),
     Attribute("reset", 0o644, reset_show, reset_store),
     Attribute("interrupt", 0o444, interrupt_show),
     Attribute("config", 0o444, config_show),

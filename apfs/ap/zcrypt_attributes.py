@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from apfs.ap.card_attributes import parse_switch
 from apfs.ap.hardware import OP_MODES
 from apfs.ap.qinfo import card_type
+from apfs.ap.traffic import card_traffic, queue_traffic
 from apfs.ap.zcrypt import card_hardware, card_online, queue_hardware, queue_online, switch_card, switch_queue
 from apfs.sysfs.entries import Attribute
 
@@ -54,9 +55,14 @@ def card_online_store(card: ApCard, text: str) -> None:
     switch_card(card, online=parse_switch(text))
 
 
-def load_show(_device: object) -> str:
-    """Weight of the requests under way: none, since nothing sends messages to an emulated card."""
-    return "0\n"
+def card_load_show(card: ApCard) -> str:
+    """Weight of the requests under way, in all queues."""
+    return f"{sum(traffic.load for traffic in card_traffic(card))}\n"
+
+
+def queue_load_show(queue: ApQueue) -> str:
+    """Weight of the requests under way."""
+    return f"{queue_traffic(queue).load}\n"
 
 
 def serialnr_show(card: ApCard) -> str:
@@ -92,7 +98,7 @@ def card_op_modes_show(card: ApCard) -> str:
 CARD_ATTRIBUTES = (
     Attribute("type", 0o444, type_show, None, card_bound),
     Attribute("online", 0o644, card_online_show, card_online_store, card_bound),
-    Attribute("load", 0o444, load_show, None, card_bound),
+    Attribute("load", 0o444, card_load_show, None, card_bound),
     Attribute("serialnr", 0o444, serialnr_show, None, card_coprocessor),
     Attribute("API_ordinalnr", 0o444, api_ordinalnr_show, None, card_ep11),
     Attribute("FW_version", 0o444, fw_version_show, None, card_ep11),
@@ -127,9 +133,15 @@ def queue_online_store(queue: ApQueue, text: str) -> None:
     switch_queue(queue, online=parse_switch(text))
 
 
+def _ask(queue: ApQueue) -> CardHardware | None:
+    """Ask a queue for what only the card knows; None without an answer."""
+    hardware = queue_hardware(queue)
+    return None if hardware and queue.card.machine.stays_silent(queue.apqn) else hardware
+
+
 def mkvps_show(queue: ApQueue) -> str:
     """Verification patterns of the master keys: nine lines for CCA, two for EP11; dashes if it cannot be asked for."""
-    hardware = queue_hardware(queue)
+    hardware = _ask(queue)
     if queue.card.coprocessor == "ep11":
         if hardware is None:
             return "WK CUR: - -\nWK NEW: - -\n"
@@ -158,13 +170,13 @@ def mkvps_show(queue: ApQueue) -> str:
 
 def queue_op_modes_show(queue: ApQueue) -> str:
     """EP11 operational modes of the queue's domain; empty while offline."""
-    return _op_modes(queue_hardware(queue))
+    return _op_modes(_ask(queue))
 
 
 MODULE_PARAMETERS = (Attribute("mempool_threshold", 0o400, lambda _module: "5\n"),)
 QUEUE_ATTRIBUTES = (
     Attribute("online", 0o644, queue_online_show, queue_online_store, queue_bound),
-    Attribute("load", 0o444, load_show, None, queue_bound),
+    Attribute("load", 0o444, queue_load_show, None, queue_bound),
     Attribute("mkvps", 0o444, mkvps_show, None, queue_has_keys),
     Attribute("op_modes", 0o444, queue_op_modes_show, None, queue_ep11),
 )

@@ -154,6 +154,7 @@ def _exceptions(document: dict[str, Any]) -> Iterator[Row]:
         "overrides": "driver_override {}",
         "bad_resets": "not passed to guests: last reset ended with response code {}",
         "failing_resets": "next reset will end with response code {}",
+        "unanswered": "requests that will get no answer: {}",
     }
     rows: dict[tuple[str, str], Mask] = {}
     for name, text in texts.items():

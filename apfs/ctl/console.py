@@ -112,6 +112,21 @@ def _fail_reset(system: System, words: list[str]) -> None:
     system.fail_reset(_apqn(words[0]), response)
 
 
+def _requests(system: System, words: list[str]) -> None:
+    fields = _fields(words[1:])
+    unknown = fields.keys() - {"count", "waiting", "pending", "load"}
+    if unknown:
+        raise KernelError(errno.EINVAL, f"no field {min(unknown)!r}: there are count, waiting, pending, load")
+    system.send(_apqn(words[0]), **fields)
+
+
+def _no_answer(system: System, words: list[str]) -> None:
+    requests = kstrtoul(words[1]) if len(words) > 1 else 1
+    if not requests:
+        raise KernelError(errno.EINVAL, "expected at least one request")
+    system.leave_unanswered(_apqn(words[0]), requests)
+
+
 def _fault(system: System, words: list[str]) -> None:
     accesses = kstrtoul(words[2]) if len(words) > 2 else 1  # noqa: PLR2004 -- the third word is optional
     if not words[0].startswith("/") or not accesses:
@@ -185,8 +200,17 @@ VERBS: dict[str, ConsoleVerb] = {
         "APQN [CODE]", "make the next reset of a queue end with a response code (7)", _fail_reset, 1, 2
     ),
     "fault": ConsoleVerb("PATH ERRNO [N]", "make the next N accesses of an attribute fail (1)", _fault, 2, 3),
+    "no-answer": ConsoleVerb(
+        "APQN [N]", "leave the next N requests of the zcrypt drivers to a queue unanswered (1)", _no_answer, 1, 2
+    ),
+    "requests": ConsoleVerb(
+        "APQN FIELD=VALUE...",
+        "count more requests to a queue, and say how many are under way: count, waiting, pending, load",
+        _requests,
+        2,
+    ),
     "clear-faults": ConsoleVerb(
-        "", "take back fault and fail-reset", lambda system, _words: system.clear_faults(), 0, 0
+        "", "take back fault, fail-reset and no-answer", lambda system, _words: system.clear_faults(), 0, 0
     ),
     "kvm": ConsoleVerb(
         "auto|none",

@@ -112,6 +112,7 @@ def status(system: System) -> str:
             for apqi, name in sorted(names.items())
         },
         "bad_resets": {str(apqn): response for apqn, response in sorted(bad_resets.items())},
+        "unanswered": {str(apqn): left for apqn, left in sorted(system.machine.unanswered.items())},
         "failing_resets": {str(apqn): response for apqn, response in sorted(system.machine.failing_resets.items())},
         "faults": {
             path: {"errno": errno_name(number), "accesses": accesses}

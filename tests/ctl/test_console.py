@@ -406,7 +406,7 @@ def eventful() -> Bench:
     bench.console("fail-reset 05.0004", "fault /sys/bus/ap/apmask EBUSY 3")
     bench.run_guest(M1)
     bench.run_guest(M1, 0)
-    bench.console("fail-reset 06.0004 4", "configure 6 off", "checkstop 7 on", "scan")
+    bench.console("fail-reset 06.0004 4", "no-answer 07.0004", "configure 6 off", "checkstop 7 on", "scan")
     bench.unbind("06.00ff")
     return bench
 
@@ -447,7 +447,7 @@ def keys_of(value: object, path: str = "") -> Iterator[str]:
         yield path
         return
     names = {"cards": "XX", "drivers": "NAME", "modules": "NAME", "faults": "PATH", "mdevs": "UUID", "guests": "UUID"}
-    names |= dict.fromkeys(("overrides", "bad_resets", "failing_resets"), "XX.YYYY")
+    names |= dict.fromkeys(("overrides", "bad_resets", "failing_resets", "unanswered"), "XX.YYYY")
     for key, inner in value.items():
         name = names.get(path.rpartition(".")[2]) or key
         yield from keys_of(inner, f"{path}.{name}" if path else name)

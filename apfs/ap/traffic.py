@@ -1,0 +1,32 @@
+"""What users of zcrypt have under way, as the bus and the drivers count it (ap_queue.c, ap_card.c, zcrypt_api.c).
+
+Nothing sends messages to an emulated card: what there is was said on the console. Only a queue of cex4queue that can be
+used has requests; the bus flushes the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apfs.ap.hardware import Traffic
+
+if TYPE_CHECKING:
+    from apfs.ap.card import ApCard
+    from apfs.ap.queue import ApQueue
+
+_NONE = Traffic()
+
+
+def queue_traffic(queue: ApQueue) -> Traffic:
+    """Return what a queue has under way."""
+    card = queue.card
+    if not card.machine.traffic or queue.apqi not in card.zcrypt_bound() or not queue.usable:
+        return _NONE
+    return card.machine.traffic.get(queue.apqn, _NONE)
+
+
+def card_traffic(card: ApCard) -> list[Traffic]:
+    """Return what the queues of a card have under way."""
+    apqns = [apqn for apqn in card.machine.traffic if apqn.apid == card.apid]
+    queues = [card.bus.queue(*apqn) for apqn in apqns]
+    return [queue_traffic(queue) for queue in queues if queue]
