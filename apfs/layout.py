@@ -12,6 +12,7 @@ from apfs.ap import bus_attributes, card_attributes, queue_attributes, zcdn, zcr
 from apfs.ap.mask import NONE
 from apfs.ap.members import BoundCards, Cards, QueueLinks, Queues
 from apfs.ctl import files, sandbox
+from apfs.ctl.migration import MIGRATION_ENTRIES
 from apfs.kernel.device import (
     BUS_ATTRIBUTES,
     DRIVER_ATTRIBUTES,
@@ -125,7 +126,9 @@ def build(system: System) -> None:
     _vfio(system, tops, mdevs)
     _modules(system, modules)
     _firmware(system, sys.fixed("firmware"))
-    tops.dev.fixed("vfio-ap").dirs("0", Parts(system.mdev_bus.mdevs, matrix_mdev), client.CLIENT_ENTRIES)
+    bound = Parts(system.mdev_bus.mdevs, matrix_mdev)
+    tops.dev.fixed("vfio-ap").dirs("0", bound, client.CLIENT_ENTRIES)
+    ctl.fixed("migration").dirs("0", bound, MIGRATION_ENTRIES)
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", system.handed, handed)
     root.fixed("guests").trees("0", _Roots(system.guests))

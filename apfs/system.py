@@ -25,6 +25,7 @@ from apfs.vfio.device import VfioCore
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import Vm
 from apfs.vfio_ap.driver import VfioAp
+from apfs.vfio_ap.migration import REVISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -379,7 +380,7 @@ class System:
                 self._load(follower)
 
     def _init_vfio_ap(self) -> None:
-        self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio)
+        self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio, REVISIONS[self.revision])
         self.vfio_ap.driver.programmed = self._programmed
         self.vfio_ap.driver.signalled = self._signalled
         self.vfio_ap.driver.session_changed = self.tree.nodes.stir

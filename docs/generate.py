@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from apfs.ap import bus_attributes, card_attributes, qinfo, queue_attributes, zcdn, zcrypt_attributes
 from apfs.ctl.console import VERBS
 from apfs.ctl.files import CTL_ENTRIES
+from apfs.ctl.migration import MIGRATION_ENTRIES
 from apfs.ctl.sandbox import ENTRIES as SANDBOX_ENTRIES
 from apfs.kernel import uv
 from apfs.kernel.device import BUS_ATTRIBUTES, DRIVER_ATTRIBUTES, MISC_ATTRIBUTES, MODULE_LINK, UEVENT
@@ -90,6 +91,11 @@ SECTIONS = (
     Section("/dev/vfio-ap/UUID", "The emulator's own; see [migration](../migration.md).", client.CLIENT_ENTRIES),
     Section("/ctl", "The emulator's own; see [console](../console.md).", CTL_ENTRIES),
     Section(
+        "/ctl/migration/UUID",
+        "What a migration would do, for `apfs migrate --check`. Nothing changes.",
+        MIGRATION_ENTRIES,
+    ),
+    Section(
         "/ctl/sandbox",
         "What `apfs exec` shows in /dev, /sys/dev/char and /proc. See [nodes](../vfio.md#nodes).",
         SANDBOX_ENTRIES,
@@ -106,10 +112,11 @@ TEXTS = {
     "/ctl status": "The state of the host as one JSON object.",
     "/ctl uevents": "The events sent so far.",
     "/ctl/sandbox modules": "`/proc/modules`, with the modules of the host and of the real machine.",
+    "/ctl/migration/UUID check": "A stream is written, then read what a target would answer to it: a JSON object.",
+    "/ctl/migration/UUID stream": "The stream that STOP_COPY would give now.",
     "/dev/vfio-ap/UUID data_stream": "The migration stream of the session under way.",
     "/sys/class/zcrypt create": "Make an additional zcrypt node of this name. EEXIST, EINVAL, ENOSPC.",
     "/sys/class/zcrypt destroy": "Remove an additional zcrypt node. ENOENT.",
-    "/sys/devices/vfio_ap/matrix features": "What the driver can do.",
     "/sys/firmware/uv prot_virt_guest": "1 in a Secure Execution guest, else 0.",
     "/sys/firmware/uv prot_virt_host": "1 on a host of such guests, else 0.",
     "/sys/firmware/uv/query facilities": "Ultravisor calls that there are, as four words.",

@@ -29,14 +29,14 @@ ALLOWED: dict[str, set[str]] = {
     "vfio_ap": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio"},
     # the host
     "system": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap"},
-    "scenario": {"errors", "kernel", "ap"},
+    "scenario": {"errors", "kernel", "ap", "vfio_ap"},
     "ctl": {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system"},
     "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl"},
     "guest": {"errors", "vfio_ap", "system", "layout"},
     "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout", "guest"},
     "recording": {"errors", "kernel", "ap", "scenario", "host"},
     # the front ends
-    "mounts": {"errors", "journal", "ap", "vfio_ap"},
+    "mounts": {"errors", "journal"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "sandbox": {"mounts", "vfio"},
     "vmm": {"mounts", "sandbox"},

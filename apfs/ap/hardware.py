@@ -7,13 +7,14 @@ it issues to a queue.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.qinfo import FIELDS, Qci, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from apfs.ap.names import Apqn
 
@@ -251,6 +252,15 @@ class Machine:
         return Mask.from_numbers(
             apqi for apqi in domains if card and FIELDS["bs"].get(card.word(apqi)) in (BS_USABLE, BS_NO_KEY)
         )
+
+    def tapq_row(self, apid: int, domains: Mask) -> Iterator[tuple[Response, int, Mask]]:
+        """Execute PQAP(TAPQ) for some domains of an adapter: the answers, each with the neighbours that have it."""
+        card = self.cards.get(apid)
+        if domains and card and not card.queues and self.domains_of(apid).issuperset(domains):
+            yield (*self.tapq(apid, domains.lowest()), domains)  # the usual case: all are alike
+            return
+        for answer, neighbours in groupby(domains, lambda apqi: self.tapq(apid, apqi)):
+            yield (*answer, Mask.from_numbers(neighbours))
 
     def zapq_row(self, apid: int, domains: Mask) -> dict[int, int]:
         """Execute PQAP(ZAPQ) for domains of an adapter, wait for the results, return response codes other than 0."""

@@ -66,7 +66,7 @@ def _mdev(mdev: MatrixMdev) -> dict[str, object]:
         "device": f"vfio{mdev.vdev.index}",
         "opener": "guest" if isinstance(group.opener, Vm) else opener,
         "guest": mdev.vm is not None,
-        "migration_state": mdev.state.name,
+        "migration_state": mdev.migration.state.name if mdev.migration else None,
         "matrix": _matrix(mdev.matrix),
         "guest_matrix": _matrix(mdev.shadow),
     }

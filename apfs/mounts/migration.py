@@ -6,20 +6,16 @@ Works on mounts only through their files, like any other program.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apfs.ap.mask import Mask
-from apfs.ap.names import Apqn
-from apfs.ap.qinfo import CARD_HWINFO_MASK
-from apfs.errors import KernelError
+from apfs.errors import errno_name
 from apfs.mounts import monitor, table
-from apfs.vfio_ap.migration import Row, Target, compatible, differences, judge, make_stream, stream_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -47,6 +43,14 @@ class Check:
     errno: str | None
     """Error that the driver would give for the stream, sent in one write; None if it would take it."""
     reasons: list[Reason] = field(default_factory=list)
+    drivers: dict[str, str] = field(default_factory=dict)
+    """Revisions of the migration series, of `source` and `target`."""
+    judged: bool = True
+    """Whether the target would look at the stream; one that is not complete it takes without doing anything."""
+    matrix: dict[str, list[int]] | None = None
+    """What the target's device would have assigned afterwards; None if that does not change."""
+    guest_matrix: dict[str, list[int]] | None = None
+    """What its guest would then have."""
 
     @property
     def ok(self) -> bool:
@@ -56,7 +60,16 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
         findings = [asdict(reason) for reason in self.reasons]
-        return {"uuid": self.uuid, "compatible": self.ok, "errno": self.errno, "findings": findings}
+        return {
+            "uuid": self.uuid,
+            "compatible": self.ok,
+            "errno": self.errno,
+            "findings": findings,
+            "drivers": self.drivers,
+            "judged": self.judged,
+            "matrix": self.matrix,
+            "guest_matrix": self.guest_matrix,
+        }
 
 
 @dataclass(slots=True)
@@ -96,50 +109,47 @@ def _mdev(mount: Path, status: dict[str, Any], uuid: str) -> dict[str, Any]:
     return mdev
 
 
-def _rows(status: dict[str, Any], mdev: dict[str, Any]) -> list[Row]:
-    """Return the queues of the guest matrix that are there."""
-    domains = Mask.from_numbers(mdev["guest_matrix"]["domains"])
-    cards = {apid: status["cards"].get(f"{apid:02x}") for apid in mdev["guest_matrix"]["adapters"]}
-    return [
-        Row(apid, domains & Mask.from_numbers(card["drivers"].get("vfio_ap", ())), int(card["hwinfo"], 16))
-        for apid, card in cards.items()
-        if card
-    ]
-
-
 def check(source: Path, target: Path, uuid: str) -> Check:
-    """Compare the guest matrices of a device on two hosts without touching anything."""
+    """Ask a target what it would do with the stream that a source would send, without changing anything."""
     statuses = _status(source), _status(target)
     _other_host(source, target)
-    mdevs = [_mdev(mount, status, uuid) for mount, status in zip((source, target), statuses, strict=True)]
-    totals = [len(mdev["guest_matrix"]["adapters"]) * len(mdev["guest_matrix"]["domains"]) for mdev in mdevs]
-    ours, theirs = (_rows(status, mdev) for status, mdev in zip(statuses, mdevs, strict=True))
-    verdict = judge(make_stream(totals[0], ours), Target(stream_size(totals[1]), totals[1], lambda: theirs))
-    answer = Check(uuid, KernelError(verdict.errno, verdict.why).name if verdict.errno else None)
-    for status, sides in zip(statuses, (("yes", "-"), ("-", "yes")), strict=True):
-        if status["secure_execution"]:
-            answer.reasons.append(Reason(None, "secure execution host", *sides))
-            answer.errno = "EPERM"  # there will not even be a stream
-    if totals[0] != totals[1]:
-        answer.reasons.append(Reason(None, "number of queues", str(totals[0]), str(totals[1])))
-    answer.reasons += _reasons(_words(ours), _words(theirs))
+    sending, receiving = (_mdev(mount, status, uuid) for mount, status in zip((source, target), statuses, strict=True))
+    refused, reasons, stream = None, [], b""
+    if sending["migration_state"] is None:
+        refused, reasons = "ENOTTY", [Reason(None, "live migration", "not offered", "-")]
+    else:
+        if statuses[0]["secure_execution"]:
+            refused, reasons = "EPERM", [Reason(None, "secure execution host", "yes", "-")]
+        try:
+            stream = _read(source / "ctl/migration" / uuid / "stream")
+        except OSError as error:
+            refused, why = errno_name(error.errno or errno.EIO), Reason(None, "stream", str(error.strerror), "-")
+            reasons.append(why)
+    forecast = _forecast(target, uuid, stream)
+    if refused is None or receiving["migration_state"] is None or statuses[1]["secure_execution"]:
+        refused = forecast["errno"]  # without a source's refusal, or because the target never asks for a stream
+    return Check(
+        uuid,
+        refused,
+        reasons + [Reason(**finding) for finding in forecast["findings"]],
+        {side: status["driver"] for side, status in zip(("source", "target"), statuses, strict=True)},
+        forecast["judged"],
+        forecast["matrix"] if refused is None else None,
+        forecast["guest_matrix"] if refused is None else None,
+    )
+
+
+def _forecast(target: Path, uuid: str, stream: bytes) -> dict[str, Any]:
+    """Return what a target would do with a stream; for an empty one, whether it would take any."""
+    descriptor = os.open(target / "ctl/migration" / uuid / "check", os.O_RDWR)
+    try:
+        for start in range(0, len(stream), _CHUNK):
+            os.write(descriptor, stream[start : start + _CHUNK])
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            answer: dict[str, Any] = json.loads(file.read())
+    finally:
+        os.close(descriptor)
     return answer
-
-
-def _words(rows: list[Row]) -> dict[Apqn, int]:
-    return {Apqn(row.apid, apqi): row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
-
-
-def _reasons(ours: dict[Apqn, int], theirs: dict[Apqn, int]) -> Iterator[Reason]:
-    """Yield what keeps queues from a target: of all of them, while the driver stops at the first incompatible one."""
-    for apqn in ours:
-        if apqn not in theirs:
-            yield Reason(str(apqn), "queue", "present", "missing")
-    for apqn, word in ours.items():
-        if apqn in theirs and not compatible(word, theirs[apqn]):
-            for difference in differences(word, theirs[apqn]):
-                if difference.source != difference.target:
-                    yield Reason(str(apqn), difference.characteristic, difference.source, difference.target)
 
 
 def migrate(source: Path, target: Path, uuid: str) -> Outcome:

@@ -11,7 +11,7 @@ from apfs.ap.bus import CONFIG_TIME_MAX, CONFIG_TIME_MIN, POLL_TIMEOUT_MAX_NS
 from apfs.ap.hardware import KEY_DIGITS, OP_MODES, SECRETS, CardHardware, Environment
 from apfs.ap.mask import ALL, NONE
 from apfs.ap.qinfo import FACILITIES, FIELDS, Qci
-from apfs.scenario.model import REVISIONS, BusSettings, Scenario
+from apfs.scenario.model import BusSettings, Scenario
 from apfs.scenario.values import (
     ADAPTER,
     APQN,
@@ -34,6 +34,7 @@ from apfs.scenario.values import (
     one_of,
     set_of,
 )
+from apfs.vfio_ap.migration import REVISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import Qci
 from apfs.scenario.lines import line_of
+from apfs.vfio_ap import migration
 
 if TYPE_CHECKING:
     from apfs.ap.hardware import CardHardware, Environment
     from apfs.ap.names import Apqn
     from apfs.scenario.lines import Where
 
-REVISIONS = ("v2",)
 DEFAULT = "default"
 
 
@@ -75,7 +75,7 @@ class Scenario:
 
     name: str = "unnamed"
     description: str = ""
-    driver: str = REVISIONS[0]
+    driver: str = migration.DEFAULT
     environment: Environment = "lpar"
     secure_execution: bool = False
     vfio_ap: bool = True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from apfs.errors import KernelError
 from apfs.journal.records import Interrupt
 from apfs.kernel.device import SYS, UEVENT, emit
 from apfs.sysfs.entries import Attribute, Link
-from apfs.vfio.fsm import MigrationFlags
+from apfs.sysfs.openfile import SpecialFile
 from apfs.vfio.type1 import Parameters
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from apfs.journal.log import Journal
     from apfs.journal.records import Irq, Keys
-    from apfs.sysfs.openfile import SpecialFile
+    from apfs.vfio.fsm import MigrationFlags
     from apfs.vfio.request import EventFd
 
 GROUP_MAJOR, DEVICE_MAJOR = 243, 242
@@ -25,15 +25,47 @@ IRQ_REQUEST, IRQ_CONFIG_CHANGED = 0, 1
 IRQ_NAMES: tuple[Irq, ...] = ("request", "config_changed")
 
 
-class TransferFile(Protocol):
-    """The file of a migration session."""
+class TransferFile(SpecialFile):
+    """The file of a migration session, as a driver makes it."""
 
-    def take(self) -> SpecialFile:
-        """Open it, which its `close` undoes."""
+    seekable = False
+    inode: ClassVar[str]
+    """What it is called in /proc/PID/fd, behind `anon_inode:`."""
+
+    def __init__(self, journal: Journal, path: str) -> None:
+        super().__init__(journal, path)
+        self.opened = 0
+        """How often it is open."""
+
+    def take(self) -> Self:
+        """Open it, which `close` undoes."""
+        self.opened += 1
+        return self
+
+    def close(self) -> None:
+        """Close it once."""
+        self.opened -= 1
+
+
+class MigrationOps(Protocol):
+    """What a driver does for the migration of its device (struct vfio_migration_ops)."""
+
+    flags: MigrationFlags
+    """What it can do."""
+
+    @property
+    def state(self) -> int:
+        """The migration state."""
+
+    def set_state(self, target: int) -> TransferFile | None:
+        """Step to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
+
+    def data_size(self) -> int:
+        """Return the bytes of a migration stream."""
 
 
 class VfioOps(Protocol):
-    """What a driver does for its VFIO device (struct vfio_device_ops, struct vfio_migration_ops)."""
+    """What a driver does for its VFIO device (struct vfio_device_ops)."""
 
     def open_device(self, vm: object | None) -> None:
         """Attach the device to a VM at its first open. EINVAL without one."""
@@ -45,14 +77,8 @@ class VfioOps(Protocol):
         """Reset the device. EIO."""
 
     @property
-    def state(self) -> int:
-        """The migration state."""
-
-    def set_state(self, target: int) -> TransferFile | None:
-        """Step to a migration state and return the transfer file if there is a new one. EPERM, EINVAL."""
-
-    def data_size(self) -> int:
-        """Return the bytes of a migration stream."""
+    def migration(self) -> MigrationOps | None:
+        """Its migration, None if it has none."""
 
 
 class VfioCore:
@@ -147,13 +173,13 @@ class VfioDevice:
         # Nothing but emulated devices has an IOMMU group on this machine, and each has its own.
         self.group = VfioGroup(core, index, self)
         self.ops = ops
-        self.migration_flags = MigrationFlags.STOP_COPY
-        """What vfio_ap sets, the only driver here."""
         self.open_count = 0
         self.cdev_files = 0
         """Open files of the device node, bound or not."""
         self.bound = False
         """Whether one of them is bound to an iommufd."""
+        self.pins = 0
+        """What else keeps the device from being removed: open transfer files of some drivers."""
         self._triggers: dict[int, EventFd] = {}
         """eventfds of interrupts. Closing the device does not end them: who opens it next finds them still there."""
 
@@ -177,7 +203,7 @@ class VfioDevice:
     @property
     def in_use(self) -> bool:
         """Whether somebody has a file of it open, which keeps it from being removed."""
-        return bool(self.open_count or self.cdev_files)
+        return bool(self.open_count or self.cdev_files or self.pins)
 
     def set_trigger(self, irq: int, trigger: EventFd | None) -> None:
         """Set the eventfd of an interrupt, in place of the one before."""

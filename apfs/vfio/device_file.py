@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from apfs.journal.log import Journal
-    from apfs.vfio.device import VfioDevice
+    from apfs.vfio.device import MigrationOps, VfioDevice
 
 _IRQ_SET_FLAGS = uapi.VFIO_IRQ_SET_DATA_TYPE_MASK | uapi.VFIO_IRQ_SET_ACTION_TYPE_MASK
 _VALUE_SIZES = {
@@ -111,6 +111,8 @@ class DeviceFile(IoctlFile):
             raise KernelError(errno.EINVAL, "GET and SET exclude each other")
         if index in _NO_LOGGING:
             raise KernelError(errno.ENOTTY, "the driver does not track dirty pages")
+        if index in _FEATURES and self.device.ops.migration is None:
+            raise KernelError(errno.ENOTTY, "the driver has no live migration")
         if index not in _FEATURES:
             # VFIO itself knows this one, and asks what the driver's migration can do.
             number = errno.EINVAL if index == uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 else errno.ENOTTY
@@ -127,12 +129,18 @@ class DeviceFile(IoctlFile):
             raise KernelError(errno.EINVAL, f"argsz {argsz} has no room for the data of feature {index}")
         return act(self, request)
 
+    @property
+    def _migration(self) -> MigrationOps:
+        migration = self.device.ops.migration
+        assert migration is not None  # noqa: S101 -- checked before any feature that needs it
+        return migration
+
     def _get_migration(self, request: Request) -> Reply:
-        return _data(request, uapi.FEATURE_MIGRATION.pack(self.device.migration_flags))
+        return _data(request, uapi.FEATURE_MIGRATION.pack(self._migration.flags))
 
     def _get_state(self, request: Request) -> Reply:
         request.take(uapi.FEATURE_MIG_STATE.size, uapi.FEATURE.size)
-        return _data(request, uapi.FEATURE_MIG_STATE.pack(self.device.ops.state, -1))
+        return _data(request, uapi.FEATURE_MIG_STATE.pack(self._migration.state, -1))
 
     def _set_state(self, request: Request) -> Reply:
         layout = uapi.FEATURE_MIG_STATE
@@ -140,17 +148,17 @@ class DeviceFile(IoctlFile):
         # The state that was asked for is written back even if it was not reached.
         write = Write(request.arg + uapi.FEATURE.size, layout.pack(target, -1))
         try:
-            file = self.device.ops.set_state(target)
+            file = self._migration.set_state(target)
         except KernelError as error:
             return Reply(-error.errno, (write,), why=error.why)
         if file is None:
             return Reply(writes=(write,))
-        saving = self.device.ops.state == State.STOP_COPY
+        saving = self._migration.state == State.STOP_COPY
         at = write.address + layout.offsets["data_fd"]
-        return Reply(writes=(write,), file=NewFile(file.take(), "vfio_ap_migf", saving, not saving, at))
+        return Reply(writes=(write,), file=NewFile(file.take(), file.inode, saving, not saving, at))
 
     def _get_data_size(self, request: Request) -> Reply:
-        return _data(request, uapi.FEATURE_MIG_DATA_SIZE.pack(self.device.ops.data_size()))
+        return _data(request, uapi.FEATURE_MIG_DATA_SIZE.pack(self._migration.data_size()))
 
     ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
         Cmd.VFIO_DEVICE_GET_INFO: _get_info,

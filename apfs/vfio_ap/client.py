@@ -17,7 +17,7 @@ from apfs.vfio.fsm import State
 
 if TYPE_CHECKING:
     from apfs.vfio.device import VfioCore
-    from apfs.vfio_ap.migration import MigrationFile
+    from apfs.vfio_ap.migration.revision import Migration, MigrationFile
     from apfs.vfio_ap.ops import MatrixMdev
 
 
@@ -85,18 +85,27 @@ def _opened(mdev: MatrixMdev) -> MatrixMdev:
     return mdev
 
 
+def migration_of(mdev: MatrixMdev) -> Migration:
+    """Return what is kept of migrations of a device. ENOTTY if its driver has no live migration."""
+    if mdev.migration is None:
+        raise KernelError(errno.ENOTTY, "the driver has no live migration")
+    return mdev.migration
+
+
 def migration_state_show(mdev: MatrixMdev) -> str:
-    """Name of the migration state; a closed device would open as RUNNING."""
-    return f"{mdev.state.name}\n"
+    """Name of the migration state; a closed device would open as RUNNING. ENOTTY without live migration."""
+    return f"{migration_of(mdev).state.name}\n"
 
 
 def migration_state_store(mdev: MatrixMdev, text: str) -> None:
     """Walk to a state given by name or number.
 
-    EPERM on a Secure Execution host, EINVAL for what is no state or no way there, ENODEV without a guest.
+    ENOTTY without live migration, EPERM on a Secure Execution host, EINVAL for what is no state or no way there, ENODEV
+    without a guest.
     """
+    migration = migration_of(mdev)
     if mdev.vm is not None:
-        mdev.permit_migration()
+        migration.permit()
     word = text.removesuffix("\n")
     if word in State.__members__:
         state = State[word]
@@ -107,17 +116,18 @@ def migration_state_store(mdev: MatrixMdev, text: str) -> None:
             raise KernelError(
                 errno.EINVAL, f"{word} is not a migration state: {', '.join(State.__members__)}"
             ) from None
-    _opened(mdev).set_state(state)
+    _opened(mdev)
+    migration.set_state(state)
 
 
 def migration_flags_show(mdev: MatrixMdev) -> str:
-    """Return what VFIO_DEVICE_FEATURE_MIGRATION reports."""
-    return f"{mdev.vdev.migration_flags.name}\n"
+    """Return what VFIO_DEVICE_FEATURE_MIGRATION reports. ENOTTY without live migration."""
+    return f"{migration_of(mdev).flags.name}\n"
 
 
 def data_size_show(mdev: MatrixMdev) -> str:
-    """Bytes of the stream that the present guest matrix makes."""
-    return f"{mdev.data_size()}\n"
+    """Bytes of the stream that the present guest matrix makes. ENOTTY without live migration."""
+    return f"{migration_of(mdev).data_size()}\n"
 
 
 def reset_store(mdev: MatrixMdev, _text: str) -> None:
@@ -126,16 +136,20 @@ def reset_store(mdev: MatrixMdev, _text: str) -> None:
 
 
 def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFile:  # noqa: FBT001
-    """Open the file of the session under way; all that open it share its position. ENODEV outside a session."""
-    if mdev.transfer is None:
-        why = f"no migration session in state {mdev.state.name}: set STOP_COPY to read, RESUMING to write"
+    """Open the file of the session under way; all that open it share its position.
+
+    ENOTTY without live migration, ENODEV outside a session.
+    """
+    migration = migration_of(mdev)
+    if migration.session is None:
+        why = f"no migration session in state {migration.state.name}: set STOP_COPY to read, RESUMING to write"
         raise KernelError(errno.ENODEV, why)
-    return mdev.transfer.take()
+    return migration.session.take()
 
 
 def data_stream_size(mdev: MatrixMdev) -> int:
     """Return the bytes that the session under way has to read."""
-    return mdev.transfer.size if mdev.transfer else 0
+    return mdev.migration.session.size if mdev.migration and mdev.migration.session else 0
 
 
 CLIENT_ENTRIES = (

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from apfs.mdev.core import Mdev, MdevBus
     from apfs.sysfs.tree import Tree
     from apfs.vfio.device import VfioCore
+    from apfs.vfio_ap.migration.revision import Migration
 
 INSTANCES = 65536
-FEATURES = "guest_matrix hotplug ap_config migratable"
-"""What the attribute `features` announces; `migratable` came with the migration series."""
+FEATURES = "guest_matrix hotplug ap_config"
+"""What the attribute `features` announces, besides `migratable`, which came with the migration series."""
 
 
 class VfioApMdevDriver(MdevDriver):
@@ -91,6 +92,7 @@ class MatrixParent:
         self.journal = bus.journal
         self._bus = bus
         self.bound = False
+        self.ap_driver: VfioApDriver
         self.mdev_driver: MdevDriver
 
     @property
@@ -120,7 +122,9 @@ class RootDevice:
 class VfioAp:
     """The loaded module."""
 
-    def __init__(self, tree: Tree, ap_bus: ApBus, mdev_bus: MdevBus, vfio: VfioCore) -> None:
+    def __init__(
+        self, tree: Tree, ap_bus: ApBus, mdev_bus: MdevBus, vfio: VfioCore, revision: type[Migration] | None
+    ) -> None:
         """Load it: the matrix device, the AP driver, so that waiting queues are bound, then the parent of mdevs."""
         self._tree = tree
         self._ap_bus = ap_bus
@@ -134,7 +138,7 @@ class VfioAp:
         self.parent.bound = True
         emit(self.parent, "bind")
         self.parent.driver.announce()
-        self.driver = VfioApDriver(ap_bus)
+        self.driver = self.parent.ap_driver = VfioApDriver(ap_bus, revision)
         ap_bus.register(self.driver)
         self.mdev_driver = VfioApMdevDriver(mdev_bus, self.driver, vfio)
         mdev_bus.drivers.append(self.mdev_driver)
@@ -190,9 +194,17 @@ def status_show(queue: ApQueue) -> str:
 QUEUE_ATTRIBUTES = (
     Attribute("status", 0o444, status_show, None, lambda queue: isinstance(queue.driver, VfioApDriver)),
 )
+
+
+def features_show(parent: MatrixParent) -> str:
+    """What the driver can do."""
+    migratable = " migratable" if parent.ap_driver.migration else ""
+    return f"{FEATURES}{migratable}\n"
+
+
 PARENT_ATTRIBUTES = (
     UEVENT,
-    Attribute("features", 0o444, lambda _parent: f"{FEATURES}\n"),
+    Attribute("features", 0o444, features_show),
     Link("driver", driver_link),
     Link("subsystem", lambda _parent: f"{SYS}/bus/matrix"),
 )

@@ -15,11 +15,10 @@ from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import FIELDS, OLDEST, Response
 from apfs.errors import KernelError
-from apfs.journal.records import GuestUpdate, Migration, QueuesReset
+from apfs.journal.records import GuestUpdate, QueuesReset
 from apfs.vfio.device import IRQ_CONFIG_CHANGED
-from apfs.vfio.fsm import NAMES, State, next_state
 from apfs.vfio_ap.matrix import EMPTY, Axis, Matrix
-from apfs.vfio_ap.migration import MigrationFile, ResumingFile, Row, SavingFile, Target, make_stream, stream_size
+from apfs.vfio_ap.migration.stream import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +28,12 @@ if TYPE_CHECKING:
     from apfs.journal.records import Level
     from apfs.mdev.core import Mdev
     from apfs.vfio.device import VfioDevice
+    from apfs.vfio_ap.migration.revision import Migration, MigrationFile
 
 MODULE = "vfio_ap"
 # After one of these the driver resets once more (apq_reset_check), and an injected response is given once.
 _RETRIED = (Response.RESET_IN_PROGRESS, Response.BUSY, Response.STATE_CHANGE_IN_PROGRESS)
+_AXES: tuple[Axis, ...] = ("adapters", "domains", "control_domains")
 _PASSING = (Response.NORMAL, Response.DECONFIGURED, Response.CHECKSTOPPED)
 
 
@@ -42,9 +43,11 @@ class VfioApDriver(ApDriver):
     It has what all mediated devices share (struct ap_matrix_dev).
     """
 
-    def __init__(self, bus: ApBus) -> None:
+    def __init__(self, bus: ApBus, revision: type[Migration] | None) -> None:
+        """Be the driver with a revision of the migration series, None without any."""
         super().__init__(bus, MODULE, MODULE, "queue", default=False)
         self.ap_bus = bus
+        self._revision = revision
         self.info: Qci = bus.machine.qci()
         """The host configuration as the driver knows it: read at load, replaced when a scan reports a change."""
         self.mdevs: list[MatrixMdev] = []
@@ -59,6 +62,14 @@ class VfioApDriver(ApDriver):
         """Called whenever what a guest has was programmed: at its start, at each change, at its end."""
         self.signalled: Callable[[MatrixMdev], None] = lambda _mdev: None
         """Called when a VMM was told by interrupt that what its guest has was programmed."""
+
+    @property
+    def migration(self) -> type[Migration] | None:
+        """What it does for migration, None if it offers none here."""
+        revision = self._revision
+        if revision and self.ap_bus.machine.secure_execution and not revision.on_secure_execution_hosts:
+            return None
+        return revision
 
     def bound(self, apid: int) -> Mask:
         """Return the domains whose queues on an adapter are bound to the driver."""
@@ -208,8 +219,11 @@ class MatrixMdev:
         self.config_events = False
         """Whether the VMM behind the file `guest` tells its guest of configuration changes."""
         self.vdev: VfioDevice
-        self.state = State.RUNNING
-        self.transfer: MigrationFile | None = None
+        self.migration = self._new_migration()
+        """What is kept of migrations since the device was opened; None if the driver offers none."""
+
+    def _new_migration(self) -> Migration | None:
+        return self.driver.migration(self) if self.driver.migration else None
 
     def log(self, level: Level, text: str) -> None:
         """Write a line to the kernel log with the device's name in front."""
@@ -247,11 +261,8 @@ class MatrixMdev:
     def replace(self, matrix: Matrix) -> None:
         """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
         self._validate(matrix)
-        axes: tuple[Axis, ...] = ("adapters", "domains", "control_domains")
-        for axis in axes:
-            for number in matrix.mask(axis):
-                self._check_range(axis, number)
-        for axis in axes[:2]:
+        self._check_ranges(matrix)
+        for axis in _AXES[:2]:
             linked = self._linked_rows()
             kept = self.matrix.mask(axis) & matrix.mask(axis)
             gone = self.shadow.mask(axis) - kept
@@ -261,13 +272,25 @@ class MatrixMdev:
         self.matrix = matrix
         self.refilter(control_domains=True)
 
+    def outcome(self, matrix: Matrix, *, log: bool) -> Matrix:
+        """Return what a guest would get if all three masks were replaced. Raises, and logs if wanted, as `replace`."""
+        self._validate(matrix, log=log)
+        self._check_ranges(matrix)
+        guest = self._filtered(matrix)
+        return guest.with_mask("control_domains", matrix.control_domains & self.driver.info.control_domains)
+
+    def _check_ranges(self, matrix: Matrix) -> None:
+        for axis in _AXES:
+            for number in matrix.mask(axis):
+                self._check_range(axis, number)
+
     def _check_range(self, axis: Axis, number: int) -> None:
         limit = self._last_adapter if axis == "adapters" else self._last_domain
         if number > limit:
             what = axis.replace("_", " ").removesuffix("s")
             raise KernelError(errno.ENODEV, f"{what} {number} is above the limit of {limit}")
 
-    def _validate(self, prospective: Matrix) -> None:
+    def _validate(self, prospective: Matrix, *, log: bool = True) -> None:
         """Check a whole product for APQNs of the host and of other devices (vfio_ap_mdev_validate_masks)."""
         bus = self.driver.ap_bus
         for apid in prospective.adapters:
@@ -280,7 +303,7 @@ class MatrixMdev:
         for other in reversed(self.driver.mdevs):
             shared = EMPTY if other is self else prospective.shared(other.matrix)
             if shared.size:
-                for apqn in shared.apqns():
+                for apqn in shared.apqns() if log else ():
                     self.log("warn", f"queue {apqn} is already assigned to {other.mdev.uuid}")
                 first = next(shared.apqns())
                 raise KernelError(errno.EADDRINUSE, f"queue {first} is assigned to {other.mdev.uuid}")
@@ -299,7 +322,7 @@ class MatrixMdev:
         """Work out what the guest gets, give it to the guest if it changed, and reset what was taken out."""
         before = self.shadow
         if matrix:
-            self._filter_matrix()
+            self.shadow = self._filtered(self.matrix)
         if control_domains:
             control = self.matrix.control_domains & self.driver.info.control_domains
             self.shadow = self.shadow.with_mask("control_domains", control)
@@ -311,16 +334,16 @@ class MatrixMdev:
                     (apid, self.linked(apid) & self.shadow.domains) for apid in out & self.matrix.adapters
                 )
 
-    def _filter_matrix(self) -> None:
+    def _filtered(self, matrix: Matrix) -> Matrix:
         """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix)."""
         info = self.driver.info
-        aqm = self.matrix.domains & info.domains
-        candidates = self.matrix.adapters & info.adapters
+        aqm = matrix.domains & info.domains
+        candidates = matrix.adapters & info.adapters
         if aqm:
             for apid in candidates:
                 if not self.driver.passable(apid).issuperset(aqm):
                     candidates = candidates.without(apid)
-        self.shadow = Matrix(candidates, aqm, self.shadow.control_domains)
+        return Matrix(candidates, aqm, self.shadow.control_domains)
 
     def _unplug(self, axis: Axis, numbers: Mask, linked: list[tuple[int, Mask]]) -> None:
         """Take numbers out of the guest's matrix, then reset the linked queues that the guest had of them."""
@@ -357,13 +380,13 @@ class MatrixMdev:
         if any(other.vm is vm for other in self.driver.mdevs):
             raise KernelError(errno.EPERM, "the VM has a vfio_ap device already")
         self.vm = vm
-        self.state = State.RUNNING
         self.push()
 
     def close_device(self) -> None:
         """Detach from the VM: the guest loses everything, all linked queues are reset, a migration session ends."""
-        self._end_session()
-        self.state = State.RUNNING
+        if self.migration:
+            self.migration.close()
+        self.migration = self._new_migration()
         self.vm = None
         self._program(EMPTY)
         self.driver.reset(self._linked_rows())
@@ -373,78 +396,54 @@ class MatrixMdev:
         self.driver.reset(self._linked_rows())
 
     def reset(self) -> None:
-        """Reset all linked queues (VFIO_DEVICE_RESET). EIO if any ends with a response other than 0.
-
-        Revision 2 leaves the migration state alone.
-        """
+        """Reset all linked queues (VFIO_DEVICE_RESET). EIO if any ends with a response other than 0."""
         failed = self.driver.reset(self._linked_rows())
         if failed:
             apqn, response = next(iter(failed.items()))
             raise KernelError(errno.EIO, f"reset of queue {apqn} ended with response code {response}")
+        if self.migration:
+            self.migration.reset()
 
     # -- migration ---------------------------------------------------------------------------------
 
-    def data_size(self) -> int:
-        """Return the bytes of a stream of the guest matrix as it is now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)."""
-        return stream_size(self.shadow.size)
+    @property
+    def name(self) -> str:
+        """Its UUID."""
+        return self.mdev.uuid
 
-    def permit_migration(self) -> None:
-        """Refuse with EPERM, and a line in the log, on a secure execution host."""
-        if self.driver.ap_bus.machine.secure_execution:
-            why = "live migration from or to a secure execution host is not allowed"
-            self.log("err", why)
-            raise KernelError(errno.EPERM, why)
+    @property
+    def secure_execution_host(self) -> bool:
+        """Whether the host is itself a Secure Execution guest."""
+        return self.driver.ap_bus.machine.secure_execution
 
-    def set_state(self, target: int) -> MigrationFile | None:
-        """Walk to a migration state; return the new transfer file if the last step makes one.
+    @property
+    def host_control_domains(self) -> Mask:
+        """The control domains of the host, as the driver knows them."""
+        return self.driver.info.control_domains
 
-        EPERM on a secure execution host, EINVAL for a state that cannot be reached; then nothing has moved.
-        """
-        self.permit_migration()
-        made = None
-        next_state(self.state, target)
-        while self.state != target:
-            step = next_state(self.state, target)
-            made = self._arc(step)
-            self.journal.add(Migration(self.mdev.uuid, NAMES[self.state], NAMES[step]))
-            self.state = step
-        return made
-
-    def _arc(self, step: State) -> MigrationFile | None:
-        path = f"/dev/vfio-ap/{self.mdev.uuid}/data_stream"
-        if step == State.STOP:
-            self._end_session()
-        elif step == State.STOP_COPY:
-            stream = make_stream(self.shadow.size, self._guest_rows())
-            self.transfer = SavingFile(self.journal, path, stream)
-        elif step == State.RESUMING:
-            size = self.data_size()
-
-            def target() -> Target:
-                return Target(size, self.shadow.size, self._guest_rows)
-
-            self.transfer = ResumingFile(self.journal, path, target, self._log_error)
-        if self.transfer:
+    def session_changed(self, file: MigrationFile | None) -> None:
+        """Hear that a migration session has begun, with a file, or has ended."""
+        if file:
             files = self.driver.transfer_files
-            self.driver.transfer_files = [*(file for file in files if file.opened), self.transfer]
-            self.driver.session_changed()
-        return self.transfer
+            self.driver.transfer_files = [*(other for other in files if other.opened), file]
+        self.driver.session_changed()
 
-    def _end_session(self) -> None:
-        if self.transfer:
-            self.transfer.disable()
-            self.transfer = None
-            self.driver.session_changed()
+    def bound(self, apid: int) -> Mask:
+        """Return the domains whose queues on an adapter are bound to the driver."""
+        return self.driver.bound(apid)
 
-    def _guest_rows(self) -> Iterator[Row]:
+    def recorded(self) -> Iterator[Row]:
+        """Yield the queues of the guest matrix, as far as they have a device, with the records of their cards."""
         cards = self.driver.ap_bus.cards
         for apid in self.shadow.adapters:
-            domains = self.shadow.domains & self.driver.bound(apid)
+            domains = self.shadow.domains & self.bound(apid)
             if domains:
                 yield Row(apid, domains, cards[apid].hwinfo)
 
-    def _log_error(self, line: str, *, prefix: bool = True) -> None:
-        if prefix:
-            self.log("err", line)
-        else:
-            self.journal.log("err", line)
+    def tapq(self, apid: int, domains: Mask) -> Iterator[tuple[Response, int, Mask]]:
+        """Ask queues of an adapter: response, word, and the neighbouring domains that have both."""
+        return self.driver.ap_bus.machine.tapq_row(apid, domains)
+
+    def pin(self, count: int) -> None:
+        """Keep the device from being removed, once more (1) or once less (-1)."""
+        self.vdev.pins += count

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from apfs.errors import KernelError
 from apfs.sysfs.entries import BOTH
-from apfs.vfio_ap.migration import MigrationFile
+from apfs.vfio_ap.migration.revision import MigrationFile
 from tests.hosts import M1, Bench
 
 CCA8 = 0x928000000E540307

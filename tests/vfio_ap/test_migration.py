@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from apfs.ap.mask import ALL, Mask
 from apfs.errors import KernelError
 from apfs.journal.log import Journal
-from apfs.vfio_ap.migration import (
-    MigrationFile,
+from apfs.vfio_ap.migration.revision import MigrationFile
+from apfs.vfio_ap.migration.stream import Row
+from apfs.vfio_ap.migration.v2 import (
     ResumingFile,
-    Row,
     Target,
     compatible,
     differences,

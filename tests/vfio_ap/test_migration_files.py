@@ -4,6 +4,7 @@ import pytest
 
 from apfs.journal.records import Migration, Refusal
 from apfs.vfio.fsm import State
+from apfs.vfio_ap.migration.v2 import V2File
 from tests.hosts import M1, MATRIX, Bench, config_text, product, refused
 
 from .streams import ENTRIES, HOST, STREAM, events, state, stream, transfer, write
@@ -71,6 +72,7 @@ def test_ways(bench: Bench, current: str, target: str, by_number: int) -> None:
     has_file(bench)
     if file:
         # A file lives as long as its session: staying is no new one.
+        assert isinstance(file, V2File)
         assert file.disabled == bool(steps)
         if not steps:
             assert transfer(bench) is file

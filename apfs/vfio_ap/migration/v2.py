@@ -1,80 +1,27 @@
-"""Live migration, revision 2 of the series: the data stream, its check against the target, the transfer files.
+"""Revision 2 of the series: the target has what the source has, and the stream proves it.
 
-The stream is big-endian: the number of queues (4 bytes), padding (4), then per queue its TAPQ word (8), its APQN (2)
-and padding (6). Padding is written as zero and ignored when read.
+Its stream begins with the number of queues (4 bytes) and padding (4). Words are those of the cards' records.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from apfs.ap.names import Apqn
-from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS
+from apfs.ap.qinfo import CARD_HWINFO_MASK
 from apfs.errors import KernelError
-from apfs.sysfs.openfile import SpecialFile
+from apfs.vfio_ap.migration import words
+from apfs.vfio_ap.migration.revision import ACCEPTED, Finding, Forecast, Migration, MigrationFile, Verdict
+from apfs.vfio_ap.migration.stream import ENTRY, Row, apqn_of, body_of, entries_of, queues_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from apfs.ap.mask import Mask
     from apfs.journal.log import Journal
+    from apfs.vfio_ap.migration.words import Difference
 
 HEADER = struct.Struct(">i4x")
-ENTRY = struct.Struct(">QH6x")
-_ENTRY_HEAD = struct.Struct(">QB")
-_ENTRY_TAILS = tuple(bytes((apqi, 0, 0, 0, 0, 0, 0)) for apqi in range(256))
-"""An entry is the same on all domains of an adapter but for its last byte of the APQN."""
-
-# Bits 0 to 17 (facilities, class, bind state) and 32 to 39 (AP type).
-_COMPARED = 0xFFFFC000FF000000
-_CLASS_NATIVE = 0x80
-
-
-class Characteristic(NamedTuple):
-    """A property of a queue that a diagnostic can name."""
-
-    key: str
-    field: str
-    text: str
-    present: str
-    absent: str
-
-
-FACILITIES = (
-    Characteristic("F1", "apsc", "special command (APSC) facility", "installed", "not installed"),
-    Characteristic("F2", "mex4k", "4096-bit modulus-exponent (AP4KM) facility", "installed", "not installed"),
-    Characteristic("F3", "crt4k", "4096-bit CRT (AP4KC) facility", "installed", "not installed"),
-    Characteristic("M1", "cca", "CCA coprocessor mode", "installed", "not installed"),
-    Characteristic("M2", "accel", "accelerator mode", "installed", "not installed"),
-    Characteristic("M3", "ep11", "EP11 (XCP) coprocessor mode", "installed", "not installed"),
-    Characteristic("X1", "apxa", "extended addressing (APXA) facility", "installed", "not installed"),
-    Characteristic("L1", "slcf", "stateless command filtering (SLCF)", "available", "not available"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One characteristic in which a source queue is not what the target needs; `key` is stable, texts are not."""
-
-    key: str
-    characteristic: str
-    source: str
-    target: str
-
-    def lines(self, apqn: Apqn) -> tuple[str, ...]:
-        """Return the kernel log lines that report it."""
-        if self.key == "T1":
-            return (f"AP type: source {self.source}, target {self.target}",)
-        if self.key == "B1":
-            return (f"bind/associate state of queue {apqn}: source {self.source}, target {self.target}",)
-        return (
-            f"{self.characteristic} {self.source} for source queue {apqn}",
-            f"{self.characteristic} {self.target} for target queue {apqn}",
-        )
 
 
 def compatible(source: int, target: int) -> bool:
@@ -82,46 +29,13 @@ def compatible(source: int, target: int) -> bool:
 
     Either everything compared is equal, or all of the facility word is equal and the source's type is not newer.
     """
-    if not (source ^ target) & _COMPARED:
-        return True
-    types = FIELDS["at"]
-    return FAC.get(source) == FAC.get(target) and types.get(source) <= types.get(target)
+    return words.all_equal(source, target) or (words.same_upper(source, target) and not words.newer(source, target))
 
 
 def differences(source: int, target: int) -> list[Difference]:
     """Return what v2 logs about an incompatible pair, in the order of the log; the AP types always, equal or not."""
-    found = []
-    for key, field, text, present, absent in FACILITIES:
-        values = FIELDS[field].get(source), FIELDS[field].get(target)
-        if values[0] != values[1]:
-            found.append(Difference(key, text, *(present if value else absent for value in values)))
-    classes = FIELDS["class"].get(source), FIELDS["class"].get(target)
-    if classes[0] & _CLASS_NATIVE and not classes[1] & _CLASS_NATIVE:
-        found.append(Difference("K1", "card class", "full native function", "stateless functions only"))
-    types = FIELDS["at"].get(source), FIELDS["at"].get(target)
-    found.append(Difference("T1", "AP type", f"{types[0]:02x}", f"{types[1]:02x}"))
-    states = FIELDS["bs"].get(source), FIELDS["bs"].get(target)
-    if any(states):
-        found.append(Difference("B1", "bind/associate state", *(f"{state:x}" for state in states)))
-    return found
-
-
-class Row(NamedTuple):
-    """Queues of a guest on one adapter, and the hardware information that the bus has of the adapter."""
-
-    apid: int
-    domains: Mask
-    hwinfo: int
-
-
-@lru_cache(maxsize=16)  # the adapters of a guest nearly always have the same domains
-def _tails(domains: Mask) -> tuple[bytes, ...]:
-    return tuple(_ENTRY_TAILS[apqi] for apqi in domains)
-
-
-def _entries(apid: int, domains: Mask, word: int) -> bytes:
-    """Return the entries of queues of one adapter, which have one word. A join of 256 takes as long as 4 entries."""
-    return _ENTRY_HEAD.pack(word, apid).join((b"", *_tails(domains)))
+    asked = (words.of_facilities, words.of_class, words.of_type, words.of_states)
+    return [difference for ask in asked for difference in ask(source, target)]
 
 
 def stream_size(count: int) -> int:
@@ -130,12 +44,8 @@ def stream_size(count: int) -> int:
 
 
 def make_stream(count: int, rows: Iterable[Row]) -> bytes:
-    """Return the stream of a guest matrix of `count` APQNs.
-
-    APQNs without a queue device are skipped without leaving a gap: the stream ends with zero entries instead.
-    """
-    parts = [_entries(apid, domains, hwinfo & CARD_HWINFO_MASK) for apid, domains, hwinfo in rows]
-    return b"".join((HEADER.pack(count), *parts)).ljust(stream_size(count), b"\0")
+    """Return the stream of a guest matrix of `count` APQNs."""
+    return HEADER.pack(count) + body_of(count, rows, CARD_HWINFO_MASK)
 
 
 def read_count(stream: bytes | bytearray) -> int:
@@ -153,17 +63,6 @@ class Target(NamedTuple):
     """Number of APQNs of the guest matrix."""
     rows: Callable[[], Iterable[Row]]
     """Returns its queues, as far as they have a queue device."""
-
-
-class Verdict(NamedTuple):
-    """Why a stream is refused: an errno, the reason, and the lines for the log; errno 0 if it is not refused."""
-
-    errno: int
-    why: str
-    lines: tuple[str, ...]
-
-
-ACCEPTED = Verdict(0, "", ())
 
 
 def judge(stream: bytes | bytearray, target: Target) -> Verdict:
@@ -194,24 +93,23 @@ def _check_queues(stream: bytes | bytearray, rows: list[Row]) -> Verdict:
     """
     if _fits(stream, rows):
         return ACCEPTED
-    words = {row.apid << 8 | apqi: row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
-    queues = list(ENTRY.iter_unpack(memoryview(stream)[HEADER.size :]))[: read_count(stream)]
-    missing = [_apqn(number) for _, number in queues if number not in words]
+    ours = _words(rows)
+    queues = queues_of(memoryview(stream)[HEADER.size :])[: read_count(stream)]
+    missing = [apqn_of(number) for _, number in queues if number not in ours]
     if missing:
         lines = tuple(f"queue {apqn} of the source is not in the target guest's AP configuration" for apqn in missing)
         return Verdict(errno.ENODEV, f"{len(missing)} queues of the source are not on the target", lines)
     for source, number in queues:
-        if not compatible(source, words[number]):
-            apqn = _apqn(number)
-            headline = f"Migration incompatible: source queue {apqn} does not fit the target queue"
-            found = differences(source, words[number])
-            lines = (headline, *(line for difference in found for line in difference.lines(apqn)))
+        if not compatible(source, ours[number]):
+            apqn = apqn_of(number)
+            found = differences(source, ours[number])
+            lines = (words.headline(apqn), *(line for difference in found for line in difference.lines(apqn)))
             return Verdict(errno.EFAULT, f"source queue {apqn} is not compatible with the target's", lines)
     return ACCEPTED
 
 
-def _apqn(number: int) -> Apqn:
-    return Apqn(number >> 8, number & 0xFF)
+def _words(rows: Iterable[Row]) -> dict[int, int]:
+    return {row.apid << 8 | apqi: row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
 
 
 def _fits(stream: bytes | bytearray, rows: Iterable[Row]) -> bool:
@@ -226,7 +124,7 @@ def _fits(stream: bytes | bytearray, rows: Iterable[Row]) -> bool:
         if end > len(stream):
             return False
         word: int = ENTRY.unpack_from(stream, position)[0]
-        if stream[position:end] != _entries(apid, domains, word) or not compatible(word, hwinfo & CARD_HWINFO_MASK):
+        if stream[position:end] != entries_of(apid, domains, word) or not compatible(word, hwinfo & CARD_HWINFO_MASK):
             return False
         position = end
     return position == len(stream)
@@ -239,48 +137,22 @@ class Log(Protocol):
         """Write a line."""
 
 
-class MigrationFile(SpecialFile):
-    """A transfer file: the driver's and the user's common end of one migration session (struct vfio_ap_migration_file).
+class V2File(MigrationFile):
+    """A transfer file that dies with its session, although it may stay open."""
 
-    It has one position for all who have it open, and it dies with the session although it may stay open. Closing it
-    does not end the session, for which nobody gets a second file. While it is open, the module stays loaded.
-    """
-
-    seekable = False
+    inode = "vfio_ap_migf"
 
     def __init__(self, journal: Journal, path: str) -> None:
         super().__init__(journal, path)
-        self.position = 0
         self.disabled = False
-        self.size = 0
-        """Bytes that can be read in all."""
-        self.opened = 0
-        """How often it is open."""
-
-    def take(self) -> Self:
-        """Open it."""
-        self.opened += 1
-        return self
-
-    def close(self) -> None:
-        """Close it once."""
-        self.opened -= 1
 
     def disable(self) -> None:
         """End the session."""
         self.disabled = True
         self.position = 0
 
-    def on_sync(self) -> None:
-        """Refuse fsync(2) with EINVAL, as the driver has no operation for it (vfs_fsync_range)."""
-        raise KernelError(errno.EINVAL, "a transfer file has no fsync operation")
 
-    def _shown(self, data: bytes) -> str:
-        """Return how much of a stream was refused, which nobody could read."""
-        return f"{len(data)} bytes"
-
-
-class SavingFile(MigrationFile):
+class SavingFile(V2File):
     """The file of STOP_COPY: gives the snapshot that was taken when the state was entered."""
 
     is_stream = True
@@ -304,7 +176,7 @@ class SavingFile(MigrationFile):
         return piece
 
 
-class ResumingFile(MigrationFile):
+class ResumingFile(V2File):
     """The file of RESUMING: takes a stream for the guest matrix that the target has when the state is entered."""
 
     def __init__(self, journal: Journal, path: str, target: Callable[[], Target], log: Log) -> None:
@@ -333,3 +205,74 @@ class ResumingFile(MigrationFile):
                 self._log(line)
             raise KernelError(verdict.errno, verdict.why)
         return len(data)
+
+
+class V2(Migration):
+    """Revision 2: a session has its snapshot, or its buffer, and takes it along when it ends."""
+
+    name = "v2"
+    stream_size = staticmethod(stream_size)
+    session: V2File | None
+
+    def preview(self) -> bytes:
+        """Return the stream of the guest matrix as it is."""
+        return make_stream(self.device.shadow.size, self.device.recorded())
+
+    def save(self) -> SavingFile:
+        """Take the snapshot."""
+        return SavingFile(self.device.journal, self.path, self.preview())
+
+    def resume(self) -> ResumingFile:
+        """Take a stream for the guest matrix as it is; what it is checked against is asked again with every write."""
+        size = self.data_size()
+        return ResumingFile(self.device.journal, self.path, lambda: self._target(size), self._log)
+
+    def leave(self) -> None:
+        """End the session, and the use of its file."""
+        if self.session:
+            self.session.disable()
+
+    def reset(self) -> None:
+        """Leave state and session alone."""
+
+    def close(self) -> None:
+        """End the session, too."""
+        self.leave()
+        super().close()
+
+    def forecast(self, stream: bytes) -> Forecast:
+        """Name all queues, while the driver stops at the first that is not compatible."""
+        target = self._target(self.data_size())
+        verdict = judge(stream, target)
+        judged = bool(verdict.errno) or len(stream) == target.size
+        return Forecast(verdict.errno, tuple(_findings(stream, target)), judged)
+
+    def _target(self, size: int) -> Target:
+        return Target(size, self.device.shadow.size, self.device.recorded)
+
+    def _log(self, line: str, *, prefix: bool = True) -> None:
+        if prefix:
+            self.device.log("err", line)
+        else:
+            self.device.journal.log("err", line)
+
+
+def _findings(stream: bytes, target: Target) -> Iterator[Finding]:
+    """Yield what keeps a stream, and single queues of it, from a target."""
+    count = read_count(stream)
+    if count != target.total:
+        yield Finding(None, "number of queues", str(count), str(target.total))
+    if len(stream) != stream_size(count):  # it is one of another revision
+        if len(stream) != target.size:
+            yield Finding(None, "bytes of the stream", str(len(stream)), str(target.size))
+        return
+    ours = _words(target.rows())
+    source = {number: word for word, number in queues_of(memoryview(stream)[HEADER.size :])}
+    for number in source:
+        if number not in ours:
+            yield Finding(str(apqn_of(number)), "queue", "present", "missing")
+    for number, word in source.items():
+        if number in ours and not compatible(word, ours[number]):
+            for difference in differences(word, ours[number]):
+                if difference.source != difference.target:
+                    yield Finding(str(apqn_of(number)), difference.characteristic, difference.source, difference.target)
