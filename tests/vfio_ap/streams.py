@@ -46,6 +46,25 @@ def stream(entries: Sequence[Entry] = ENTRIES, count: int | None = None) -> byte
 STREAM = stream()
 
 
+def v4_stream(entries: Sequence[Entry] = ENTRIES, count: int | None = None) -> bytes:
+    """Return a stream of revision 4, made by hand."""
+    return stream(entries, count)[:8] + bytes(8) + stream(entries, count)[8:]
+
+
+def next_stream(
+    entries: Sequence[Entry] = ENTRIES, control_domains: Sequence[int] = (0x04, 0x47), count: int | None = None
+) -> bytes:
+    """Return a stream of the newest state, made by hand."""
+    mask = sum(1 << 255 - domain for domain in control_domains).to_bytes(32, "big")
+    old = stream(entries, count)
+    return bytes.fromhex("7666617000000001") + old[:8] + mask + old[8:]
+
+
+def host(driver: str, text: str = HOST) -> Bench:
+    """Return a host whose driver has some revision."""
+    return Bench(f'driver = "{driver}"\n{text}')
+
+
 def patched(*changes: tuple[int, str], of: bytes = STREAM) -> bytes:
     """Return a stream with bytes replaced: offset and hex digits of each change."""
     data = bytearray(of)
@@ -110,6 +129,9 @@ _LINES = (
     ("T1", r"AP type", (_HEX,)),
     ("B1", r"bind", (_HEX, _QUEUE)),
     ("S1", r"secure execution", ()),
+    ("U1", r"not bound to vfio_ap", (_QUEUE,)),
+    ("C1", r"^control domain", (r"\b([0-9a-f]{4})\b",)),
+    ("R1", r"is not available|response code", (_QUEUE,)),
 )
 _PAIRS = {
     "F1": "APSC",
