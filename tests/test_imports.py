@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "layout": {"sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl"},
     "guest": {"errors", "vfio_ap", "system", "layout"},
     "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout", "guest"},
-    "recording": {"errors", "kernel", "ap", "scenario", "host"},
+    "recording": {"errors", "kernel", "ap", "vfio_ap", "scenario", "host"},
     # the front ends
     "mounts": {"errors", "journal"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},

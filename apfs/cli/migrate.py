@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from apfs.ap.mask import Mask
 from apfs.cli import completion
 from apfs.cli.streams import fail
 
@@ -29,8 +30,9 @@ def command(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     configuration as a stream from one to the other, and resumes it there. If the target refuses, the guest goes on
     on the source and the target's kernel log is shown.
 
-    With --check nothing is changed. What the target's driver would refuse is printed per queue and characteristic;
-    all queues are looked at, while the driver stops at the first.
+    With --check nothing is changed: the target's own driver says what it would do with the stream. What it would refuse
+    is printed per queue and characteristic, of all queues, also where the driver stops at the first. Where the driver
+    gives the source's configuration to the target, it is printed what the target would have.
 
     \b
     EXAMPLE
@@ -66,7 +68,12 @@ def text(report: Check | Outcome) -> str:
 
 def _answer(check: Check) -> str:
     if check.ok:
-        return f"{check.uuid}: compatible"
+        return f"{check.uuid}: compatible" + _becomes(check)
+    if check.errno is None:
+        return (
+            f"{check.uuid}: not compatible, the target ({check.drivers['target']}) would take the stream "
+            f"({check.drivers['source']}) and do nothing with it"
+        )
     from rich.table import Table
 
     from apfs.cli import terminal
@@ -82,6 +89,22 @@ def _answer(check: Check) -> str:
     # Every line of a table is padded with blanks.
     rows = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
     return f"{rows}{check.uuid}: not compatible, the target would answer {check.errno}"
+
+
+def _becomes(check: Check) -> str:
+    """Return what the target would be given, on lines of their own; nothing if the stream gives nothing."""
+    if check.matrix is None or check.guest_matrix is None:
+        return ""
+    text = f"\n  the device would have {_matrix(check.matrix)}"
+    if check.guest_matrix == check.matrix:
+        return text
+    return f"{text}\n  its guest would have {_matrix(check.guest_matrix)}"
+
+
+def _matrix(masks: dict[str, list[int]]) -> str:
+    digits = {"adapters": 2, "domains": 4, "control_domains": 4}
+    numbers = ((axis, Mask.from_numbers(mask).ranges(digits[axis]) or "none") for axis, mask in masks.items())
+    return ", ".join(f"{axis.replace('_', ' ')}: {text}" for axis, text in numbers)
 
 
 def _story(outcome: Outcome) -> str:

@@ -101,7 +101,8 @@ def _host(document: dict[str, Any]) -> Iterator[Row]:
     bindings, domain = document["bindings"], document["ap_domain"]
     complete = "complete" if bindings["complete"] else "not complete"
     clock = "" if document["clock"] == "real" else ", which pass by the console verb tick only"
-    yield "scenario", f"{document['scenario']}, vfio_ap {document['driver']}, apfs {document['apfs']}"
+    migration = "without live migration" if document["driver"] == "none" else document["driver"]
+    yield "scenario", f"{document['scenario']}, vfio_ap {migration}, apfs {document['apfs']}"
     yield "scan", f"every {document['config_time']} s{clock}"
     yield "bindings", f"{bindings['bound']} of {bindings['queues']} queues, {complete}"
     yield "adapters", _qci(document["adapters"], _ADAPTER)
@@ -167,7 +168,7 @@ def _exceptions(document: dict[str, Any]) -> Iterator[Row]:
 
 def _mdevs(document: dict[str, Any]) -> Iterator[Row]:
     for uuid, mdev in document["mdevs"].items():
-        yield uuid, str(mdev["group"]), mdev["device"], mdev["opener"] or "-", mdev["migration_state"]
+        yield uuid, str(mdev["group"]), mdev["device"], mdev["opener"] or "-", mdev["migration_state"] or "-"
     for uuid in document["unbound_mdevs"]:
         yield uuid, "-", "-", "-", "unbound"
 

@@ -54,8 +54,8 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the target would accept."""
-        return self.errno is None
+        """Whether the target would accept the stream, and look at it."""
+        return self.errno is None and self.judged
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -194,12 +194,13 @@ def migrate(source: Path, target: Path, uuid: str) -> Outcome:
 def _write(path: Path, data: bytes) -> None:
     """Write once, without the second try that closing a buffered file makes of a refused write.
 
-    Boundaries between the pieces of a stream mean nothing to the driver.
+    A stream goes in one write, as some drivers need it; the rest of what is more than a file system takes at a time
+    follows.
     """
     descriptor = os.open(path, os.O_WRONLY)
     try:
-        for start in range(0, len(data), _CHUNK):
-            os.write(descriptor, data[start : start + _CHUNK])
+        while data:
+            data = data[os.write(descriptor, data) :]
     except OSError as error:
         error.filename = str(path)  # an error of write(2) has no file name
         raise

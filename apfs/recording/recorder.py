@@ -22,6 +22,7 @@ from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader, some
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 from apfs.scenario.reader import loads
 from apfs.scenario.writer import dumps
+from apfs.vfio_ap.migration import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,8 +89,10 @@ class _Recorder:
         zvm = files.text(f"{BUS}/ap_interrupts") == "0"
         secure_execution = found.se_guest or files.text("/sys/firmware/uv/prot_virt_guest") == "1"
         vfio_ap = bool(files.names(MATRIX))
+        features = (files.text(f"{MATRIX}/features") or "").split()
         scenario = Scenario(
             name=name,
+            driver=DEFAULT if "migratable" in features or not vfio_ap else "none",
             environment="zvm" if zvm else "kvm" if secure_execution else "lpar",
             secure_execution=secure_execution,
             vfio_ap=vfio_ap,
@@ -103,7 +106,7 @@ class _Recorder:
             aqmask=aqmask,
             mdevs=self._mdevs(),
         )
-        self._note_rest(entries, vfio_ap=vfio_ap)
+        self._note_rest(entries)
         if scenario.environment == "lpar":
             self._notes.append('sysfs does not tell an LPAR from a KVM guest: for the latter set environment = "kvm".')
         scenario, host = self._bootable(replace(scenario, description=_description(scenario)))
@@ -236,7 +239,7 @@ class _Recorder:
 
     # -- what is not recorded ----------------------------------------------------------------------
 
-    def _note_rest(self, entries: Sequence[str], *, vfio_ap: bool) -> None:
+    def _note_rest(self, entries: Sequence[str]) -> None:
         files, notes = self._files, self._notes
         if "drivers_autoprobe" in entries and files.text(f"{BUS}/drivers_autoprobe") == "0":
             notes.append("New devices are not bound to drivers there (drivers_autoprobe is 0); here they are.")
@@ -245,8 +248,6 @@ class _Recorder:
         nodes = [node for node in files.names("/sys/class/zcrypt") if node not in ("create", "destroy")]
         if nodes:
             notes.append(f"Device nodes of zcrypt are not recorded: {some(nodes)}.")
-        if vfio_ap and "migratable" not in (files.text(f"{MATRIX}/features") or "").split():
-            notes.append("Its vfio_ap has no live migration; that of an emulated host has.")
 
     def _bootable(self, scenario: Scenario) -> tuple[Scenario, Host]:
         """Boot the recording; mediated devices that an emulated host refuses are left out."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apfs.scenario.reader import gallery
 from tests.conftest import UUID, apfs, sh
 
 if TYPE_CHECKING:
@@ -208,6 +209,124 @@ def test_check_prints_a_table(mount: Mounter) -> None:
     assert lines[0].split() == ["queue", "characteristic", "source", "target"]
     assert [line.split()[0] for line in lines[1:3]] == ["05.0004", "05.0047"]
     assert "EFAULT" in lines[-1]
+
+
+# -- other revisions --------------------------------------------------------------------------------------------------
+
+HAS = {"adapters": [5, 6], "domains": [4, 0x47], "control_domains": [4, 0x47]}
+NOTHING: dict[str, list[int]] = {"adapters": [], "domains": [], "control_domains": []}
+
+
+def of_revision(mount: Mounter, place: Path, driver: str, name: str, *, empty: bool = False) -> Path:
+    """Mount a host of the gallery whose driver has a revision; `empty` leaves its device without anything."""
+    text = gallery()[name].replace("\n", f'\ndriver = "{driver}"\n', 1)
+    if empty:
+        lines = text.splitlines()
+        at = lines.index("[[mdev]]")
+        text = "\n".join([*lines[:at], *(line for line in lines[at:] if not line.endswith("]") or "[[" in line)])
+    file = place / f"{driver}-{name}.toml"
+    file.write_text(text)
+    return mount(str(file))
+
+
+@pytest.mark.parametrize(("driver", "size"), [("v4", 80), ("next", 112)])
+def test_target_is_given_what_the_source_has(mount: Mounter, tmp_path: Path, driver: str, size: int) -> None:
+    source = of_revision(mount, tmp_path, driver, "migration-source")
+    target = of_revision(mount, tmp_path, driver, "migration-target", empty=True)
+    before = (target / "ctl/status").read_text()
+    given = HAS if driver == "next" else HAS | {"control_domains": []}
+    check = json.loads(apfs("migrate", "--check", "--json", str(source), str(target), UUID).stdout)
+    assert check == {
+        "uuid": UUID,
+        "compatible": True,
+        "errno": None,
+        "findings": [],
+        "drivers": {"source": driver, "target": driver},
+        "judged": True,
+        "matrix": given,
+        "guest_matrix": given,
+    }
+    assert (target / "ctl/status").read_text() == before
+    assert (target / "ctl/journal").read_text() == ""
+    lines = apfs("migrate", "--check", str(source), str(target), UUID).stdout.splitlines()
+    control = "0004 0047" if driver == "next" else "none"
+    expected = f"  the device would have adapters: 05-06, domains: 0004 0047, control domains: {control}"
+    assert lines == [f"{UUID}: compatible", expected]
+    assert apfs("migrate", str(source), str(target), UUID).stdout == f"{UUID}: migrated, {size} bytes\n"
+    assert json.loads((target / "ctl/status").read_text())["mdevs"][UUID]["guest_matrix"] == given
+    assert (target / "sys/devices/ap/card05/05.0004/status").read_text() == "in use\n"
+    assert f"vfio_ap {driver}," in apfs("status", str(target)).stdout
+
+
+def test_what_the_guest_would_not_get_of_it(mount: Mounter, tmp_path: Path) -> None:
+    source = of_revision(mount, tmp_path, "next", "migration-source")
+    target = of_revision(mount, tmp_path, "next", "migration-target", empty=True)
+    (source / "sys/devices/vfio_ap/matrix" / UUID / "unassign_domain").write_text("0x47")
+    (target / "ctl/console").write_text("fail-reset 06.0004 255")
+    (target / "dev/vfio-ap" / UUID / "guest").write_text("0")
+    (target / "sys/devices/vfio_ap/matrix" / UUID / "assign_adapter").write_text("6")
+    (target / "sys/devices/vfio_ap/matrix" / UUID / "assign_domain").write_text("4")
+    (target / "sys/devices/vfio_ap/matrix" / UUID / "unassign_adapter").write_text("6")
+    lines = apfs("migrate", "--check", str(source), str(target), UUID).stdout.splitlines()
+    assert lines[1:] == [
+        "  the device would have adapters: 05-06, domains: 0004, control domains: 0004 0047",
+        "  its guest would have adapters: 05, domains: 0004, control domains: 0004 0047",
+    ]
+    apfs("migrate", str(source), str(target), UUID)
+    assert (target / "sys/devices/vfio_ap/matrix" / UUID / "guest_matrix").read_text() == "05.0004\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "number"),
+    [
+        ("none", "v2", "ENOTTY"),
+        ("next", "none", "ENOTTY"),
+        ("v2", "next", "EINVAL"),
+        ("v4", "next", "EIO"),
+        ("next", "v4", "EINVAL"),
+        ("next", "v2", "EIO"),
+        ("v4", "v2", "EIO"),
+    ],
+)
+def test_between_revisions(mount: Mounter, tmp_path: Path, source: str, target: str, number: str) -> None:
+    hosts = [
+        of_revision(mount, tmp_path, driver, f"migration-{side}")
+        for driver, side in ((source, "source"), (target, "target"))
+    ]
+    here, there = map(str, hosts)
+    check = json.loads(apfs("migrate", "--check", "--json", here, there, UUID, status=1).stdout)
+    assert (check["compatible"], check["errno"], check["matrix"]) == (False, number, None)
+    assert check["drivers"] == {"source": source, "target": target}
+    assert check["findings"]
+    assert number in apfs("migrate", "--check", here, there, UUID, status=1).stdout
+    report = json.loads(apfs("migrate", "--json", here, there, UUID, status=1).stdout)
+    assert report["error"].startswith(os.strerror(getattr(errno, number)))
+    assert (client(hosts[0]) / "guest").read_text() == "1\n"
+
+
+def test_stream_that_a_target_takes_and_forgets(mount: Mounter, tmp_path: Path) -> None:
+    source = mount("migration-source")
+    target = of_revision(mount, tmp_path, "v4", "migration-target", empty=True)
+    output = apfs("migrate", "--check", str(source), str(target), UUID, status=1).stdout
+    assert output.splitlines()[-1] == (
+        f"{UUID}: not compatible, the target (v4) would take the stream (v2) and do nothing with it"
+    )
+    check = json.loads(apfs("migrate", "--check", "--json", str(source), str(target), UUID, status=1).stdout)
+    assert (check["compatible"], check["errno"], check["judged"]) == (False, None, False)
+    # So does the driver: a VMM does not hear of it.
+    assert apfs("migrate", str(source), str(target), UUID).stdout == f"{UUID}: migrated, 72 bytes\n"
+    assert json.loads((target / "ctl/status").read_text())["mdevs"][UUID]["matrix"] == NOTHING
+
+
+def test_host_without_live_migration(mount: Mounter, tmp_path: Path) -> None:
+    host = of_revision(mount, tmp_path, "none", "migration-source")
+    assert (host / "sys/devices/vfio_ap/matrix/features").read_text() == "guest_matrix hotplug ap_config\n"
+    for name in ("migration_state", "migration_flags", "data_size", "data_stream"):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOTTY)):
+            (client(host) / name).read_text()
+    output = apfs("status", str(host)).stdout
+    assert "vfio_ap without live migration," in output
+    assert output.split("migration\n")[1].splitlines()[0].split()[-1] == "-"
 
 
 def test_usage_errors_of_migrate(mount: Mounter, tmp_path: Path) -> None:

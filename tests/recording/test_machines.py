@@ -80,11 +80,22 @@ def test_a_kernel_without_what_came_later() -> None:
             del copy.files[f"/sys/devices/ap/card{card}/{card}.{domain}/ap_functions"]
     recording = record(copy)
     assert visible(recording.scenario) == visible(loads(GUEST))
+    assert recording.scenario.driver == "none"
     assert notes(recording) == [
         "The kernel has no attribute features: the usual facilities are assumed.",
-        "Its vfio_ap has no live migration; that of an emulated host has.",
         "card05: serial number and master keys cannot be read without an online queue of zcrypt.",
     ]
+
+
+@pytest.mark.parametrize(("driver", "seen"), [("none", "none"), ("v2", "v2"), ("v4", "v2"), ("next", "v2")])
+def test_a_driver_with_or_without_migration(driver: str, seen: str) -> None:
+    # Which revision of the migration series it has cannot be seen in sysfs.
+    copy = Copy.of(f'driver = "{driver}"\n{GUEST}')
+    recording = record(copy)
+    assert recording.scenario == replace(record(Copy.of(GUEST)).scenario, driver=seen)
+    assert Copy.of(recording.text()).files == copy.files
+    without = record(Copy.of(f'driver = "{driver}"\nvfio_ap = false\n'))
+    assert without.scenario.driver == "v2"  # nothing is seen of it
 
 
 def test_a_kernel_whose_queues_have_no_status() -> None:
