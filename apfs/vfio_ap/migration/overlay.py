@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from abc import abstractmethod
+from collections import defaultdict
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from apfs.ap.mask import Mask
@@ -215,10 +216,12 @@ class Overlay(Migration):
 
     def _hardware(self, numbers: set[int]) -> dict[int, tuple[Response, int]]:
         """Return response and word of those queues that are bound, by the number of the APQN."""
-        found = {}
-        for apid in sorted({number >> 8 for number in numbers}):
-            wanted = Mask.from_numbers(number & 0xFF for number in numbers if number >> 8 == apid)
-            for response, word, domains in self.device.tapq(apid, wanted & self.device.bound(apid)):
+        wanted, found = defaultdict[int, list[int]](list), {}
+        for number in numbers:
+            wanted[number >> 8].append(number & 0xFF)
+        for apid, apqis in wanted.items():
+            bound = Mask.from_numbers(apqis) & self.device.bound(apid)
+            for response, word, domains in self.device.tapq(apid, bound):
                 found.update(dict.fromkeys((apid << 8 | apqi for apqi in domains), (response, word)))
         return found
 
