@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apfs.host import Host
 from apfs.scenario.reader import loads
 from apfs.sysfs.entries import BOTH
+from apfs.testing.files import Shell
 from apfs.vfio_ap.migration import DEFAULT, REVISIONS
 from apfs.vfio_ap.migration.v2 import compatible
+from apfs.vfio_ap.migration.v4 import V4
 from tests.examples import times
 from tests.hosts import M1, M2, MATRIX, Bench, attempt, config_text, refused
 
@@ -38,6 +42,8 @@ from .streams import (
     v4_stream,
     write,
 )
+from .test_migration import WORDS as V2_WORDS
+from .test_migration import chop, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,6 +109,59 @@ def test_row_state_at_open(driver: str) -> None:
     bench.run_guest(M1, 0)
     bench.run_guest(M1)
     assert bench.cat(STATE) == "RUNNING\n"
+
+
+class Another(V4):
+    """A revision that nobody has posted: v4, but with its queues from the highest to the lowest."""
+
+    name = "v5"
+
+    def preview(self) -> bytes:
+        data = super().preview()
+        entries = [data[start : start + 16] for start in range(16, len(data), 16)]
+        return data[:16] + b"".join(reversed(entries))
+
+
+def test_another_revision_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REVISIONS, Another.name, Another)
+    source, target = Shell(Host(replace(loads(HOST), driver="v5"))), host("v4")
+    assert source.status()["driver"] == "v5"
+    data = preview(source)
+    assert data == v4_stream(ENTRIES[::-1])
+    assert deliver(target, data) == [80]
+
+
+@pytest.mark.parametrize("driver", list(REVISIONS))
+def test_row_what_only_v1_had(driver: str) -> None:
+    bench = host(driver)
+    assert "migratable" not in bench.ls(f"{MATRIX}/{M1}")
+
+
+@pytest.mark.parametrize(
+    ("driver", "results"),
+    [
+        ("v2", ["E2BIG", "E2BIG", "E2BIG"]),
+        ("v4", ["EINVAL", "EIO", "EFAULT"]),
+        ("next", [112, 12, "EINVAL"]),
+    ],
+)
+def test_row_magic(driver: str, results: list[int | str]) -> None:
+    """Other first bytes than those that the revision has: v2 and v4 take them for the number of queues."""
+    data = bytes.fromhex("70616676") + MAKE[driver](ENTRIES)[4:]
+    assert deliver(host(driver), data) == results[:1]
+    assert deliver(host(driver), data[:12], data[12:]) == results[1:]
+
+
+@pytest.mark.parametrize(("driver", "result"), [("v2", "EIO"), ("v4", 80), ("next", 112)])
+def test_row_destination_needs(driver: str, result: int | str) -> None:
+    """An empty device is enough for v4 and next, if queues are bound."""
+    bench = host(driver)
+    bench.write(f"{MATRIX}/{M1}/ap_config", ",,")
+    assert deliver(bench, MAKE[driver](ENTRIES)) == [result]
+    bench = host(driver)
+    bench.unbind("05.0004")
+    bench.write(f"{MATRIX}/{M1}/ap_config", ",,")
+    assert deliver(bench, MAKE[driver](ENTRIES)) == ["EIO" if driver == "v2" else "ENODEV"]
 
 
 @pytest.mark.parametrize(("driver", "header", "start"), [("v2", 8, 0), ("v4", 16, 0), ("next", 48, 8)])
@@ -421,7 +480,7 @@ PREDICTED = {
 }
 
 
-def preview(bench: Bench) -> bytes:
+def preview(bench: Shell) -> bytes:
     return bench.read(f"/ctl/migration/{M1}/stream")
 
 
@@ -479,6 +538,18 @@ def test_the_forecast_of_small_streams_is_what_happens(source: str, target: str,
 def assigned(bench: Bench) -> dict[str, list[int]]:
     matrix: dict[str, list[int]] = bench.status()["mdevs"][M1]["matrix"]
     return matrix
+
+
+@given(data=st.one_of(mutated(), st.builds(v4_stream, ENTRY_LISTS), st.builds(next_stream, ENTRY_LISTS, CONTROL)))
+def test_streams_of_others_in_pieces_at_a_target_of_v2(shared: Bench, data: bytes) -> None:
+    compare(shared, chop(data, [4, 8, 12, 72]), V2_WORDS)
+    compare(shared, [data], V2_WORDS)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Bench:
+    """A target of v2 that many streams are sent to."""
+    return Bench(HOST)
 
 
 @times(2)
