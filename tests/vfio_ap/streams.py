@@ -55,7 +55,7 @@ def next_stream(
     entries: Sequence[Entry] = ENTRIES, control_domains: Sequence[int] = (0x04, 0x47), count: int | None = None
 ) -> bytes:
     """Return a stream of the newest state, made by hand."""
-    mask = sum(1 << 255 - domain for domain in control_domains).to_bytes(32, "big")
+    mask = sum(1 << 255 - domain for domain in set(control_domains)).to_bytes(32, "big")
     old = stream(entries, count)
     return bytes.fromhex("7666617000000001") + old[:8] + mask + old[8:]
 

@@ -424,7 +424,7 @@ STEP = st.one_of(
 )
 
 
-@times(3)
+@times(2)
 @given(steps=st.lists(STEP, min_size=1, max_size=6))
 def test_any_steps_against_a_naive_target(two: Pair, steps: list[tuple[object, ...]]) -> None:
     two.start()
@@ -445,13 +445,11 @@ def test_any_steps_against_a_naive_target(two: Pair, steps: list[tuple[object, .
 
 
 @pytest.mark.parametrize("byte", range(112))
-def test_single_bit_flips(two: Pair, byte: int) -> None:
+def test_a_flipped_bit_in_each_byte(two: Pair, byte: int) -> None:
     data = MAKE[two.driver](ENTRIES)
-    if byte >= len(data):
-        return
-    for bit in range(8):
+    if byte < len(data):
         flipped = bytearray(data)
-        flipped[byte] ^= 1 << bit
+        flipped[byte] ^= 1 << byte % 7
         two.start()
         two.write(bytes(flipped), -1)
 
@@ -552,7 +550,6 @@ def shared() -> Bench:
     return Bench(HOST)
 
 
-@times(2)
 @given(data=mutated())
 def test_any_forecast_is_what_happens(two: Pair, data: bytes) -> None:
     two.start()
