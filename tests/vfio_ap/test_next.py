@@ -107,6 +107,19 @@ def test_a_second_session_gives_the_old_stream(bench: Bench) -> None:
     assert taken(bench) == NEXT
 
 
+def test_the_size_of_a_file_is_that_of_what_will_be_read(bench: Bench) -> None:
+    state(bench, "STOP_COPY")
+    assert bench.stat(f"{CLIENT}/data_stream").size == 112
+    transfer(bench).read(0, 1)
+    bench.put(M1, "unassign_adapter", 6)
+    state(bench, "STOP", "STOP_COPY")
+    assert bench.stat(f"{CLIENT}/data_stream").size == 112
+    bench.echo(1, f"{CLIENT}/reset")
+    assert bench.stat(f"{CLIENT}/data_stream").size == 0
+    state(bench, "STOP_COPY")
+    assert bench.stat(f"{CLIENT}/data_stream").size == 80
+
+
 def test_nothing_is_a_stream_of_the_header(empty: Bench) -> None:
     assert taken(empty) == next_stream([], [])
 
@@ -259,10 +272,10 @@ def test_what_cannot_be_assigned(errno: str, masks: str, other: str) -> None:
     if other:
         bench.assign(M2, (6,), (4,))
     bench.run_guest(M1)
-    before = bench.dump()
+    before = bench.dump(MATRIX, "/sys/devices/ap")
     assert deliver(bench, next_stream([ENTRIES[0], ENTRIES[3]], [])) == [errno]
     state(bench, "RUNNING")
-    assert bench.dump() == before
+    assert bench.dump(MATRIX, "/sys/devices/ap") == before
 
 
 def test_all_queues_are_told_of_and_the_last_errno_wins(bench: Bench) -> None:

@@ -119,6 +119,13 @@ class Next(Overlay):
         adm = bytes.fromhex(shadow.control_domains.hex256().removeprefix("0x"))
         return HEADER.pack(MAGIC, VERSION, shadow.size, adm) + body_of(shadow.size, self.ask())
 
+    def save(self) -> MigrationFile:
+        """Enter STOP_COPY; a stream that was read before is the one that will be read."""
+        file = super().save()
+        if self._snapshot is not None:
+            file.size = len(self._snapshot)
+        return file
+
     def read(self, file: MigrationFile) -> bytes:
         """Return the snapshot. ENODEV after the device was closed, EINVAL after a reset or if there is a newer file."""
         self.check_open()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from abc import abstractmethod
 from collections import defaultdict
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 from apfs.ap.mask import Mask
 from apfs.ap.qinfo import TAPQ_VALID, Response
@@ -112,7 +112,7 @@ class Overlay(Migration):
 
     def reset(self) -> None:
         """Be RUNNING again."""
-        self.session = None
+        self.begin(None)
         if self.state != State.RUNNING:
             self.enter(State.RUNNING)
 
@@ -268,19 +268,27 @@ class _OverlayFile(MigrationFile):
         super().__init__(migration.device.journal, migration.path)
         self._migration = migration
 
-    def opened(self) -> None:
-        """Pin the device, if the revision does it."""
+    def take(self) -> Self:
+        """Open it, and pin the device, if the revision does it."""
         if self._migration.pins_device:
             self._migration.device.pin(1)
+        return super().take()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it once, and let go of the device."""
+        super().close()
         if self._migration.pins_device:
             self._migration.device.pin(-1)
 
 
 class SavingFile(_OverlayFile):
-    """The file of STOP_COPY."""
+    """The file of STOP_COPY. Its size is that of a stream that is made when it is."""
+
+    is_stream = True
+
+    def __init__(self, migration: Overlay) -> None:
+        super().__init__(migration)
+        self.size = migration.data_size()
 
     def on_read(self, _offset: int, size: int) -> bytes:
         """Return the next bytes, none at the end. ENODEV, EIO, EINVAL."""
