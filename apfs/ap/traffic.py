@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from apfs.ap.hardware import Traffic
+from apfs.ap.queue import ApQueue
 
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
-    from apfs.ap.queue import ApQueue
 
 _NONE = Traffic()
 
@@ -27,6 +27,5 @@ def queue_traffic(queue: ApQueue) -> Traffic:
 
 def card_traffic(card: ApCard) -> list[Traffic]:
     """Return what the queues of a card have under way."""
-    apqns = [apqn for apqn in card.machine.traffic if apqn.apid == card.apid]
-    queues = [card.bus.queue(*apqn) for apqn in apqns]
-    return [queue_traffic(queue) for queue in queues if queue]
+    apqis = [apqi for apid, apqi in card.machine.traffic if apid == card.apid and apqi in card.queues]
+    return [queue_traffic(ApQueue(card, apqi)) for apqi in apqis]
