@@ -318,6 +318,19 @@ def test_stream_that_a_target_takes_and_forgets(mount: Mounter, tmp_path: Path) 
     assert json.loads((target / "ctl/status").read_text())["mdevs"][UUID]["matrix"] == NOTHING
 
 
+def test_checks_by_a_shell(mount: Mounter) -> None:
+    source, target = mount("migration-source"), mount("target-older-type")
+    script = 'exec 3<> "$2/check" && cat "$1/stream" >&3 && cat <&3'
+    answer = json.loads(sh(script, *(str(host / "ctl/migration" / UUID) for host in (source, target))).stdout)
+    assert (answer["errno"], answer["judged"], answer["matrix"]) == ("EFAULT", True, None)
+    assert answer["findings"][0] == {
+        "queue": "05.0004",
+        "characteristic": "AP type",
+        "source": "0e",
+        "target": "0d",
+    }
+
+
 def test_host_without_live_migration(mount: Mounter, tmp_path: Path) -> None:
     host = of_revision(mount, tmp_path, "none", "migration-source")
     assert (host / "sys/devices/vfio_ap/matrix/features").read_text() == "guest_matrix hotplug ap_config\n"
