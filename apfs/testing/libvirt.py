@@ -126,11 +126,12 @@ class Libvirt(Closing):
         Exit status 0 is success. All goes through unix sockets, or with `tcp` through the network that both are in.
         """
         if tcp:
-            uris = ["--desturi", target.tcp_uri, "--migrateuri", "tcp://127.0.0.1"]
+            uri, through = target.tcp_uri, "tcp://127.0.0.1"
         else:
-            socket = target.directory / f"migration{next(target._migrations)}"
-            uris = ["--desturi", target.uri, "--migrateuri", f"unix://{socket}"]
-        return self.virsh("migrate", "--live", domain, *uris, *options, timeout=timeout)
+            uri, through = target.uri, f"unix://{target.directory}/migration{next(target._migrations)}"
+        # A tunnel goes through the connection of the two libvirtd, which is libvirt's to choose.
+        route = [] if "--tunnelled" in options else ["--migrateuri", through]
+        return self.virsh("migrate", "--live", domain, "--desturi", uri, *route, *options, timeout=timeout)
 
     def report(self) -> str:
         """Return the ends of its log and of QEMU's."""

@@ -73,12 +73,16 @@ class Console:
 
     def wait_for_more(self, libvirt: Libvirt) -> None:
         """Wait until the guest has counted on since the host's file was read the last time."""
+        self.wait_for(libvirt, "count ", 3)  # one number may be a rest of before
+
+    def wait_for(self, libvirt: Libvirt, beginning: str, times: int = 1) -> None:
+        """Wait until the guest has said so many lines more that begin so, and hear it."""
         path = file_of(libvirt)
         first = str(self._read.get(path, 0) + 1)
-        # One number may be a rest of before.
-        command = f"timeout {PATIENCE_SECONDS} tail --bytes=+{first} --follow=name --retry {path} | grep -m 3 '^count '"
-        done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
-        assert done.stdout.count("count") == 3
+        tail = f"timeout {PATIENCE_SECONDS} tail --bytes=+{first} --follow=name --retry {path}"
+        command = f"{tail} | grep -m {times} '^{beginning}'"
+        done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+        assert len(done.stdout.splitlines()) == times, (libvirt.state(NAME), done, path.read_text(), libvirt.report())
         self.hear(libvirt)
 
 

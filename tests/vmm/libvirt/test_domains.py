@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from apfs.journal.records import Migration, QueuesReset
 from apfs.testing.mounted import MountedHost
 from tests.conftest import UUID
 from tests.vmm.libvirt.guest import HOSTDEV, NAME, Console, domain, follows
@@ -150,6 +151,28 @@ def test_configuration_changes_while_it_runs(running: Guest) -> None:
     running.console.wait_for_more(running.libvirt)
 
 
+def test_suspend_and_resume(running: Guest) -> None:
+    host, virsh = running.host, running.libvirt.virsh
+    before = host.journal.last
+    virsh("suspend", NAME, check=True)
+    assert (running.libvirt.state(NAME), running.queue()) == ("paused", "in use")
+    virsh("resume", NAME, check=True)
+    assert running.libvirt.state(NAME) == "running"
+    assert [step.after for step in host.journal.since(before).of_kind(Migration)] == ["STOP", "RUNNING"]
+
+
+def test_save_and_restore(running: Guest, tmp_path: Path) -> None:
+    running.console.wait_for_more(running.libvirt)
+    running.libvirt.virsh("save", NAME, str(tmp_path / "guest"), check=True)
+    running.console.hear(running.libvirt)
+    assert (running.libvirt.state(NAME), running.queue()) == ("shut off", "assigned")
+    saved = len(running.console.counts)
+    running.libvirt.virsh("restore", str(tmp_path / "guest"), check=True)
+    assert (running.libvirt.state(NAME), running.queue()) == ("running", "in use")
+    running.console.wait_for_more(running.libvirt)
+    assert follows(running.console.counts[saved - 2 :])
+
+
 def test_managed_save(running: Guest) -> None:
     """The AP configuration is in the file, and the guest goes on where it was."""
     running.console.wait_for_more(running.libvirt)
@@ -187,3 +210,18 @@ def test_shutdown(running: Guest) -> None:
         events.kill()
     assert heard == f"event 'lifecycle' for domain '{NAME}': Stopped Shutdown\n"
     assert (running.libvirt.state(NAME), running.queue()) == ("shut off", "assigned")
+
+
+def test_reboot_and_reset(running: Guest) -> None:
+    """Both start the machine again, by which all of its queues are reset and stay its own.
+
+    The last test, and nothing waits until Linux is up: QEMU takes long to write over code that it has translated.
+    """
+    running.console.wait_for_more(running.libvirt)
+    for how in ("reboot", "reset"):
+        before = running.host.journal.last
+        running.libvirt.virsh(how, NAME, check=True)
+        running.console.wait_for(running.libvirt, "KASLR disabled")
+        resets = running.host.journal.since(before).of_kind(QueuesReset)
+        assert {reset.count for reset in resets} == {4}  # QEMU 10 does it twice in one of the two
+        assert (running.libvirt.state(NAME), running.queue()) == ("running", "in use")
