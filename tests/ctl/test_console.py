@@ -141,6 +141,7 @@ def test_tick(bench: Bench) -> None:
 def test_fail_reset_fails_one_reset(bench: Bench) -> None:
     bench.create(M1)
     bench.assign(M1, (5, 6), (4, 0xAB))
+    bench.console("fail-reset 05.0004 1", "fail-reset 05.0004 255")
     bench.console("fail-reset 05.0004", "fail-reset 06.00ab 0x55")
     bench.mark()
     bench.put(M1, "ap_config", ",")

@@ -316,6 +316,18 @@ def test_unbinding_leaves_the_device_without_its_driver(end: str) -> None:
     assert bench.queue_status("05.0004") == "unassigned\n"
 
 
+def test_files_that_are_open_while_the_driver_is_unbound_are_of_no_use() -> None:
+    bench = built()
+    tree = bench.host.tree
+    matrix = tree.open(tree.resolve(f"{MATRIX}/{M1}/matrix"), READ)
+    assign = tree.open(tree.resolve(f"{MATRIX}/{M1}/assign_adapter"), WRITE)
+    bench.write(f"{MDEV_DRIVER}/unbind", M1)
+    with refused("ENODEV"):
+        matrix.read(0, 4096)
+    with refused("ENODEV"):
+        assign.write(b"7")
+
+
 def test_unbinding_twice_and_binding_are_refused() -> None:
     bench = built()
     for name in ("bind", "unbind"):
