@@ -11,6 +11,7 @@ import pytest
 from apfs import __version__
 from apfs.ctl.console import VERBS
 from apfs.journal.records import LogLine, QueuesReset, Refusal, Verb
+from apfs.sysfs.entries import BOTH
 from tests.hosts import (
     CONSOLE,
     M1,
@@ -424,6 +425,33 @@ def test_status_tells_what_is_out_of_order() -> None:
     assert (six["config"], six["online"], six["deconfigured"]) == (False, False, everywhere)
     assert (seven["chkstop"], seven["online"], seven["checkstopped"]) == (True, False, everywhere)
     assert (five["offline"], six["offline"], seven["offline"]) == ([], [], everywhere)  # only zcrypt's have `online`
+
+
+def test_status_tells_who_has_a_device_open() -> None:
+    bench = built()
+
+    def opener() -> object:
+        return bench.status()["mdevs"][M1]["opener"]
+
+    assert opener() is None
+    bench.run_guest(M1)
+    assert opener() == "guest"
+    bench.run_guest(M1, 0)
+    for path in ("/dev/vfio/0", "/dev/vfio/devices/vfio0"):
+        file = bench.host.tree.open(bench.host.tree.resolve(path), BOTH)
+        assert opener() == "program"
+        file.close()
+        assert opener() is None
+
+
+def test_status_tells_which_modules_are_loaded() -> None:
+    bench = built()
+    bench.run_guest(M1)
+    assert bench.status()["guests"][M1]["modules"] == ["zcrypt", "zcrypt_cex4"]
+    assert bench.status()["modules"]["vfio_ap"] == {"refcnt": 1}
+    bench.run_guest(M1, 0)
+    bench.console("rmmod vfio_ap")
+    assert "vfio_ap" not in bench.status()["modules"]
 
 
 def test_status_tells_overrides_and_offline_queues() -> None:

@@ -12,7 +12,13 @@ from apfs import Host, KernelError, Shell
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LINKS = {"1:3": "/sys/devices/virtual/mem/null", "4095:1048575": "/sys/devices/last", "243:0": "/sys/devices/hidden"}
+LINKS = {
+    "1:3": "/sys/devices/virtual/mem/null",
+    "4095:1048575": "/sys/devices/last",
+    "10:229": "/sys/devices/virtual/misc/fuse",
+    "7:196": "/sys/devices/seven",
+    "243:0": "/sys/devices/hidden",
+}
 
 
 class Machine:
@@ -46,7 +52,7 @@ def test_numbers_of_both_machines(host: Host) -> None:
     shell.echo("node", "/sys/class/zcrypt/create")
     misc = {"10:258", "10:196", f"10:{host.z90crypt.minor}"}
     ours = misc | {"240:0", "242:0", "243:0"}
-    assert set(shell.ls("/ctl/sandbox/char")) == ours | {"1:3", "4095:1048575"}
+    assert sorted(shell.ls("/ctl/sandbox/char")) == sorted(ours | {"1:3", "4095:1048575", "10:229", "7:196"})
     assert set(shell.ls("/sys/dev/char")) == ours
     assert {name: shell.readlink(f"/ctl/sandbox/char/{name}") for name in ("1:3", "4095:1048575", "243:0")} == {
         "1:3": "../../devices/virtual/mem/null",
@@ -55,6 +61,13 @@ def test_numbers_of_both_machines(host: Host) -> None:
     }
     for number in ours:
         assert shell.readlink(f"/ctl/sandbox/char/{number}") == shell.readlink(f"/sys/dev/char/{number}")
+
+
+def test_a_listing_of_numbers_can_be_resumed_anywhere(host: Host) -> None:
+    directory = host.tree.resolve("/ctl/sandbox/char")
+    names = [entry.name for entry in host.tree.readdir(directory)]
+    for place, entry in enumerate(host.tree.readdir(directory), 1):
+        assert [rest.name for rest in host.tree.readdir(directory, entry.next)] == names[place:]
 
 
 @pytest.mark.parametrize("name", ["1:4", "nonsense", "1:03", "4096:0", "1:1048576", "243:1"])
@@ -106,7 +119,12 @@ def test_modules_of_both_machines(host: Host) -> None:
     assert [line for line in lines if line.startswith("vfio ")] == [
         "vfio 69632 2 vfio_ap,vfio_iommu_type1, Live 0x0000000000000000"
     ]
+    assert [line.split()[3] for line in lines if line.startswith("vfio_ap ")] == ["-"]
     assert lines[-1] == "fuse 1 2 - Live 0x0"
+    shell.echo("rmmod vfio_iommu_type1", "/ctl/console")
+    lines = shell.cat("/ctl/sandbox/modules").splitlines()
+    assert "vfio 69632 1 vfio_ap, Live 0x0000000000000000" in lines
+    shell.echo("modprobe vfio_iommu_type1", "/ctl/console")
     for module in ("vfio_ap", "mdev", "vfio_iommu_type1", "vfio"):
         shell.echo(f"rmmod {module}", "/ctl/console")
     lines = shell.cat("/ctl/sandbox/modules").splitlines()

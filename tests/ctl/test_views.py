@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -71,6 +72,40 @@ def test_what_was_not_read_yet_can_be_polled_for() -> None:
     assert file.poll()
     assert read(file, 4096)
     assert file.poll() == 0
+
+
+def test_a_file_can_be_polled_before_it_is_read() -> None:
+    for view in VIEWS:
+        assert JournalFile(Journal(), "/view", view).poll() == 0
+        assert JournalFile(filled(list(RECORDS)), "/view", view).poll()
+
+
+def test_the_first_read_may_be_in_the_middle() -> None:
+    journal = filled(list(RECORDS))
+    whole = views.journal(journal, journal.since(0)).encode()
+    assert JournalFile(journal, "/view", views.journal).read(10, 4096) == whole[10:]
+
+
+def test_from_the_beginning_again_there_is_only_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apfs.journal.log, "CAPACITY", 3)
+    journal = filled([EVENT])
+    file = JournalFile(journal, "/view", views.journal)
+    before = read(file, 4096)
+    for _ in range(5):
+        journal.add(Verb("scan"))
+    assert read(file, 4096) == views.journal(journal, journal.since(0)).encode()
+    assert before not in file.read(0, 4096)
+
+
+def test_dropped_records_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apfs.journal.log, "CAPACITY", 3)
+    journal = Journal()
+    for number in range(1000):
+        journal.add(Verb(f"dropped {number}"))
+    gc.collect()
+    kept = [thing.text for thing in gc.get_objects() if isinstance(thing, Verb) and thing.text.startswith("dropped ")]
+    assert 3 <= len(kept) < 6
+    assert journal.last == 1000
 
 
 def test_reading_behind_the_end_moves_nothing() -> None:
