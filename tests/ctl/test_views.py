@@ -83,14 +83,18 @@ def test_a_file_can_be_polled_before_it_is_read() -> None:
 def test_the_first_read_may_be_in_the_middle() -> None:
     journal = filled(list(RECORDS))
     whole = views.journal(journal, journal.since(0)).encode()
-    assert JournalFile(journal, "/view", views.journal).read(10, 4096) == whole[10:]
+    file = JournalFile(journal, "/view", views.journal)
+    assert file.read(10, 20) == whole[10:30]
+    assert file.poll()
+    assert file.read(30, 4096) == whole[30:]
+    assert file.poll() == 0
 
 
 def test_from_the_beginning_again_there_is_only_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apfs.journal.log, "CAPACITY", 3)
     journal = filled([EVENT])
     file = JournalFile(journal, "/view", views.journal)
-    before = read(file, 4096)
+    before = file.read(0, 4096)
     for _ in range(5):
         journal.add(Verb("scan"))
     assert read(file, 4096) == views.journal(journal, journal.since(0)).encode()
