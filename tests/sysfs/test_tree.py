@@ -242,6 +242,20 @@ def test_the_greatest_keys_are_listed_and_resumed_like_others() -> None:
         assert tree.path(kind.id(key, 1)) == f"/top/{key:08x}/a"
 
 
+def test_every_listing_of_a_host_can_be_resumed_after_every_entry() -> None:
+    shell = Shell(Host(load("kernel-doc")))
+    shell.echo("node", "/sys/class/zcrypt/create")
+    shell.echo("1", "/dev/vfio-ap/7f3c1a52-9d0e-4b6a-8c21-0e5f6a7b8c01/guest")
+    tree = shell.host.tree
+    directories = [path for path, found in shell.find() if stat.S_ISDIR(found.mode)]
+    assert len(directories) > 150
+    for path in directories:
+        node = tree.resolve(path)
+        entries = list(tree.readdir(node))
+        for place, entry in enumerate(entries, 1):
+            assert list(tree.readdir(node, entry.next)) == entries[place:], path
+
+
 def test_a_listing_in_progress_survives_the_end_of_its_directory(woods: Woods) -> None:
     woods.add(woods.first, "m0")
     directory = woods.tree.resolve("/top/m0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,12 @@ class Two:
 @pytest.fixture
 def two(guest: Program) -> Two:
     return Two(guest)
+
+
+def test_containers_and_groups_have_ioctls_only(two: Two) -> None:
+    for file in (two.container, two.first):
+        assert outcome_of(partial(two.program.read, file)) == "EINVAL"
+        assert outcome_of(partial(two.program.send, file, b"x")) == "EINVAL"
 
 
 def test_types_and_extensions(two: Two) -> None:

@@ -321,6 +321,12 @@ def test_every_request_for_hardware_is_tried() -> None:
     assert {cmd for cmd, *_ in HARDWARE_CASES} == set(HARDWARE)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(4096, "ok"), (4097, "E2BIG")])
+def test_a_struct_may_be_as_large_as_a_page(file: File, size: int, expected: str) -> None:
+    reply = file.ask(Cmd.IOMMU_IOAS_ALLOC, struct.pack("=3I", size, 0, 0).ljust(size, b"\0"))
+    assert (KernelError(-reply.value, "").name if reply.value < 0 else "ok") == expected
+
+
 def test_an_invalidation_says_that_nothing_was_done(file: File) -> None:
     memory = struct.pack("=2IQ4I", 32, 9, 0x5000, 1, 8, 4, 0)
     (write,) = file.ask(Cmd.IOMMU_HWPT_INVALIDATE, memory).writes
