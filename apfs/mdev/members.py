@@ -54,7 +54,7 @@ class Parts(Generic[_T]):
         return key if self._keyed else 0
 
     def keys(self, parent: int, after: int) -> Iterator[int]:
-        if self._keyed and parent:
+        if self._keyed:
             return iter((parent,) if parent > after and self.has(parent) else ())
         return (key for key in self._mdevs.keys(0, after) if self.has(key))
 

@@ -45,7 +45,7 @@ def test_a_scenario_is_what_its_text_says(scenario: Scenario) -> None:
 
 
 @given(scenarios())
-def test_a_record_is_the_machine(scenario: Scenario) -> None:
+def test_a_recording_is_the_machine(scenario: Scenario) -> None:
     host = Host(scenario)
     before = host.journal.last
     recording = record(Shell(host))
