@@ -1,8 +1,8 @@
-"""The AP hardware of a guest: what KVM shows of the host's through the guest's AP control block (APCB).
+"""The AP hardware of a guest: what KVM shows of the host's hardware through the guest's AP control block (APCB).
 
 Nothing is copied. Each instruction of the guest is answered by the host's hardware as it is at that moment, if the
-APCB lets the guest have the queue. So what happens to a card happens to it in the guest as well, and what the guest
-does to a queue is done to that of the host.
+APCB lets the guest have the queue. So what happens to a card happens in the guest as well, and what the guest does to a
+queue is done to the host's queue.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class GuestMachine(Machine):
 
     @property
     def configuration(self) -> Qci:
-        """What QCI tells: limits and facilities of the host, and the masks of the APCB."""
+        """What QCI reports: limits and facilities of the host, and the masks of the APCB."""
         host, apcb = self._host.configuration, self._mdev.apcb
         return Qci(
             apcb.adapters,
@@ -102,14 +102,14 @@ class GuestMachine(Machine):
         return {apqi: response for apqi, response in sorted(bad.items()) if response}
 
     def set_bind_state(self, apid: int, apqi: int, state: int) -> None:
-        """Record the outcome of a bind or an association with the host's queue, if the guest has it."""
+        """Keep the outcome of a bind or an association with the host's queue, if the guest has that queue."""
         if self._mdev.apcb.has(Apqn(apid, apqi)):
             self._host.set_bind_state(apid, apqi, state)
 
     def reprogrammed(self) -> None:
         """Do what firmware does when the APCB has changed: queues that a Secure Execution guest gets can be bound.
 
-        A binding is one to this guest: it ends, with the association, when the guest no longer has the queue.
+        A queue is bound to this very guest: binding and association end when the guest no longer has the queue.
         """
         had, self._had = self._had, self._mdev.apcb
         if not self.secure_binding:

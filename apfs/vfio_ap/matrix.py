@@ -1,4 +1,4 @@
-"""What a mediated device can have of an AP configuration, as a value."""
+"""The part of an AP configuration that a mediated device can have, as a value."""
 
 from __future__ import annotations
 
