@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 # The option --hypothesis-profile comes later, and so counts more.
 settings.load_profile(os.environ.get(examples.VARIABLE, examples.DEFAULT))
+
+
+# A shell that starts the run in the background lets it ignore this signal, and so all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,6 +55,12 @@ def sh(script: str, *arguments: str, status: int | None = 0) -> subprocess.Compl
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, env=env)
     assert status is None or result.returncode == status, (script, result)
     return result
+
+
+def let_in(directory: Path) -> None:
+    """Let other users into a directory that pytest made for a test: pytest's own above it are private."""
+    for place in (directory, *(above for above in directory.parents if above.name.startswith(("pytest-", "popen-")))):
+        place.chmod(place.stat().st_mode | 0o055)
 
 
 @pytest.fixture

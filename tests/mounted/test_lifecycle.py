@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import TIMEOUT, apfs, server_of, sh
+from tests.conftest import TIMEOUT, apfs, let_in, server_of, sh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -422,8 +422,7 @@ def test_ordinary_user(tmp_path: Path) -> None:
     nobody = 65534
     mountpoint = tmp_path / "host"
     mountpoint.mkdir()
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(directory.stat().st_mode | 0o055)
+    let_in(tmp_path)
     os.chown(mountpoint, nobody, nobody)
     user = f"setpriv --reuid {nobody} --regid {nobody} --clear-groups --inh-caps=-all"
     probe = sh(f'{user} "$1" -c "import apfs, pyfuse3"', sys.executable, status=None)

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from apfs.journal.log import CAPACITY
-from tests.conftest import TIMEOUT, UUID, apfs, create_mdev, server_of, sh
+from tests.conftest import TIMEOUT, UUID, apfs, create_mdev, let_in, server_of, sh
 from tests.mounted.test_lifecycle import wait_for_end
 
 if TYPE_CHECKING:
@@ -227,8 +227,7 @@ def test_users(mount: Mounter, tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("only root can be two users")
     user = "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all"
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(directory.stat().st_mode | 0o055)
+    let_in(tmp_path)
     probe = sh(f'{user} "$1" -c "import apfs, rich"', sys.executable, status=None)
     if probe.returncode:
         pytest.skip(f"an ordinary user cannot read this checkout or its interpreter: {probe.stderr.strip()}")

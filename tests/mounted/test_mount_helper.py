@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apfs.cli.mount_helper import GENERIC, KERNEL, OptionError, parse
-from tests.conftest import TIMEOUT, sh
+from tests.conftest import TIMEOUT, let_in, sh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,8 +97,7 @@ def mount8(tmp_path: Path) -> Mount8:
             (tmp_path / "sbin/mount.fuse").write_bytes(Path("/sbin/mount.fuse3").read_bytes())
             (tmp_path / "sbin/mount.fuse").chmod(0o755)
             (tmp_path / "bin/apfs").symlink_to(BIN / "apfs")
-        for directory in (tmp_path, *tmp_path.parents[:2]):
-            directory.chmod(directory.stat().st_mode | 0o055)
+        let_in(tmp_path)
         (tmp_path / "fstab").write_text(fstab.replace("$Z", f"{tmp_path}/z"))
         setup = f"""
             set -e

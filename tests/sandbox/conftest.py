@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import TIMEOUT
+from tests.conftest import TIMEOUT, let_in
 from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def exec_as_nobody(directory: Path, *command: str) -> str:
     """Run a command inside `apfs exec` as an ordinary user, who may open /dev/fuse, and return its output."""
     if os.geteuid():
         pytest.skip("this run is an ordinary user's already: all other tests show the same")
-    for place in (directory, *directory.parents[:2]):
-        place.chmod(place.stat().st_mode | 0o055)
+    let_in(directory)
     script = """
         set -e
         mknod -m 0666 "$1/fuse" c 10 229
