@@ -123,7 +123,8 @@ def test_a_failure_shows_the_logs(tmp_path: Path) -> None:
 def run(directory: Path, text: str) -> str:
     """Run a test file by pytest, in a process of its own, and return what it printed when all its processes ended."""
     (directory / "test_it.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(directory / "test_it.py")]
+    options = ["-s", "-p", "no:cacheprovider", f"--basetemp={directory / 'tmp'}"]
+    command = [sys.executable, "-m", "pytest", *options, str(directory / "test_it.py")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
     return done.stdout
 
