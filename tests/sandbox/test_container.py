@@ -36,7 +36,9 @@ def in_container(
         kept = [f"--root={state}/s", f"--runroot={state}/r", "--cgroup-manager=cgroupfs"]
         podman = ["podman", *kept, "run", *options, *privileges, "--rootfs", str(root)]
         inside = [*podman, sys.executable, "-m", "apfs", *command]
-        wrapped = ["unshare", "--mount", "sh", "-c", 'mount --bind / "$0" && exec "$@"', str(root), *inside]
+        # Podman goes on cleaning up when it has returned. With this namespace all its processes have ended.
+        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        wrapped = [*unshare, "sh", "-c", 'mount --bind / "$0" && exec "$@"', str(root), *inside]
         return subprocess.run(wrapped, check=False, capture_output=True, text=True, timeout=TIMEOUT, cwd="/")
 
 
