@@ -23,6 +23,7 @@ from apfs.kernel.device import (
     UEVENT_WRITE_ONLY,
 )
 from apfs.kernel.module import MODULE_ATTRIBUTES
+from apfs.kernel.s390dbf import DEBUG_ATTRIBUTES
 from apfs.kernel.uv import QUERY_ATTRIBUTES, UV_ATTRIBUTES, Ultravisor
 from apfs.mdev import core as mdev_core
 from apfs.mdev.members import Parts
@@ -208,6 +209,9 @@ def _matrix(system: System, tops: _Tops) -> Directory:
     types = matrix.fixed("mdev_supported_types")
     kind = types.fixed("vfio_ap-passthrough", mdev_core.TYPE_ATTRIBUTES, loaded(lambda module: module.type))
     kind.fixed("devices").links("0", mdev_dirs, mdevs)
+
+    areas = tops.kernel.fixed("debug").fixed("s390dbf")
+    areas.fixed("vfio_ap", DEBUG_ATTRIBUTES, loaded(lambda module: module.debug))
 
     matrix_bus = tops.buses.fixed("matrix", BUS_ATTRIBUTES, loaded(lambda module: module.matrix_bus))
     matrix_bus.fixed("devices", (_link("matrix", path),))

@@ -15,7 +15,7 @@ from apfs.ctl.console import VERBS
 from apfs.ctl.files import CTL_ENTRIES
 from apfs.ctl.migration import MIGRATION_ENTRIES
 from apfs.ctl.sandbox import ENTRIES as SANDBOX_ENTRIES
-from apfs.kernel import uv
+from apfs.kernel import s390dbf, uv
 from apfs.kernel.device import BUS_ATTRIBUTES, DRIVER_ATTRIBUTES, MISC_ATTRIBUTES, MODULE_LINK, UEVENT
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.mdev import core as mdev
@@ -83,6 +83,7 @@ SECTIONS = (
         "MODULE is zcrypt, zcrypt_cex4, mdev, vfio, vfio_iommu_type1 or vfio_ap.",
         MODULE_ATTRIBUTES,
     ),
+    Section("/sys/kernel/debug/s390dbf/vfio_ap", "While vfio_ap is loaded.", s390dbf.DEBUG_ATTRIBUTES),
     Section("/sys/firmware/uv", "On LPARs and Secure Execution guests.", uv.UV_ATTRIBUTES),
     Section("/sys/firmware/uv/query", "", uv.QUERY_ATTRIBUTES),
     Section("/sys/module/ap/parameters", "", bus_attributes.MODULE_PARAMETERS),
@@ -126,6 +127,7 @@ TEXTS = {
     "/sys/firmware/uv/query max_guests": "How many guests a host can have.",
     "/sys/firmware/uv/query max_retr_secrets": "How many secrets that can be read a guest can have.",
     "/sys/firmware/uv/query max_secrets": "How many secrets a guest can have in all.",
+    "/sys/kernel/debug/s390dbf/vfio_ap sprintf": "The records: none.",
     "/sys/kernel/iommu_groups/N name": "Name of the group, the same for all.",
     "/sys/kernel/iommu_groups/N reserved_regions": "Empty.",
     "/sys/kernel/iommu_groups/N type": "Type of the group's domain, the same for all. EINVAL.",

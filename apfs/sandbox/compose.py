@@ -29,6 +29,7 @@ MERGED = frozenset(
         "devices/virtual/misc",
         "firmware",
         "kernel",
+        "kernel/debug",
         "module",
     )
 )

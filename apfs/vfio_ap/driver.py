@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
 from apfs.kernel.device import SYS, UEVENT, Bus, Device, Driver, driver_link, emit
+from apfs.kernel.s390dbf import DebugArea
 from apfs.mdev.core import MdevDriver, MdevType
 from apfs.sysfs.entries import Attribute, Link
 from apfs.vfio_ap.ops import MODULE, MatrixMdev, VfioApDriver
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from apfs.vfio_ap.migration.revision import Migration
 
 INSTANCES = 65536
+_WARNINGS = 4
+"""Level of warnings in debug areas (DBF_WARN)."""
 FEATURES = "guest_matrix hotplug ap_config"
 """What the attribute `features` announces, besides `migratable`, which came with the migration series."""
 
@@ -130,6 +133,8 @@ class VfioAp:
         self._ap_bus = ap_bus
         self.mdev_bus = mdev_bus
         self.root = RootDevice(tree.journal)
+        self.debug = DebugArea(_WARNINGS)
+        """What would be recorded are requests for interrupts by guests that fail (handle_pqap), and none does."""
         self.matrix_bus = MatrixBus(tree.journal)
         self.parent = self.matrix_bus.matrix
         # The device is registered before its driver, which therefore is not named in the first event.

@@ -356,3 +356,11 @@ def test_firmware_of_both_machines() -> None:
     result = inside("cat /sys/firmware/uv/prot_virt_host; ls -A /sys/firmware")
     assert result.stdout.split()[0] == "1"
     assert set(result.stdout.split()[1:]) == real | {"uv"}
+
+
+def test_debug_areas_are_beside_those_of_the_real_machine() -> None:
+    debugfs = Path("/sys/kernel/debug")
+    real = {path.name for path in debugfs.iterdir()} if os.access(debugfs, os.R_OK) else set[str]()
+    result = inside("cat /sys/kernel/debug/s390dbf/vfio_ap/level; ls -A /sys/kernel/debug")
+    assert result.stdout.split()[0] == "4"
+    assert set(result.stdout.split()[1:]) == real | {"s390dbf"}
