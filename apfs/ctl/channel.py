@@ -45,12 +45,14 @@ class ChannelEventFd:
         self._number = number
 
     def signal(self) -> None:
-        """Have the supervisor signal it."""
-        self._channel.to_signal.append(self._number)
+        """Have the supervisor signal it, if that is still there."""
+        if not self._channel.closed:
+            self._channel.to_signal.append(self._number)
 
     def drop(self) -> None:
-        """Have the supervisor close it."""
-        self._channel.to_drop.append(self._number)
+        """Have the supervisor close it, if that is still there."""
+        if not self._channel.closed:
+            self._channel.to_drop.append(self._number)
 
 
 class Channel(SpecialFile):
@@ -68,6 +70,7 @@ class Channel(SpecialFile):
         self._line = b""
         self.to_signal: list[int] = []
         self.to_drop: list[int] = []
+        self.closed = False
 
     def on_write(self, data: bytes) -> int:
         """Take a request, instead of the one before; EINVAL if it is not a JSON object."""
@@ -132,6 +135,7 @@ class Channel(SpecialFile):
 
     def close(self) -> None:
         """Close the files of the last reply that were never opened."""
+        self.closed = True
         for handed in self._waiting:
             handed.abandon()
 

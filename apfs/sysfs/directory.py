@@ -88,6 +88,8 @@ class Directory(Population):
         self._stats = tuple(None if isinstance(entry, Link | Node) else file_stat(entry) for entry in entries)
         self._lasting = (True, *map(_lasts, entries))
         """Whether an entry exists as long as the directory, by its number; the directory itself does."""
+        self._sized = (False, *(isinstance(entry, Special) and entry.size is not None for entry in entries))
+        """Whether an entry has a size of its own, which can change."""
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
         self._below: list[Members] = []
@@ -208,10 +210,9 @@ class Directory(Population):
             return LINK_STAT if node.present(subject) else None
         if isinstance(node, Node):
             return node.stat(subject)
-        found = self._stats[entry - 1] if node.present(subject) else None
-        if found and isinstance(node, Special) and node.size:
-            return found._replace(size=node.size(subject))
-        return found
+        if self._sized[entry] and isinstance(node, Special) and node.size:
+            return file_stat(node)._replace(size=node.size(subject))
+        return self._stats[entry - 1] if node.present(subject) else None
 
     def _nlink(self, key: int) -> int:
         return 2 + sum(members.count(key) for members in self._below) if self._below else 2
@@ -243,10 +244,7 @@ class Directory(Population):
         return self._permanent and self._lasting[entry]
 
     def varies(self, entry: int) -> bool:
-        if not entry:
-            return self._varies
-        node = self._entries[entry - 1]
-        return isinstance(node, Special) and node.size is not None
+        return self._sized[entry] if entry else self._varies
 
     def lookup(self, key: int, name: str) -> int | None:
         """Return the node of a name in a directory, None if there is none."""

@@ -141,6 +141,21 @@ def test_eventfds_are_signalled_and_dropped_by_number(client: Client) -> None:
     assert client.line() == {"signal": [], "drop": [8]}
 
 
+def test_an_eventfd_that_outlives_its_supervisor_is_signalled_to_nobody(client: Client) -> None:
+    """A device keeps it after its close, and so signals it to whoever has it open next."""
+    _, _, name = client.device()
+    device = client.open(f"/ctl/fds/{name}")
+    memory = struct.pack("=5Ii", 24, 36, 0, 0, 1, 99).hex()
+    assert client.ask(device, cmd=0x3B6E, arg=16, memory=memory, descriptor=7)["value"] == 0
+    channel = client.channel
+    channel.close()
+    with pytest.raises(KernelError):
+        client.shell.echo("1", f"/sys/bus/mdev/devices/{M1}/remove")
+    device.close()
+    client.shell.echo("1", f"/sys/bus/mdev/devices/{M1}/remove")
+    assert not channel.poll()
+
+
 def test_a_refused_stream_of_a_descriptor_is_one_record(client: Client) -> None:
     """The mount and the descriptor of an ioctl lead to the same file, and it is the file that records."""
     client.shell.echo("0x47", f"/sys/devices/vfio_ap/matrix/{M1}/assign_domain")
