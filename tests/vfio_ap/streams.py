@@ -97,6 +97,7 @@ def write(bench: Bench, *pieces: bytes, uuid: str = M1) -> list[int | str]:
             results.append(file.write(piece))
         except KernelError as error:
             results.append(error.name)
+    file.close()
     return results
 
 
