@@ -94,13 +94,11 @@ class VfioApDriver(ApDriver):
         count = 0
         for apid, domains in rows:
             count += len(domains)
-            unfinished = domains
-            while unfinished:
-                responses = self.ap_bus.machine.zapq_row(apid, unfinished)
+            responses = self.ap_bus.machine.zapq_row(apid, domains)
+            while responses:
                 unfinished = Mask.from_numbers(apqi for apqi, response in responses.items() if response in _RETRIED)
-                for apqi, response in responses.items():
-                    if apqi not in unfinished:
-                        failed[Apqn(apid, apqi)] = response
+                failed |= {Apqn(apid, apqi): code for apqi, code in responses.items() if apqi not in unfinished}
+                responses = self.ap_bus.machine.zapq_row(apid, unfinished) if unfinished else {}
             if self.bad_resets:
                 self.bad_resets = {
                     apqn: response
