@@ -28,7 +28,7 @@ class Host(System):
     def __init__(self, scenario: Scenario | None = None) -> None:
         """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
         self.scenario = scenario or Scenario()
-        super().__init__(_machine(self.scenario), self.scenario.name, self.scenario.driver, Guest)
+        super().__init__(_machine(self.scenario), self.scenario.kernel, self.scenario.name, self.scenario.driver, Guest)
         self.config_events = self.scenario.config_events
         layout.build(self)
         self._boot()

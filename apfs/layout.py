@@ -27,7 +27,7 @@ from apfs.kernel.s390dbf import DEBUG_ATTRIBUTES
 from apfs.kernel.uv import QUERY_ATTRIBUTES, UV_ATTRIBUTES, Ultravisor
 from apfs.mdev import core as mdev_core
 from apfs.mdev.members import Parts
-from apfs.sysfs.entries import Link, Node, Special
+from apfs.sysfs.entries import Attribute, Link, Node, Special
 from apfs.vfio import device as vfio
 from apfs.vfio import type1
 from apfs.vfio.container import Container, GroupFile
@@ -37,7 +37,7 @@ from apfs.vfio_ap import attributes, client, driver
 from apfs.vfio_ap.attributes import matrix_mdev
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from apfs.ap.card import ApCard
     from apfs.ap.mask import Mask
@@ -102,10 +102,14 @@ def build(system: System) -> None:
     root = system.tree.root
     sys = root.fixed("sys")
     buses, devices, classes, modules = (sys.fixed(name) for name in ("bus", "devices", "class", "module"))
-    iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(system.journal))
+    iommu = Special("iommu", 0o660, lambda _subject, _read, _write: Iommufd(system.journal, system.profile))
+    has_iommufd = system.profile.iommufd
     ctl = root.fixed("ctl", files.CTL_ENTRIES, always=system)
     shown = ctl.fixed("sandbox", sandbox.ENTRIES)
     char = shown.fixed("char", _misc_numbers(system), shown_at="/sys/dev/char")
+    nodes = [_misc_node(system.z90crypt, 0o600)]
+    if has_iommufd:
+        nodes.insert(0, _misc_node(system.iommu_misc, 0o660))
     tops = _Tops(
         buses=buses,
         devices=devices,
@@ -113,8 +117,8 @@ def build(system: System) -> None:
         classes=classes,
         numbers=(sys.fixed("dev").fixed("char", _misc_numbers(system)), char),
         kernel=sys.fixed("kernel"),
-        dev=root.fixed("dev", (iommu,)),
-        nodes=shown.fixed("dev", (_misc_node(system.iommu_misc, 0o660), _misc_node(system.z90crypt, 0o600))),
+        dev=root.fixed("dev", (iommu,) if has_iommufd else ()),
+        nodes=shown.fixed("dev", tuple(nodes)),
         sandbox=shown,
         shown_virtual=shown.fixed("virtual"),
     )
@@ -133,6 +137,15 @@ def build(system: System) -> None:
     handed = Special("fd", 0o600, lambda file, _read, _write: file.take())
     ctl.fixed("fds").files("0", system.handed, handed)
     root.fixed("guests").trees("0", _Roots(system.guests))
+
+
+def _of(system: System, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Return those of the entries that the kernel of a system has."""
+    return tuple(
+        entry
+        for entry in entries
+        if not isinstance(entry, Attribute) or entry.kernels is None or entry.kernels(system.profile)
+    )
 
 
 def _link(name: str, target: str, exists: Callable[[], object] = lambda: True) -> Link:
@@ -154,15 +167,16 @@ def _ap(system: System, tops: _Tops) -> None:
     """Declare the AP bus with its cards, queues and drivers."""
     bus = system.ap_bus
     root = tops.devices.fixed("ap", (UEVENT,), always=bus.root)
-    cards = root.dirs("card", Cards(bus), (*card_attributes.CARD_ATTRIBUTES, *zcrypt_attributes.CARD_ATTRIBUTES))
+    card_entries = (*card_attributes.CARD_ATTRIBUTES, *zcrypt_attributes.CARD_ATTRIBUTES)
+    cards = root.dirs("card", Cards(bus), _of(system, card_entries))
     queue_entries: tuple[Entry, ...] = (
         *queue_attributes.QUEUE_ATTRIBUTES,
         *zcrypt_attributes.QUEUE_ATTRIBUTES,
         *driver.QUEUE_ATTRIBUTES,
     )
-    queues = cards.dirs("00", Queues(bus), queue_entries)
+    queues = cards.dirs("00", Queues(bus), _of(system, queue_entries))
 
-    directory = tops.buses.fixed("ap", bus_attributes.BUS_ATTRIBUTES, always=bus)
+    directory = tops.buses.fixed("ap", _of(system, bus_attributes.BUS_ATTRIBUTES), always=bus)
     links = directory.fixed("devices")
     links.links("00", queues, QueueLinks(bus, lambda device: device.queues))
     links.links("card", cards, Cards(bus))
@@ -177,8 +191,9 @@ def _ap(system: System, tops: _Tops) -> None:
 def _zcrypt(system: System, tops: _Tops) -> None:
     """Declare the class of additional zcrypt nodes, which get into the /dev of a sandbox one by one."""
     used = tops.virtual.fixed("zcrypt", (), lambda _key: system if len(system.zcdn.nodes) else None)
-    nodes = used.dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
-    tops.always("zcrypt").dirs("0", system.zcdn.nodes, zcdn.NODE_ATTRIBUTES)
+    entries = _of(system, zcdn.NODE_ATTRIBUTES)
+    nodes = used.dirs("0", system.zcdn.nodes, entries)
+    tops.always("zcrypt").dirs("0", system.zcdn.nodes, entries)
     tops.classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
     for directory in tops.numbers:
         directory.links(str(zcdn.MAJOR), nodes, system.zcdn.nodes, zcdn.Numbers(system.zcdn.nodes))
@@ -199,13 +214,13 @@ def _matrix(system: System, tops: _Tops) -> Directory:
         return f"{SYS}/kernel/iommu_groups/{group.number}" if group else None
 
     root = tops.devices.fixed("vfio_ap", driver.ROOT_ATTRIBUTES, loaded(lambda module: module.root))
-    matrix = root.fixed("matrix", driver.PARENT_ATTRIBUTES, loaded(lambda module: module.parent))
+    matrix = root.fixed("matrix", _of(system, driver.PARENT_ATTRIBUTES), loaded(lambda module: module.parent))
     mdev_entries: tuple[Entry, ...] = (
         *mdev_core.MDEV_ATTRIBUTES,
         *attributes.MDEV_ATTRIBUTES,
         Link("iommu_group", iommu_group),
     )
-    mdev_dirs = matrix.dirs("0", mdevs, mdev_entries)
+    mdev_dirs = matrix.dirs("0", mdevs, _of(system, mdev_entries))
     types = matrix.fixed("mdev_supported_types")
     kind = types.fixed("vfio_ap-passthrough", mdev_core.TYPE_ATTRIBUTES, loaded(lambda module: module.type))
     kind.fixed("devices").links("0", mdev_dirs, mdevs)
@@ -220,12 +235,11 @@ def _matrix(system: System, tops: _Tops) -> Directory:
 
     mdev_bus = tops.buses.fixed("mdev", BUS_ATTRIBUTES, _while_loaded(system.modules["mdev"], system.mdev_bus))
     mdev_bus.fixed("devices").links("0", mdev_dirs, mdevs)
-    mdev_driver = mdev_bus.fixed("drivers").fixed(
-        "vfio_ap_mdev", _DRIVER_ENTRIES, _registered(system.mdev_bus, "vfio_ap_mdev")
-    )
+    name = system.profile.mdev_driver
+    mdev_driver = mdev_bus.fixed("drivers").fixed(name, _DRIVER_ENTRIES, _registered(system.mdev_bus, name))
     mdev_driver.links("0", mdev_dirs, Parts(mdevs, matrix_mdev))
     parent = _link("matrix", path, lambda: system.vfio_ap)
-    tops.classes.fixed("mdev_bus", (parent,), _while_loaded(system.modules["mdev"], system))
+    tops.classes.fixed("mdev_bus", (parent,), lambda _key: system if system.has_mdev_class else None)
     return mdev_dirs
 
 
@@ -235,12 +249,13 @@ def _misc(system: System, tops: _Tops) -> None:
     misc = tops.virtual.fixed("misc")
     misc.fixed("z90crypt", MISC_ATTRIBUTES, always=system.z90crypt)
     misc.fixed("vfio", MISC_ATTRIBUTES, _while_loaded(vfio_module, system.vfio_misc))
-    misc.fixed("iommu", MISC_ATTRIBUTES, always=system.iommu_misc)
-    links = (
-        _link("iommu", system.iommu_misc.path),
+    links = [
         _link("z90crypt", system.z90crypt.path),
         _link("vfio", system.vfio_misc.path, _loaded(vfio_module)),
-    )
+    ]
+    if system.profile.iommufd:
+        misc.fixed("iommu", MISC_ATTRIBUTES, always=system.iommu_misc)
+        links.insert(0, _link("iommu", system.iommu_misc.path))
     tops.classes.fixed("misc", links)
 
 
@@ -251,7 +266,10 @@ def _misc_numbers(system: System) -> tuple[Link, ...]:
         return _link(f"{device.major}:{device.minor}", device.path, exists)
 
     vfio_module = system.modules["vfio"]
-    return link(system.z90crypt), link(system.iommu_misc), link(system.vfio_misc, _loaded(vfio_module))
+    links = [link(system.z90crypt), link(system.vfio_misc, _loaded(vfio_module))]
+    if system.profile.iommufd:
+        links.insert(1, link(system.iommu_misc))
+    return tuple(links)
 
 
 def _misc_node(device: MiscDevice, mode: int) -> Node:
@@ -265,7 +283,10 @@ def _vfio(system: System, tops: _Tops, mdevs: Directory) -> None:
     nodes = tops.dev.fixed("vfio", (container,), _while_loaded(module, module))
     shown = tops.nodes.fixed("vfio", (_misc_node(system.vfio_misc, 0o666),), _while_loaded(module, module))
     _vfio_groups(system, tops, mdevs, (nodes, shown))
-    _vfio_devices(system, tops, mdevs, (nodes, shown))
+    if system.profile.vfio_dev_class:
+        device_dirs = _vfio_devices(system, tops, mdevs)
+        if system.profile.vfio_cdev:
+            _vfio_nodes(system, tops, device_dirs, (nodes, shown))
 
 
 def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Directory, Directory]) -> None:
@@ -285,22 +306,29 @@ def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Dir
     opened.files("0", groups, file)
     shown.files("0", groups, node)
 
-    iommu_groups = tops.kernel.fixed("iommu_groups").dirs("0", groups, vfio.IOMMU_GROUP_ATTRIBUTES)
+    entries = _of(system, vfio.IOMMU_GROUP_ATTRIBUTES)
+    iommu_groups = tops.kernel.fixed("iommu_groups").dirs("0", groups, entries)
     iommu_groups.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
 
 
-def _vfio_devices(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Directory, Directory]) -> None:
-    """Declare devices, each in the directory of its mediated device, with their class, numbers, files and nodes."""
+def _vfio_devices(system: System, tops: _Tops, mdevs: Directory) -> Directory:
+    """Declare devices, each in the directory of its mediated device, with their class; return their directories."""
     registry, loaded = system.mdev_bus.mdevs, _while_loaded(system.modules["vfio"], system)
     devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}")
     keyed_devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
+    holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
+    device_dirs = holder.dirs("vfio", keyed_devices, _of(system, vfio.DEVICE_ATTRIBUTES))
+    tops.classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
+    return device_dirs
+
+
+def _vfio_nodes(system: System, tops: _Tops, device_dirs: Directory, nodes: tuple[Directory, Directory]) -> None:
+    """Declare the numbers, files and nodes of devices."""
+    registry = system.mdev_bus.mdevs
+    devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}")
     numbers = Parts(registry, _vdev, lambda device: f"{vfio.DEVICE_MAJOR}:{device.index}")
     file = Special("device", 0o600, lambda device, _read, _write: CdevFile(system.journal, device))
     node = Node("device", 0o600, lambda device: (vfio.DEVICE_MAJOR, device.index))
-
-    holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
-    device_dirs = holder.dirs("vfio", keyed_devices, vfio.DEVICE_ATTRIBUTES)
-    tops.classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
     for directory in tops.numbers:
         directory.links(str(vfio.DEVICE_MAJOR), device_dirs, devices, numbers)
     opened, shown = nodes
@@ -324,15 +352,18 @@ def _firmware(system: System, firmware: Directory) -> None:
 def _modules(system: System, directory: Directory) -> None:
     """Declare `/sys/module`; the AP bus is built in, and there for its parameters only."""
     ap = directory.fixed("ap", (UEVENT_WRITE_ONLY,), always=system.ap_module)
-    ap.fixed("parameters", bus_attributes.MODULE_PARAMETERS, always=system.ap_bus)
+    ap.fixed("parameters", _of(system, bus_attributes.MODULE_PARAMETERS), always=system.ap_bus)
+    parameters = {"zcrypt": _of(system, zcrypt_attributes.MODULE_PARAMETERS)}
+    name = system.profile.mdev_driver
     drivers = {
         "zcrypt_cex4": [("ap:cex4card", "ap/drivers/cex4card"), ("ap:cex4queue", "ap/drivers/cex4queue")],
-        "vfio_ap": [("ap:vfio_ap", "ap/drivers/vfio_ap"), ("mdev:vfio_ap_mdev", "mdev/drivers/vfio_ap_mdev")],
+        "vfio_ap": [("ap:vfio_ap", "ap/drivers/vfio_ap")],
     }
+    drivers.setdefault(driver.MDEV_DRIVERS[name], []).append((f"mdev:{name}", f"mdev/drivers/{name}"))
     for module in system.modules.values():
         child = directory.fixed(module.name, MODULE_ATTRIBUTES, _while_loaded(module, module))
-        if module.name == "zcrypt":
-            child.fixed("parameters", zcrypt_attributes.MODULE_PARAMETERS)
+        if parameters.get(module.name):
+            child.fixed("parameters", parameters[module.name])
         elif module.name == "vfio_iommu_type1":
             child.fixed("parameters", type1.MODULE_PARAMETERS, _while_loaded(module, system.vfio.type1))
         child.fixed("holders", [_link(holder.name, holder.path, _loaded(holder)) for holder in module.holders])

@@ -32,11 +32,14 @@ if TYPE_CHECKING:
 
     from apfs.ap.names import Apqn
     from apfs.kernel.machine import RealMachine
+    from apfs.kernel.profile import Profile
     from apfs.sysfs.nodes import Nodes
     from apfs.vfio.handed import HandedFile
     from apfs.vfio_ap.ops import MatrixMdev
 
 _LAST = 255
+_MISC_MINORS = {"low": {"iommu": 125, "z90crypt": 124}, "high": {"iommu": 258, "z90crypt": 259}}
+"""Minor numbers that are given out at boot; those before them have other devices."""
 
 
 class System:
@@ -45,6 +48,7 @@ class System:
     def __init__(
         self,
         machine: Machine,
+        profile: Profile,
         name: str,
         revision: str,
         start_guest: Callable[[System, MatrixMdev], System],
@@ -52,23 +56,24 @@ class System:
     ) -> None:
         """Connect the parts; nothing is loaded, scanned or shown yet.
 
-        `name` is what the host is called, `revision` that of the driver's migration series; only `ctl/status` shows
-        them. `start_guest` boots the guest of this system that has opened a mediated device. A guest shares `nodes`
-        with its host.
+        `profile` is the Linux that it runs, `name` what it is called, `revision` that of the driver's migration series;
+        only `ctl/status` shows the latter two. `start_guest` boots the guest of this system that has opened a mediated
+        device. A guest shares `nodes` with its host.
         """
         self._start_guest = start_guest
         self.name = name
         self.revision = revision
         self.machine = machine
+        self.profile = profile
         self.journal = journal = Journal() if nodes is None else GuestJournal(nodes.stir)
         self.clock: Literal["real", "manual"] = "manual"
         """Who lets time pass: a front end, in `real` time, or only callers of `tick`."""
         self.tree = Tree(journal, nodes)
         self.real_machine: RealMachine = NoMachine()
         """What sandboxes see beside this one."""
-        self.ap_bus = ApBus(self.tree, machine)
-        self.mdev_bus = MdevBus(self.tree)
-        self.vfio = VfioCore(journal)
+        self.ap_bus = ApBus(self.tree, machine, profile)
+        self.mdev_bus = MdevBus(self.tree, profile)
+        self.vfio = VfioCore(journal, profile)
         self.handed: Registry[HandedFile] = Registry(self.tree.nodes.changes)
         """Files that ioctls made, until they are closed."""
         self.guests: Registry[System] = Registry(self.tree.nodes.changes)
@@ -77,10 +82,11 @@ class System:
         """Whether the bus scans as soon as its hardware changes, as in an LPAR that is told of it."""
         self.ended = False
         self.vfio_ap: VfioAp | None = None
-        self.zcdn = ZcdnClass(self.tree)
-        self.z90crypt = MiscDevice(journal, "z90crypt", 259, "z90crypt")
+        self.zcdn = ZcdnClass(self.tree, profile)
+        minors = _MISC_MINORS[profile.misc_minors]
+        self.z90crypt = MiscDevice(journal, "z90crypt", minors["z90crypt"], "z90crypt")
         self.vfio_misc = MiscDevice(journal, "vfio", 196, "vfio/vfio", 0o666)
-        self.iommu_misc = MiscDevice(journal, "iommu", 258, "iommu", 0o660)
+        self.iommu_misc = MiscDevice(journal, "iommu", minors["iommu"], "iommu", 0o660)
         self.ap_module = Module(journal, "ap", 0)
         self.modules = self._modules()
         self.vfio.has_type1 = lambda: self.modules["vfio_iommu_type1"].loaded
@@ -89,6 +95,7 @@ class System:
         """Return the modules that can be loaded, with what keeps each of them loaded."""
         journal = self.journal
         zcrypt, zcrypt_cex4 = Module(journal, "zcrypt", 118784), Module(journal, "zcrypt_cex4", 20480)
+        virqfd = [Module(journal, "vfio_virqfd", 16384, version="0.1")] if self.profile.vfio_virqfd_module else []
         mdev, vfio = (
             Module(journal, "mdev", 28672, version="0.1"),
             Module(journal, "vfio", 69632, lambda: self.vfio.references, version="0.3", import_ns="IOMMUFD"),
@@ -99,8 +106,10 @@ class System:
         mdev.holders, vfio.holders = [vfio_ap], [vfio_ap, type1]
         type1.needs, vfio.followers, vfio_ap.needs = (vfio,), (type1,), (mdev, vfio)
         mdev.parts = [self.mdev_bus]
-        vfio.parts = [self.vfio_misc, SysClass(journal, "vfio"), SysClass(journal, "vfio-dev")]
-        return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, type1, vfio_ap)}
+        vfio.parts = [self.vfio_misc, SysClass(journal, "vfio")]
+        if self.profile.vfio_dev_class:
+            vfio.parts.append(SysClass(journal, "vfio-dev"))
+        return {module.name: module for module in (zcrypt, zcrypt_cex4, mdev, vfio, type1, vfio_ap, *virqfd)}
 
     def boot(self) -> None:
         """Load zcrypt and scan, as Linux does before anybody can look: the journal is muted."""
@@ -380,7 +389,8 @@ class System:
                 self._load(follower)
 
     def _init_vfio_ap(self) -> None:
-        self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio, REVISIONS[self.revision])
+        revision = REVISIONS[self.revision] if self.profile.feature_ioctl else None
+        self.vfio_ap = VfioAp(self.tree, self.ap_bus, self.mdev_bus, self.vfio, revision)
         self.vfio_ap.driver.programmed = self._programmed
         self.vfio_ap.driver.signalled = self._signalled
         self.vfio_ap.driver.session_changed = self.tree.nodes.stir
@@ -401,8 +411,16 @@ class System:
             assert self.vfio_ap is not None  # noqa: S101 -- it is loaded
             self.vfio_ap.unload()
             self.vfio_ap = None
+        if module.name == "mdev":
+            self.mdev_bus.had_parent = False
         module.unload()
         self.tree.deactivate()
+
+    @property
+    def has_mdev_class(self) -> bool:
+        """Whether there is `/sys/class/mdev_bus`."""
+        seen = self.profile.mdev_class_at_load or self.mdev_bus.had_parent
+        return self.modules["mdev"].loaded and seen
 
     def _module(self, name: str) -> Module:
         module = self.modules.get(name.replace("-", "_"))

@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "vmm": {"mounts", "sandbox"},
     "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
     "cli": {
-        *("ap", "fuse", "host", "journal", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),
+        *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),
         "vmm",
     },
     "__main__": {"cli"},

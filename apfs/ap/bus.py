@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from apfs.ap.bindings import BindingsEvent
 from apfs.ap.card import ApCard, queue_uevent_keys
 from apfs.ap.driver import ApDriver
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn, parse_card_name
-from apfs.ap.qinfo import CARD_HWINFO_MASK, FIELDS, NEWEST, OLDEST, TAPQ_VALID, Response
+from apfs.ap.qinfo import CARD_HWINFO_MASKS, FIELDS, NEWEST, TAPQ_VALID, Response, compatible_type
 from apfs.ap.queue import ApQueue
 from apfs.ap.queue_states import PollTimer
 from apfs.ap.reservation import Reservation
@@ -22,6 +23,7 @@ from apfs.ap.zcrypt_card import ZcryptCard
 from apfs.errors import KernelError
 from apfs.journal.records import Uevent
 from apfs.kernel.device import SYS, Bus, Device, Driver, emit
+from apfs.kernel.profile import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
     from apfs.ap.qinfo import Qci
     from apfs.journal.log import Journal
     from apfs.journal.records import Action, Keys
+    from apfs.kernel.profile import Profile
     from apfs.sysfs.tree import Tree
 
-_CARD_IDENTITY = 0xFFFF0000FF000000 & CARD_HWINFO_MASK
-"""Bits of a TAPQ word that identify a card, so that a change makes it another one: type and facility bits 0 to 15."""
+_CARD_IDENTITY, _OLD_CARD_IDENTITY = 0xFFFF0000FF000000, 0xFFFFFFFFFF000000
+"""Bits of a TAPQ word that identify a card, so that a change makes it another one: type and facility bits 0 to 15.
+
+Once it was bits 0 to 31.
+"""
 
 CONFIG_TIME_MIN, CONFIG_TIME_MAX = 5, 120
 POLL_TIMEOUT_NS, POLL_TIMEOUT_ZVM_NS = 250_000, 1_500_000
@@ -57,14 +63,18 @@ class ApRoot:
 class ApBus(Bus):
     """The bus, its devices, and the state behind the attributes of `/sys/bus/ap`."""
 
-    def __init__(self, tree: Tree, machine: Machine) -> None:
+    def __init__(self, tree: Tree, machine: Machine, profile: Profile = DEFAULT) -> None:
         super().__init__("ap", tree.journal)
         self.tree = tree
         self.machine = machine
+        self.profile = profile
         self.root = ApRoot(tree.journal)
         self.qci: Qci = machine.qci()
         """The host configuration as the last scan found it; as of boot if the bus does not heed it."""
         self.max_adapter, self.max_domain = self.qci.limits()
+        self._newest = NEWEST if profile.cex8 else NEWEST - 1
+        self._card_mask = CARD_HWINFO_MASKS[profile.card_functions]
+        self._card_identity = self._card_mask & (_CARD_IDENTITY if profile.card_change_16bit else _OLD_CARD_IDENTITY)
         self.cards: dict[int, ApCard] = {}
         self._order: list[tuple[int, Mask]] = []  # rows of queues in order of creation
         self.reservation = Reservation()
@@ -76,8 +86,7 @@ class ApBus(Bus):
         self.poll_timeout = POLL_TIMEOUT_ZVM_NS if machine.environment == "zvm" else POLL_TIMEOUT_NS
         self.poll_timer = PollTimer()
         self.scans = 0
-        self.bindings_complete_count = 0
-        self._bindings_armed = True
+        self.bindings_event = BindingsEvent(self.root, profile, self.bindings)
         self.cex4card = ApDriver(self, "cex4card", "zcrypt_cex4", "card", default=True)
         self.cex4queue = ApDriver(self, "cex4queue", "zcrypt_cex4", "queue", default=True)
         self.drivers: list[Driver] = [self.cex4card, self.cex4queue]
@@ -126,7 +135,9 @@ class ApBus(Bus):
         self.poll_thread = on and not self.machine.interrupts
 
     def set_poll_timeout(self, nanoseconds: int) -> None:
-        """Change the period of the poll timer and start it. EINVAL above 120 s."""
+        """Change the period of the poll timer and start it. EINVAL above 120 s, and in old kernels for 0."""
+        if not nanoseconds and not self.profile.poll_kstrto:
+            raise KernelError(errno.EINVAL, "0 ns is no period")
         if nanoseconds > POLL_TIMEOUT_MAX_NS:
             raise KernelError(errno.EINVAL, f"{nanoseconds} ns is more than {POLL_TIMEOUT_MAX_NS}")
         self.poll_timeout = nanoseconds
@@ -158,10 +169,11 @@ class ApBus(Bus):
         self.poll()
 
     def _probe_card(self, card: ApCard, driver: ApDriver) -> None:
-        self._bindings_armed = True
+        self.bindings_event.armed = True
         if card.mode is None:
             raise KernelError(errno.ENODEV, f"{card.name} has no mode of operation that {driver.name} knows")
         card.probed(driver, ZcryptCard())
+        self.bindings_event.check("probe")
         emit(card, "bind")
 
     def release(self, device: Device) -> None:
@@ -181,7 +193,7 @@ class ApBus(Bus):
         """Bind those of the unbound queues that a driver may and will have, and return them. Sends no uevent."""
         taken = domains & self.reservation.eligible(card.apid, driver)
         if taken:
-            self._bindings_armed = True
+            self.bindings_event.armed = True
             if driver is self.cex4queue and card.zcrypt_card is None:
                 return NONE  # without a mode there is none; with one, zcrypt_queue_register would use it all the same
             card.bind(driver, taken)
@@ -207,18 +219,27 @@ class ApBus(Bus):
                 detached |= leaving
         return detached
 
-    def _tell(self, card: ApCard, *actions: tuple[Action, Mask]) -> None:
+    def _tell(self, card: ApCard, *actions: tuple[Action, Mask], were_unbound: Mask = NONE) -> None:
         """Send uevents, queue by queue: for each queue the actions whose mask contains it, in the order given.
 
-        Only `bind` knows the driver: the others are sent before it, or when it is gone.
+        Only `bind` knows the driver: the others are sent before it, or when it is gone. `were_unbound` are those of the
+        queues that existed without a driver before.
         """
-        if self.journal.muted:
+        event = self.bindings_event
+        if self.journal.muted and not event.at_probes:
             return
-        for apqi in reduce(or_, (domains for _, domains in actions)):
+        row = reduce(or_, (domains for _, domains in actions))
+        completed = event.completed_by(row, dict(actions).get("bind", NONE), were_unbound)
+        for apqi in row:
             queue = ApQueue(card, apqi)
             devpath = queue.path.removeprefix(SYS)
+            complete = self.scans and event.at_probes and next(completed)
             for action, domains in actions:
                 if apqi in domains:
+                    if action == "bind" and complete:
+                        event.send()
+                    if self.journal.muted:
+                        continue
                     driver = queue.driver if action == "bind" else None
                     keys = queue_uevent_keys(driver.name if driver else None, card.mode)
                     self.journal.add(Uevent(action, devpath, "ap", keys))
@@ -227,30 +248,28 @@ class ApBus(Bus):
 
     def change_apmask(self, mask: Mask) -> None:
         """Replace `apmask` and rebind (apmask_commit). EINVAL while there are overrides, EBUSY for a queue in use."""
-        reservation = self.reservation
-        reservation.check_masks_free()
-        if mask != reservation.apmask:
-            self._check_in_use(mask - reservation.apmask, ALL)
-            reservation.apmask = mask
-            self._revise_bindings()
-            emit(self.root, "change", ("APMASK", f"{mask.hex256()}\n"))
+        self._change_mask("apmask", mask, "aqmask")
 
     def change_aqmask(self, mask: Mask) -> None:
         """Replace `aqmask` and rebind (aqmask_commit). EINVAL while there are overrides, EBUSY for a queue in use."""
+        self._change_mask("aqmask", mask, "apmask")
+
+    def _change_mask(self, name: Literal["apmask", "aqmask"], mask: Mask, other: Literal["apmask", "aqmask"]) -> None:
         reservation = self.reservation
         reservation.check_masks_free()
-        if mask != reservation.aqmask:
-            self._check_in_use(ALL, mask - reservation.aqmask)
-            reservation.aqmask = mask
+        gained = {name: mask - getattr(reservation, name), other: getattr(reservation, other)}
+        if mask != getattr(reservation, name):
+            if self.profile.veto_all:
+                gained[other] = ALL
+            adapters, domains = gained["apmask"], gained["aqmask"]
+            for driver in self._queue_drivers() if self.profile.mask_veto else ():
+                if adapters and domains and driver.in_use(adapters, domains):
+                    reason = f"a mediated device of {driver.name} has a queue that the new mask reserves for the host"
+                    raise KernelError(errno.EBUSY, reason)
+            setattr(reservation, name, mask)
             self._revise_bindings()
-            emit(self.root, "change", ("AQMASK", f"{mask.hex256()}\n"))
-
-    def _check_in_use(self, adapters: Mask, domains: Mask) -> None:
-        """Make sure that no driver needs a queue of adapters x domains; the mask that does not change is ignored."""
-        for driver in self._queue_drivers():
-            if adapters and domains and driver.in_use(adapters, domains):
-                reason = f"a mediated device of {driver.name} has a queue that the new mask reserves for the host"
-                raise KernelError(errno.EBUSY, reason)
+            if self.profile.mask_uevents:
+                emit(self.root, "change", (name.upper(), f"{mask.hex256()}\n"))
 
     def _revise_bindings(self) -> None:
         """Move the queues whose driver is not of the class that the masks want (ap_bus_revise_bindings).
@@ -266,7 +285,7 @@ class ApBus(Bus):
                 if detached:
                     self.tree.deactivate()
                 taken = self._offer_around(card, misplaced)
-                self._tell(card, ("unbind", detached), ("bind", taken))
+                self._tell(card, ("unbind", detached), ("bind", taken), were_unbound=misplaced - detached)
         self.poll()
 
     # -- polling -----------------------------------------------------------------------------------
@@ -292,7 +311,7 @@ class ApBus(Bus):
         changed = old != self.qci
         if changed:
             if self.qci.adapters - old.adapters or self.qci.domains - old.domains:
-                self._bindings_armed = True
+                self.bindings_event.armed = True
             for driver in self._queue_drivers():
                 driver.on_config_changed(self.qci, old)
         if self.default_domain < 0:
@@ -306,7 +325,7 @@ class ApBus(Bus):
         self.scans += 1
         if self.scans == 1:
             emit(self.root, "change", ("INITSCAN", "done"))
-        self.check_bindings_complete()
+        self.bindings_event.check("first scan" if self.scans == 1 else "scan")
         self.until_scan = self.config_time
         self.poll()
 
@@ -330,17 +349,18 @@ class ApBus(Bus):
         domains = self.machine.domains_of(apid) & Mask.up_to(self.max_domain)
         card = self.cards.get(apid)
         response, word = self.machine.tapq(apid, domains.lowest()) if domains else (Response.Q_NOT_AVAIL, 0)
-        hwtype = self._hwtype(FIELDS["at"].get(word))
+        hwtype = compatible_type(FIELDS["at"].get(word), self._newest, qact="QACT" in self.qci.facilities)
         if response not in TAPQ_VALID or hwtype is None:
             if card:
                 self._remove_card(card)
             return
-        config, chkstop = response != Response.DECONFIGURED, response == Response.CHECKSTOPPED
-        if card and (card.hwinfo ^ word) & _CARD_IDENTITY:
+        config = response != Response.DECONFIGURED
+        chkstop = response == Response.CHECKSTOPPED and self.profile.chkstop
+        if card and (card.hwinfo ^ word) & self._card_identity:
             self._remove_card(card)
             card = None
         if card is None:
-            card = ApCard(self, apid, word & CARD_HWINFO_MASK, hwtype, config=config, chkstop=chkstop)
+            card = ApCard(self, apid, word & self._card_mask, hwtype, config=config, chkstop=chkstop)
             self.cards[apid] = card
             emit(card, "add")
             if self.autoprobe:
@@ -351,14 +371,6 @@ class ApBus(Bus):
                 card.config = config
                 emit(card, "change", ("CONFIG", str(int(config))))
         self._scan_queues(card, domains, config=config, chkstop=chkstop)
-
-    def _hwtype(self, raw: int) -> int | None:
-        """Return the type that Linux treats a card as: unknown newer ones as CEX8, if QACT is installed."""
-        if raw < OLDEST:
-            return None
-        if raw <= NEWEST:
-            return raw
-        return NEWEST if "QACT" in self.qci.facilities else None
 
     def _scan_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
         """Remove, create and update the queues of a card, in ascending order (ap_scan_domains)."""
@@ -380,7 +392,7 @@ class ApBus(Bus):
         self._order.append((card.apid, domains))
         card.add_queues(domains, config=config, chkstop=chkstop)
         bound = self._offer_around(card, domains) if self.autoprobe else NONE
-        if config and not chkstop:
+        if config and not chkstop and self.profile.operating_at_creation:
             card.states.initialise(domains)
         self._tell(card, ("add", domains), ("bind", bound))
 
@@ -410,14 +422,6 @@ class ApBus(Bus):
         bound = sum(len(card.all_bound()) for card in self.cards.values())
         return bound, total, bound == total and self.scans > 0
 
-    def check_bindings_complete(self) -> None:
-        """Announce that every queue has a driver, once until the event is re-armed (ap_check_bindings_complete)."""
-        if self._bindings_armed and self.bindings()[2]:
-            self._bindings_armed = False
-            self.bindings_complete_count += 1
-            count = str(self.bindings_complete_count)
-            emit(self.root, "change", ("BINDINGS", "complete"), ("COMPLETECOUNT", count))
-
     # -- drivers -----------------------------------------------------------------------------------
 
     def register(self, driver: ApDriver) -> None:
@@ -425,9 +429,10 @@ class ApBus(Bus):
         self.drivers.append(driver)
         if self.autoprobe:
             for card, domains in self.rows():
-                self._tell(card, ("bind", self._offer(card, domains - card.all_bound(), driver)))
+                taken = self._offer(card, domains - card.all_bound(), driver)
+                self._tell(card, ("bind", taken), were_unbound=taken)
         driver.announce()
-        self.check_bindings_complete()
+        self.bindings_event.check("register")
         self.poll()
 
     def unregister(self, driver: ApDriver) -> None:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from apfs.ap.mask import Mask, ap_parse_bitmap_str
 from apfs.ap.qinfo import FACILITIES
 from apfs.kernel.device import BUS_ATTRIBUTES as DRIVER_CORE_ATTRIBUTES
-from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i
+from apfs.kernel.kstrtox import kstrtobool, kstrtoul, scan_d, scan_i, scan_llu
 from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from apfs.ap.bus import ApBus
+    from apfs.kernel.profile import Profile
 
 
 def ap_domain_show(bus: ApBus) -> str:
@@ -21,7 +24,7 @@ def ap_domain_show(bus: ApBus) -> str:
 
 def ap_domain_store(bus: ApBus, text: str) -> None:
     """Choose the default domain. EINVAL outside 0..ap_max_domain_id, and if `aqmask` does not have it."""
-    bus.choose_domain(scan_i(text))
+    bus.choose_domain(scan_i(text, bus.profile))
 
 
 def _qci_mask(bus: ApBus, mask: Mask) -> str:
@@ -55,7 +58,7 @@ def config_time_show(bus: ApBus) -> str:
 
 def config_time_store(bus: ApBus, text: str) -> None:
     """Change the scan period and restart the timer. EINVAL outside 5..120 seconds."""
-    bus.set_config_time(scan_d(text))
+    bus.set_config_time(scan_d(text, bus.profile))
 
 
 def poll_thread_show(bus: ApBus) -> str:
@@ -65,7 +68,8 @@ def poll_thread_show(bus: ApBus) -> str:
 
 def poll_thread_store(bus: ApBus, text: str) -> None:
     """Start or stop the poll thread; starting it has no effect where interrupts are in use."""
-    bus.set_poll_thread(on=kstrtobool(text))
+    kernel = bus.profile
+    bus.set_poll_thread(on=kstrtobool(text, kernel) if kernel.poll_kstrto else bool(scan_d(text, kernel)))
 
 
 def poll_timeout_show(bus: ApBus) -> str:
@@ -75,7 +79,8 @@ def poll_timeout_show(bus: ApBus) -> str:
 
 def poll_timeout_store(bus: ApBus, text: str) -> None:
     """Change the period of the poll timer and start it. EINVAL above 120 s."""
-    bus.set_poll_timeout(kstrtoul(text))
+    kernel = bus.profile
+    bus.set_poll_timeout(kstrtoul(text) if kernel.poll_kstrto else scan_llu(text, kernel))
 
 
 def ap_max_domain_id_show(bus: ApBus) -> str:
@@ -95,7 +100,7 @@ def apmask_show(bus: ApBus) -> str:
 
 def apmask_store(bus: ApBus, text: str) -> None:
     """Change the mask and rebind. EINVAL for bad text or while overrides exist, EBUSY if vfio_ap uses a queue."""
-    bus.change_apmask(ap_parse_bitmap_str(text, bus.reservation.apmask))
+    bus.change_apmask(ap_parse_bitmap_str(text, bus.reservation.apmask, bus.profile))
 
 
 def aqmask_show(bus: ApBus) -> str:
@@ -105,7 +110,7 @@ def aqmask_show(bus: ApBus) -> str:
 
 def aqmask_store(bus: ApBus, text: str) -> None:
     """Change the mask and rebind, as `apmask_store` does."""
-    bus.change_aqmask(ap_parse_bitmap_str(text, bus.reservation.aqmask))
+    bus.change_aqmask(ap_parse_bitmap_str(text, bus.reservation.aqmask, bus.profile))
 
 
 def scans_show(bus: ApBus) -> str:
@@ -126,7 +131,7 @@ def bindings_show(bus: ApBus) -> str:
 
 def bindings_complete_count_show(bus: ApBus) -> str:
     """BINDINGS=complete events so far."""
-    return f"{bus.bindings_complete_count}\n"
+    return f"{bus.bindings_event.count}\n"
 
 
 def features_show(bus: ApBus) -> str:
@@ -148,18 +153,42 @@ BUS_ATTRIBUTES = (
     Attribute("ap_max_adapter_id", 0o444, ap_max_adapter_id_show),
     Attribute("apmask", 0o644, apmask_show, apmask_store),
     Attribute("aqmask", 0o644, aqmask_show, aqmask_store),
-    Attribute("scans", 0o644, scans_show, scans_store),
+    Attribute("scans", 0o644, scans_show, scans_store, kernels=lambda kernel: kernel.scans_writable),
+    Attribute("scans", 0o444, scans_show, kernels=lambda kernel: not kernel.scans_writable),
     Attribute("bindings", 0o444, bindings_show),
-    Attribute("bindings_complete_count", 0o444, bindings_complete_count_show),
-    Attribute("features", 0o444, features_show),
+    Attribute(
+        "bindings_complete_count",
+        0o444,
+        bindings_complete_count_show,
+        kernels=lambda kernel: kernel.bindings_complete_count,
+    ),
+    Attribute("features", 0o444, features_show, kernels=lambda kernel: kernel.bus_features),
 )
 
+
+def _parameters(readable: int, pools: int, kernels: Callable[[Profile], bool]) -> tuple[Attribute, ...]:
+    """Return the parameters with these modes. What they were at boot is unset."""
+    return (
+        Attribute("domain", readable, ap_domain_show, kernels=kernels),
+        Attribute("poll_thread", readable, lambda _bus: "0\n", kernels=kernels),
+        Attribute(
+            "useirq",
+            readable,
+            lambda _bus: "1\n",
+            kernels=lambda kernel: kernels(kernel) and kernel.useirq_parameter,
+        ),
+        Attribute(
+            "msgpool_min_items",
+            pools,
+            lambda _bus: "8\n",
+            kernels=lambda kernel: kernels(kernel) and kernel.pool_parameters,
+        ),
+        Attribute("apmask", readable, lambda _bus: "(null)\n", kernels=kernels),
+        Attribute("aqmask", readable, lambda _bus: "(null)\n", kernels=kernels),
+    )
+
+
 MODULE_PARAMETERS = (
-    Attribute("domain", 0o444, ap_domain_show),
-    # What the parameters were at boot: unset.
-    Attribute("poll_thread", 0o444, lambda _bus: "0\n"),
-    Attribute("useirq", 0o444, lambda _bus: "1\n"),
-    Attribute("msgpool_min_items", 0o400, lambda _bus: "8\n"),
-    Attribute("apmask", 0o444, lambda _bus: "(null)\n"),
-    Attribute("aqmask", 0o444, lambda _bus: "(null)\n"),
+    *_parameters(0o444, 0o400, lambda kernel: kernel.parameters_readable),
+    *_parameters(0o440, 0o440, lambda kernel: not kernel.parameters_readable),
 )

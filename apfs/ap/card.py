@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from apfs.ap.zcrypt_card import ZcryptCard
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
+    from apfs.kernel.profile import Profile
 
 
 class CardBus(Protocol):
@@ -36,6 +37,8 @@ class CardBus(Protocol):
     cex4queue: ApDriver
     cards: dict[int, ApCard]
     poll_timer: PollTimer
+    profile: Profile
+    default_domain: int
 
     def poll(self) -> None:
         """Let the poll timer run out if something has armed it."""
@@ -51,6 +54,7 @@ class ApCard:
 
     def __init__(self, bus: CardBus, apid: int, hwinfo: int, hwtype: int, *, config: bool, chkstop: bool) -> None:
         self.bus = bus
+        self.profile = bus.profile
         self.machine = bus.machine
         self.reservation = bus.reservation
         self.zcrypt = bus.cex4queue
@@ -72,6 +76,8 @@ class ApCard:
         self.queues = NONE
         self.bound: dict[ApDriver, Mask] = {}
         self.states = QueueStates(bus.machine, apid, bus.poll_timer)
+        self.answered = NONE
+        """Domains for which zcrypt has an answer of the card, where kernels keep them."""
         # What only a few queues have.
         self.queue_requests: dict[int, int] = {}
 

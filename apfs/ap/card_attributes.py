@@ -14,13 +14,14 @@ from apfs.sysfs.entries import Attribute, Link
 
 if TYPE_CHECKING:
     from apfs.ap.card import ApCard
+    from apfs.kernel.profile import Profile
 
 DEFAULT_MESSAGE_SIZE = 12288
 
 
-def parse_switch(text: str) -> bool:
+def parse_switch(text: str, kernel: Profile) -> bool:
     """Parse 0 or 1, as sscanf does. EINVAL for anything else."""
-    value = scan_d(text)
+    value = scan_d(text, kernel)
     if value not in (0, 1):
         raise KernelError(errno.EINVAL, f"{value} is neither 0 nor 1")
     return bool(value)
@@ -37,8 +38,8 @@ def raw_hwtype_show(card: ApCard) -> str:
 
 
 def depth_show(card: ApCard) -> str:
-    """Queue depth: the TAPQ field holds it minus one."""
-    return f"{FIELDS['qd'].get(card.hwinfo) + 1}\n"
+    """Queue depth: the TAPQ field holds it minus one, which is what old kernels show."""
+    return f"{FIELDS['qd'].get(card.hwinfo) + card.profile.depth_plus_one}\n"
 
 
 def ap_functions_show(card: ApCard) -> str:
@@ -81,7 +82,7 @@ def config_store(card: ApCard, text: str) -> None:
 
     The event is sent even without a change; queues follow at the next scan.
     """
-    card.configure(on=parse_switch(text))
+    card.configure(on=parse_switch(text, card.profile))
 
 
 def chkstop_show(card: ApCard) -> str:
@@ -110,6 +111,6 @@ CARD_ATTRIBUTES = (
     Attribute("pendingq_count", 0o444, pendingq_count_show),
     Attribute("modalias", 0o444, modalias_show),
     Attribute("config", 0o644, config_show, config_store),
-    Attribute("chkstop", 0o444, chkstop_show),
+    Attribute("chkstop", 0o444, chkstop_show, kernels=lambda kernel: kernel.chkstop),
     Attribute("max_msg_size", 0o444, max_msg_size_show),
 )

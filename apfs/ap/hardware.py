@@ -28,6 +28,8 @@ SECRETS = 65536
 
 OP_MODES = ("FIPS2009", "BSI2009", "FIPS2011", "BSI2011", "SIGG-IMPORT", "SIGG", "BSICC2017", "FIPS2021", "FIPS2024")
 """EP11 operational modes in bit order."""
+OLD_OP_MODES = ("FIPS2009", "BSI2009", "FIPS2011", "BSI2011", "BSICC2017")
+"""Those that old kernels have names for."""
 
 
 @dataclass(frozen=True, slots=True)

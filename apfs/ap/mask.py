@@ -11,6 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
+from apfs.kernel.kstrtox import simple_strtoull
+from apfs.kernel.profile import DEFAULT, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,9 +21,9 @@ BITS = 256
 _TOP = BITS - 1
 _FULL = (1 << BITS) - 1
 _HEX_DIGITS = BITS // 4
-_ULLONG_MAX = (1 << 64) - 1
+_INT_SIGN, _INT_MASK = 1 << 31, (1 << 32) - 1
 
-# modify_bitmap() reads numbers with simple_strtoull(), for which larger ones are 2**64 - 1.
+# modify_bitmap() reads numbers with simple_strtoull().
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*"
 _TERM = re.compile(rf"(?P<sign>[+-])(?P<first>{_NUMBER})(?:-(?P<last>{_NUMBER}))?[,\n]*")
 _ABSOLUTE = re.compile(r"(?:0?x)?(?P<digits>[0-9a-fA-F]{0,64})\n?\Z")
@@ -189,7 +191,7 @@ def ap_hex2bitmap(text: str) -> Mask:
     return Mask(int(found["digits"].ljust(_HEX_DIGITS, "0"), 16))
 
 
-def ap_parse_bitmap_str(text: str, current: Mask) -> Mask:
+def ap_parse_bitmap_str(text: str, current: Mask, kernel: Profile = DEFAULT) -> Mask:
     """Parse what is written to `apmask` and its like (ap_parse_bitmap_str in ap_bus.c).
 
     A first character `+` or `-` makes it a list of changes to `current` (`+5,-0x10-0x1f`), anything else an absolute
@@ -202,9 +204,9 @@ def ap_parse_bitmap_str(text: str, current: Mask) -> Mask:
         term = _TERM.match(text, position)
         if not term:
             raise KernelError(errno.EINVAL, f"expected +N, -N, +N-M or -N-M at {text[position : position + 20]!r}")
-        first = _simple_strtoull(term["first"])
-        last = _simple_strtoull(term["last"]) if term["last"] else first
-        if not first <= last < BITS:
+        first = _number(term["first"], kernel)
+        last = _number(term["last"], kernel) if term["last"] else first
+        if not 0 <= first <= last < BITS:
             raise KernelError(errno.EINVAL, f"bad range in {term[0]!r}: numbers are 0..{_TOP}, ascending")
         row = (_FULL >> first) ^ (_FULL >> (last + 1))
         bits = bits | row if term["sign"] == "+" else bits & ~row
@@ -212,8 +214,7 @@ def ap_parse_bitmap_str(text: str, current: Mask) -> Mask:
     return Mask(bits)
 
 
-def _simple_strtoull(digits: str) -> int:
-    """Value of a number with its base chosen by prefix, at most 2**64 - 1 (_parse_integer_limit since Linux 7.2)."""
-    if digits[:2] in ("0x", "0X"):
-        return min(int(digits, 16), _ULLONG_MAX)
-    return min(int(digits, 8 if digits.startswith("0") else 10), _ULLONG_MAX)
+def _number(digits: str, kernel: Profile) -> int:
+    """Return the value of a number in a list of changes, which old kernels keep in an int."""
+    value = simple_strtoull(digits, kernel)
+    return value if kernel.mask_number_long else (value + _INT_SIGN & _INT_MASK) - _INT_SIGN

@@ -90,7 +90,9 @@ def with_fields(word: int, values: Mapping[str, int]) -> int:
 
 
 CARD_HWINFO_MASK = 0xFFFF0000FFFF0F0F
-"""The bits of a queue's word that the bus keeps for the whole card (TAPQ_CARD_HWINFO_MASK, 6.17 and later)."""
+"""The bits of a queue's word that the bus keeps for the whole card (TAPQ_CARD_HWINFO_MASK)."""
+CARD_HWINFO_MASKS = {"raw": 0xFFFFFFFFFFFF0F0F, "noslcf": 0xFEFF0000FFFF0F0F, "slcf": CARD_HWINFO_MASK}
+"""The same by the feature `card_functions` of the kernel."""
 
 MODES = {"A": "accel", "C": "cca", "P": "ep11"}
 """Modes of operation by the letter that card types have for them."""
@@ -148,6 +150,16 @@ def card_type(hwtype: int, hwinfo: int) -> str:
 def nearest_type(hwinfo: int) -> str:
     """Return the card type, such as `CEX8C`, whose usual TAPQ word is nearest to a word."""
     return card_type(min(max(FIELDS["at"].get(hwinfo), OLDEST), NEWEST), hwinfo)
+
+
+def compatible_type(raw: int, newest: int, *, qact: bool) -> int | None:
+    """Return the type that Linux treats a card as (ap_get_compatible_type), None if it does not know it.
+
+    Types above the newest that it knows are treated as that one if QACT is installed.
+    """
+    if raw < OLDEST or (raw > newest and not qact):
+        return None
+    return min(raw, newest)
 
 
 FACILITIES = ("APSC", "APXA", "QACT", "RC8A", "APSB")

@@ -90,8 +90,10 @@ class ApQueue:
 
     @property
     def interrupts(self) -> bool:
-        """Whether the hardware says now that it interrupts."""
-        return self.card.machine.interrupting(*self.apqn)
+        """Whether the hardware says now that it interrupts; in old kernels, whether it did so when last initialised."""
+        if self.card.profile.interrupt_live:
+            return self.card.machine.interrupting(*self.apqn)
+        return self.apqi in self.card.states.interrupts
 
     def reset(self) -> None:
         """Flush and reset. The end is seen only if it has a driver, is operated, and can be used."""
@@ -110,6 +112,11 @@ class ApQueue:
         """Whether it can be associated with a secret: only that of an EP11 card can."""
         return bool(FIELDS["ep11"].get(self.card.hwinfo))
 
+    @property
+    def has_binding(self) -> bool:
+        """Whether it has attributes to bind it, which old kernels show on CCA queues as well."""
+        return self.can_be_bound or (self.card.machine.secure_binding and not self.card.profile.se_cca_excluded)
+
     def tapq(self, *, clean: bool = False) -> int:
         """Read its word from the hardware now. EIO for a response without one, or (`clean`) not a normal one."""
         response, word = self.card.machine.tapq(*self.apqn)
@@ -126,15 +133,20 @@ class ApQueue:
     def bind_to_guest(self) -> None:
         """Bind it to this guest, and send the event.
 
-        EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset.
+        EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY in a reset. Old kernels do not ask before,
+        so that EIO is what the hardware refuses.
         """
-        if self.bind_state(clean=True) != BS_UNBOUND:
+        profile = self.card.profile
+        if profile.se_bind_state_checked and self.bind_state(clean=True) != BS_UNBOUND:
             raise KernelError(errno.EINVAL, f"{self.apqn} is not available for binding")
         self._check_reset_over()
+        if self.bind_state(clean=True) != BS_UNBOUND:
+            raise KernelError(errno.EIO, f"the hardware refuses to bind {self.apqn}: it is not available")
         bound = BS_NO_KEY if self.can_be_associated else BS_USABLE
         self.card.machine.set_bind_state(*self.apqn, bound)
         self.card.states.bind_to_guest(self.apqi)
-        emit(self, "change", ("SE_BIND", "1"))
+        if profile.se_uevents:
+            emit(self, "change", ("SE_BIND", "1"))
 
     def unbind_from_guest(self) -> None:
         """Make it available for binding, by a reset: once it is operated and can be used, if it is not yet."""
@@ -154,14 +166,18 @@ class ApQueue:
         """
         if secret >= SECRETS:
             raise KernelError(errno.EINVAL, f"secret {secret} is above {SECRETS - 1}")
-        if self.bind_state(clean=True) != BS_NO_KEY:
+        profile, states = self.card.profile, self.card.states
+        if profile.se_bind_state_checked and self.bind_state(clean=True) != BS_NO_KEY:
             raise KernelError(errno.EINVAL, f"{self.apqn} is not bound without a secret")
         self._check_reset_over()
-        states = self.card.states
         if self.apqi in states.associating:
             raise KernelError(errno.EBUSY, f"{self.apqn} is being associated")
+        if not profile.se_bind_state_checked and self.secret is not None:
+            raise KernelError(errno.EINVAL, f"{self.apqn} is associated with secret {self.secret} already")
+        if self.bind_state(clean=True) != BS_NO_KEY:
+            raise KernelError(errno.EIO, f"the hardware refuses to associate {self.apqn}: it is not bound")
         self.card.machine.set_bind_state(*self.apqn, BS_USABLE)
-        if states.associate(self.apqi, secret):
+        if states.associate(self.apqi, secret) and profile.se_uevents:
             emit(self, "change", ("SE_ASSOC", str(secret)))
 
     def _check_reset_over(self) -> None:

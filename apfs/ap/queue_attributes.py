@@ -16,6 +16,7 @@ from apfs.sysfs.entries import Attribute
 
 if TYPE_CHECKING:
     from apfs.ap.queue import ApQueue
+    from apfs.kernel.profile import Profile
 
 _OVERRIDE_MAX = 4095
 
@@ -87,6 +88,8 @@ def driver_override_store(queue: ApQueue, text: str) -> None:
 
 def se_bind_show(queue: ApQueue) -> str:
     """Whether the queue is bound to this secure execution guest; EIO if the hardware does not tell."""
+    if not queue.can_be_bound:
+        return "-\n"
     return "bound\n" if queue.bind_state() in (BS_USABLE, BS_NO_KEY) else "unbound\n"
 
 
@@ -95,7 +98,9 @@ def se_bind_store(queue: ApQueue, text: str) -> None:
 
     EIO if TAPQ does not answer normally, EINVAL unless available, EBUSY during a reset.
     """
-    if kstrtobool(text):
+    if not queue.can_be_bound:
+        raise KernelError(errno.EINVAL, "queues of CCA cards cannot be bound")
+    if kstrtobool(text, queue.card.profile):
         queue.bind_to_guest()
     else:
         queue.unbind_from_guest()
@@ -123,13 +128,17 @@ def se_associate_store(queue: ApQueue, text: str) -> None:
     EBUSY unless it is idle.
     """
     if not queue.can_be_associated:
-        raise KernelError(errno.EINVAL, "accelerators have no secret")
+        raise KernelError(errno.EINVAL, "only queues of EP11 cards have a secret")
     queue.associate(kstrtoul(text, 32))
 
 
 def se_visible(queue: ApQueue) -> bool:
     """Only secure execution guests with the facility bind queues, and CCA queues cannot be bound."""
-    return queue.can_be_bound
+    return queue.has_binding
+
+
+def _binds(kernel: Profile) -> bool:
+    return kernel.se_attributes
 
 
 QUEUE_ATTRIBUTES = (
@@ -142,9 +151,16 @@ QUEUE_ATTRIBUTES = (
     Attribute("reset", 0o644, reset_show, reset_store),
     Attribute("interrupt", 0o444, interrupt_show),
     Attribute("config", 0o444, config_show),
-    Attribute("chkstop", 0o444, chkstop_show),
-    Attribute("ap_functions", 0o444, ap_functions_show),
-    Attribute("driver_override", 0o644, driver_override_show, driver_override_store, raw=True),
-    Attribute("se_bind", 0o644, se_bind_show, se_bind_store, se_visible),
-    Attribute("se_associate", 0o644, se_associate_show, se_associate_store, se_visible),
+    Attribute("chkstop", 0o444, chkstop_show, kernels=lambda kernel: kernel.chkstop),
+    Attribute("ap_functions", 0o444, ap_functions_show, kernels=lambda kernel: kernel.queue_ap_functions),
+    Attribute(
+        "driver_override",
+        0o644,
+        driver_override_show,
+        driver_override_store,
+        raw=True,
+        kernels=lambda kernel: kernel.driver_override,
+    ),
+    Attribute("se_bind", 0o644, se_bind_show, se_bind_store, se_visible, kernels=_binds),
+    Attribute("se_associate", 0o644, se_associate_show, se_associate_store, se_visible, kernels=_binds),
 )

@@ -41,6 +41,8 @@ class QueueStates:
         """Queues whose reset has not been seen to end, perhaps because it has not even begun."""
         self.associating = NONE
         """Queues that have not been seen to be associated with their secret (AP_SM_STATE_ASSOC_WAIT)."""
+        self.interrupts = NONE
+        """Queues that interrupted when they were last initialised."""
         self.unbinding = NONE
         """Queues whose next reset makes them available for binding (the F bit)."""
         self.bound_to_guest = NONE
@@ -136,6 +138,8 @@ class QueueStates:
             if self._machine.secure_binding:
                 self.note_bind_states(done)
             self._machine.enable_interrupts(self._apid, done)
+            if self._machine.interrupts:
+                self.interrupts |= done
 
     def _begin(self, domains: Mask) -> Mask:
         """Reset queues, and return those that did not fail: these answer at once."""
@@ -143,6 +147,7 @@ class QueueStates:
             return NONE
         done = self._machine.reset_row(self._apid, domains, unbind=domains & self.unbinding)
         self.unbinding -= done
+        self.interrupts -= done
         self.failed |= domains - done
         return done
 

@@ -15,6 +15,7 @@ from apfs.sysfs.members import Registry
 if TYPE_CHECKING:
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
+    from apfs.kernel.profile import Profile
     from apfs.sysfs.entries import Entry
     from apfs.sysfs.tree import Tree
 
@@ -28,8 +29,9 @@ class ZcdnNode:
 
     subsystem = "zcrypt"
 
-    def __init__(self, journal: Journal, name: str, minor: int) -> None:
+    def __init__(self, journal: Journal, profile: Profile, name: str, minor: int) -> None:
         self.journal = journal
+        self.profile = profile
         self.name = name
         self.minor = minor
         self.masks = dict.fromkeys(("ioctlmask", "apmask", "aqmask", "admask"), NONE)
@@ -47,8 +49,9 @@ class ZcdnNode:
 class ZcdnClass:
     """The class `zcrypt` with its nodes."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, profile: Profile) -> None:
         self._tree = tree
+        self._profile = profile
         self.nodes: Registry[ZcdnNode] = Registry()
 
     def create(self, name: str) -> None:
@@ -67,7 +70,7 @@ class ZcdnClass:
             raise KernelError(errno.EEXIST, f"the class has an attribute {name}, so there can be no link of that name")
         if name in (".", ".."):
             raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a directory")
-        node = ZcdnNode(self._tree.journal, name, minor)
+        node = ZcdnNode(self._tree.journal, self._profile, name, minor)
         self.nodes.add(name, node)
         emit(node, "add")
 
@@ -113,9 +116,9 @@ def _mask_attribute(name: str) -> Attribute:
         return f"{mask.hex256()}\n"
 
     def store(node: ZcdnNode, text: str) -> None:
-        node.masks[name] = ap_parse_bitmap_str(text, node.masks[name])
+        node.masks[name] = ap_parse_bitmap_str(text, node.masks[name], node.profile)
 
-    return Attribute(name, 0o644, show, store)
+    return Attribute(name, 0o644, show, store, kernels=lambda kernel: name != "admask" or kernel.node_admask)
 
 
 NODE_ATTRIBUTES: tuple[Entry, ...] = (

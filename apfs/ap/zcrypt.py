@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 
 def card_online(card: ApCard) -> bool:
-    """Whether a card is online by software, configured and not check-stopped."""
-    return card.zcrypt_card is not None and card.zcrypt_card.online and card.usable
+    """Whether a card is online by software, configured and, as far as the kernel minds, not check-stopped."""
+    return card.zcrypt_card is not None and card.zcrypt_card.online and _can_be_online(card)
+
+
+def _can_be_online(card: ApCard) -> bool:
+    return card.usable if card.profile.online_checkstop else card.config
 
 
 def online_queues(card: ApCard) -> Mask:
@@ -28,7 +32,7 @@ def online_queues(card: ApCard) -> Mask:
     online = NONE
     for zcrypt_card in card.zcrypt_cards:
         online |= zcrypt_card.online_queues
-    return online & card.states.usable
+    return online & (card.states.usable if card.profile.online_checkstop else card.states.config)
 
 
 def queue_online(queue: ApQueue) -> bool:
@@ -36,9 +40,9 @@ def queue_online(queue: ApQueue) -> bool:
     return queue.apqi in online_queues(queue.card)
 
 
-def card_hardware(card: ApCard) -> CardHardware | None:
-    """Ask a card through any of its queues. None if none of them can be used, which makes the bus scan."""
-    return _ask(card, ALL)
+def card_hardware(card: ApCard, domains: Mask = ALL) -> CardHardware | None:
+    """Ask a card through any of its queues in some domains. None if none can be used, which makes the bus scan."""
+    return _kept(card, domains, _ask(card, domains))
 
 
 def queue_hardware(queue: ApQueue) -> CardHardware | None:
@@ -47,13 +51,25 @@ def queue_hardware(queue: ApQueue) -> CardHardware | None:
     This makes the bus scan, but not for a CCA queue that belongs to no card of zcrypt (zcrypt_device_status_ext), nor
     for an EP11 queue that is offline by software (ep11_mkvps_show, ep11_queue_op_modes_show).
     """
-    card = queue.card
+    card, own = queue.card, Mask.of(queue.apqi)
     if card.coprocessor == "cca":
         known = card.zcrypt_card is not None and queue.apqi in card.zcrypt_card.queues
-    else:
-        zcrypt_card = card.zcrypt_of(queue.apqi)
-        known = zcrypt_card is not None and queue.apqi in zcrypt_card.online_queues
-    return _ask(card, Mask.of(queue.apqi)) if known else None
+        return _kept(card, own, _ask(card, own) if known else None)
+    zcrypt_card = card.zcrypt_of(queue.apqi)
+    known = zcrypt_card is not None and queue.apqi in zcrypt_card.online_queues
+    return _ask(card, own) if known else None
+
+
+def _kept(card: ApCard, domains: Mask, answer: CardHardware | None) -> CardHardware | None:
+    """Return an answer or, where kernels keep answers, that there was before (cca_get_info, ep11_get_card_info).
+
+    Of a CCA card they keep one for each domain, of an EP11 card a single one.
+    """
+    if not card.profile.info_cache:
+        return answer
+    if answer is not None:
+        card.answered = card.answered.with_((online_queues(card) & domains).lowest())
+    return answer or (None if card.answered.isdisjoint(domains) else card.machine.cards.get(card.apid))
 
 
 def _ask(card: ApCard, domains: Mask) -> CardHardware | None:
@@ -85,7 +101,7 @@ def switch_card(card: ApCard, *, online: bool) -> None:
     """
     zcrypt_card = card.zcrypt_card
     assert zcrypt_card is not None  # noqa: S101 -- only cards of zcrypt can be switched
-    if online and not card.usable:
+    if online and not _can_be_online(card):
         raise KernelError(errno.ENODEV, f"{card.name} is deconfigured or check-stopped")
     zcrypt_card.online = online
     emit(card, "change", ("ONLINE", str(int(online))))
@@ -103,7 +119,8 @@ def switch_queue(queue: ApQueue, *, online: bool) -> None:
     """
     card, zcrypt_card = queue.card, queue.card.zcrypt_of(queue.apqi)
     assert zcrypt_card is not None  # noqa: S101 -- only queues of zcrypt can be switched
-    if online and not (queue.usable and card.usable):
+    usable = queue.usable if card.profile.online_checkstop else queue.config
+    if online and not (usable and _can_be_online(card)):
         raise KernelError(errno.ENODEV, f"{queue.apqn} or {card.name} is deconfigured or check-stopped")
     if online and not zcrypt_card.online:
         advice = "set it online" if zcrypt_card is card.zcrypt_card else f"bind {queue.apqn} to it again"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from apfs.ap.card_attributes import parse_switch
-from apfs.ap.hardware import OP_MODES
+from apfs.ap.hardware import OLD_OP_MODES, OP_MODES
+from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import card_type
 from apfs.ap.traffic import card_traffic, queue_traffic
 from apfs.ap.zcrypt import card_hardware, card_online, queue_hardware, queue_online, switch_card, switch_queue
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from apfs.ap.card import ApCard
     from apfs.ap.hardware import CardHardware
     from apfs.ap.queue import ApQueue
+    from apfs.kernel.profile import Profile
 
 _CCA_PATTERNS = (("AES", "aes", 16), ("APKA", "apka", 16), ("ASYM", "asym", 32))
 
@@ -52,7 +54,7 @@ def card_online_store(card: ApCard, text: str) -> None:
 
     The card's event is sent always, a queue's only if its own state changes.
     """
-    switch_card(card, online=parse_switch(text))
+    switch_card(card, online=parse_switch(text, card.profile))
 
 
 def card_load_show(card: ApCard) -> str:
@@ -67,7 +69,9 @@ def queue_load_show(queue: ApQueue) -> str:
 
 def serialnr_show(card: ApCard) -> str:
     """Serial number, 8 characters (CCA) or 16 columns (EP11); empty if no queue can be used to ask for it."""
-    hardware = card_hardware(card)
+    any_domain = card.mode == "ep11" or card.profile.serialnr_any_domain
+    default = card.bus.default_domain
+    hardware = card_hardware(card, ALL if any_domain else NONE if default < 0 else Mask.of(default))
     if hardware is None:
         return "\n"
     return f"{hardware.serial[:8]}\n" if card.coprocessor == "cca" else f"{hardware.serial[:16]:>16}\n"
@@ -85,14 +89,15 @@ def fw_version_show(card: ApCard) -> str:
     return f"{hardware.firmware[0]}.{hardware.firmware[1]}\n" if hardware else "\n"
 
 
-def _op_modes(hardware: CardHardware | None) -> str:
-    names = [name for name in OP_MODES if hardware and name in hardware.op_modes]
+def _op_modes(hardware: CardHardware | None, kernel: Profile) -> str:
+    known = OP_MODES if kernel.op_modes_full else OLD_OP_MODES
+    names = [name for name in known if hardware and name in hardware.op_modes]
     return " ".join(names) + "\n"
 
 
 def card_op_modes_show(card: ApCard) -> str:
     """EP11 operational modes, in bit order."""
-    return _op_modes(card_hardware(card))
+    return _op_modes(card_hardware(card), card.profile)
 
 
 CARD_ATTRIBUTES = (
@@ -130,7 +135,7 @@ def queue_online_show(queue: ApQueue) -> str:
 
 def queue_online_store(queue: ApQueue, text: str) -> None:
     """Switch the queue. EINVAL, ENODEV for a queue or card that is not usable, EINVAL if its card is offline."""
-    switch_queue(queue, online=parse_switch(text))
+    switch_queue(queue, online=parse_switch(text, queue.card.profile))
 
 
 def _ask(queue: ApQueue) -> CardHardware | None:
@@ -150,7 +155,7 @@ def mkvps_show(queue: ApQueue) -> str:
         new = f"{state} 0x{keys.new_wk}" if keys.new_wk else "empty -"
         return f"WK CUR: {f'valid 0x{keys.wk}' if keys.wk else 'invalid -'}\nWK NEW: {new}\n"
     lines = []
-    for name, register, digits in _CCA_PATTERNS:
+    for name, register, digits in _CCA_PATTERNS if queue.card.profile.mkvps_asym else _CCA_PATTERNS[:-1]:
         if hardware is None:
             lines += [f"{name} {state}: - -\n" for state in ("NEW", "CUR", "OLD")]
         else:
@@ -170,10 +175,23 @@ def mkvps_show(queue: ApQueue) -> str:
 
 def queue_op_modes_show(queue: ApQueue) -> str:
     """EP11 operational modes of the queue's domain; empty while offline."""
-    return _op_modes(_ask(queue))
+    return _op_modes(_ask(queue), queue.card.profile)
 
 
-MODULE_PARAMETERS = (Attribute("mempool_threshold", 0o400, lambda _module: "5\n"),)
+def _pool(mode: int, *, readable: bool) -> Attribute:
+    return Attribute(
+        "mempool_threshold",
+        mode,
+        lambda _module: "5\n",
+        kernels=lambda kernel: kernel.pool_parameters and kernel.parameters_readable == readable,
+    )
+
+
+MODULE_PARAMETERS = (
+    _pool(0o400, readable=True),
+    _pool(0o440, readable=False),
+    Attribute("hwrng_seed", 0o440, lambda _module: "1\n", kernels=lambda kernel: kernel.hwrng_seed_parameter),
+)
 QUEUE_ATTRIBUTES = (
     Attribute("online", 0o644, queue_online_show, queue_online_store, queue_bound),
     Attribute("load", 0o444, queue_load_show, None, queue_bound),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apfs.kernel.profile import NEWEST
 from apfs.mounts import environment, server, table
 from apfs.sandbox import compose, linux
 from apfs.sandbox.uevents import NETLINK_KOBJECT_UEVENT
@@ -90,6 +91,7 @@ class Report:
                 "kernel": ".".join(map(str, facts.kernel)),
                 "summary": situation(facts),
             },
+            "emulated_kernel": NEWEST,
             "capabilities": {
                 one.name: {
                     "works": one.works,

@@ -43,6 +43,29 @@ def show(name: str) -> None:
     click.echo(texts[name], nl=False)
 
 
+@command.command("kernels")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: all features of each release.")
+def kernels(*, as_json: bool) -> None:
+    """List the releases of Linux that hosts can have, each with what is not as in the one above.
+
+    The key `kernel` of a scenario chooses one, and single features of others: docs/kernels.md says what they are.
+    """
+    import json
+
+    from apfs.kernel.profile import PROFILES, Profile, differing
+
+    profiles = [Profile.of(version) for version in PROFILES]
+    if as_json:
+        click.echo(json.dumps({one.version: one.features() for one in profiles}, indent=1))
+        return
+    width = max(map(len, PROFILES))
+    for before, one in zip((profiles[0], *profiles), profiles, strict=False):
+        lines = differing(one.differences(before)) or ["the oldest"]
+        click.echo(f"{one.version:<{width}}  {lines[0]}")
+        for line in lines[1:]:
+            click.echo(f"{'':<{width}}  {line}")
+
+
 @command.command("validate")
 @click.argument("file", type=click.Path(), shell_complete=completion.scenarios_and_files)
 def validate(file: str) -> None:

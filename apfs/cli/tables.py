@@ -11,6 +11,7 @@ from rich.text import Text
 
 from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
 from apfs.journal.text import from_line, printable, summary
+from apfs.kernel.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -111,11 +112,17 @@ def _host(document: dict[str, Any]) -> Iterator[Row]:
     yield "default domain", "-" if domain < 0 else f"{domain:04x}"
     yield "apmask", ap_hex2bitmap(document["apmask"]).ranges(_ADAPTER) or "-"
     yield "aqmask", ap_hex2bitmap(document["aqmask"]).ranges(_DOMAIN) or "-"
+    yield "kernel", f"Linux {_kernel(document['kernel'])}"
     yield "modules", " ".join(document["modules"])
     if document["secure_execution"]:
         yield "secure execution", "guest: no live migration"
     if document["kvm"] == "none":
         yield "kvm", "none: programs cannot open devices"
+
+
+def _kernel(kernel: dict[str, Any]) -> str:
+    """Return a release with its changes."""
+    return str(Profile.of(kernel["version"], kernel["changes"]))
 
 
 def _alike(rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:

@@ -93,6 +93,7 @@ def status(system: System) -> str:
     document = {
         "apfs": __version__,
         "scenario": system.name,
+        "kernel": {"version": system.profile.version, "changes": system.profile.changes()},
         "driver": system.revision,
         "secure_execution": system.machine.secure_execution,
         "clock": system.clock,

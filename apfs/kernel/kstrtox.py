@@ -1,7 +1,7 @@
 """Number grammars of sysfs stores (lib/kstrtox.c and lib/vsprintf.c in Linux).
 
-They differ from one another and from Python's `int()`, and scripts notice. All take the text of one write, already
-cut at its first NUL, and raise `KernelError`.
+They differ from one another, from one kernel to the next and from Python's `int()`, and scripts notice. All take the
+text of one write, already cut at its first NUL, and raise `KernelError`.
 """
 
 import errno
@@ -9,6 +9,7 @@ import re
 from typing import Literal
 
 from apfs.errors import KernelError
+from apfs.kernel.profile import DEFAULT, Profile
 
 _U64 = 1 << 64
 # lib/ctype.c also counts the Latin-1 no-break space as white space.
@@ -19,6 +20,7 @@ _COMMON = re.compile(r"(?:0|[1-9][0-9]{0,8})\n?\Z")
 # The bases of the three groups.
 _BASES = (0, 16, 8, 10)
 _SCAN_D = re.compile(r"-?[0-9]+", re.ASCII)
+_SCAN_LLU = re.compile(r"[0-9]+", re.ASCII)
 _SCAN_I = re.compile(r"(?P<sign>-?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*))", re.ASCII)
 
 
@@ -43,39 +45,59 @@ def kstrtoul(text: str, bits: Literal[32, 64] = 64) -> int:
     raise KernelError(errno.EINVAL, f"{_shown(text)} is not a number (decimal, 0x hex or 0 octal, nothing around it)")
 
 
-def scan_d(text: str) -> int:
+def scan_d(text: str, kernel: Profile = DEFAULT) -> int:
     """Signed 32-bit decimal as `sscanf("%d")` reads it: leading white space and trailing text do not matter."""
     found = _SCAN_D.match(text.lstrip(SPACE))
     if not found:
         raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a decimal number")
-    return _to_int(int(found[0]))
+    return _to_int(int(found[0]), kernel)
 
 
-def scan_i(text: str) -> int:
+def scan_i(text: str, kernel: Profile = DEFAULT) -> int:
     """Signed 32-bit number as `sscanf("%i")` reads it: like `scan_d`, but the prefix chooses the base."""
     found = _SCAN_I.match(text.lstrip(SPACE))
     if not found:
         raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a number")
     value = int(found["hex"], 16) if found["hex"] else int(found["oct"], 8) if found["oct"] else int(found["dec"])
-    return _to_int(-value if found["sign"] else value)
+    return _to_int(-value if found["sign"] else value, kernel)
 
 
-def kstrtobool(text: str) -> bool:
+def scan_llu(text: str, kernel: Profile = DEFAULT) -> int:
+    """Unsigned 64-bit decimal as `sscanf("%llu")` reads it: no sign, otherwise as `scan_d`."""
+    found = _SCAN_LLU.match(text.lstrip(SPACE))
+    if not found:
+        raise KernelError(errno.EINVAL, f"{_shown(text)} does not start with a decimal number")
+    return simple_strtoull(found[0], kernel)
+
+
+def simple_strtoull(digits: str, kernel: Profile = DEFAULT) -> int:
+    """Value of digits without a sign, whose base the prefix chooses; from 2**64 on as `kernel` has it."""
+    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits.startswith("0") else 10
+    return _limited(int(digits, base), kernel)
+
+
+def kstrtobool(text: str, kernel: Profile = DEFAULT) -> bool:
     """Truth value by its first character (`on` and `off` by their first two)."""
+    letters = "10yn" + "tf" * kernel.kstrtobool_tf + "ed" * kernel.kstrtobool_ed
     first, second = text[:1].lower(), text[1:2].lower()
-    if first in ("1", "y", "t", "e") or (first, second) == ("o", "n"):
+    if (first in letters and first in ("1", "y", "t", "e")) or (first, second) == ("o", "n"):
         return True
-    if first in ("0", "n", "f", "d") or (first, second) == ("o", "f"):
+    if (first in letters and first in ("0", "n", "f", "d")) or (first, second) == ("o", "f"):
         return False
     raise KernelError(errno.EINVAL, f"{_shown(text)} is not a truth value (1, y, on, 0, n, off)")
 
 
-def _to_int(value: int) -> int:
+def _limited(value: int, kernel: Profile) -> int:
+    """Return what a number without a sign is worth: 2**64 - 1 at most (_parse_integer_limit), or what is left of it."""
+    return min(value, _U64 - 1) if kernel.numbers_saturate else value % _U64
+
+
+def _to_int(value: int, kernel: Profile) -> int:
     """What is left when the kernel's 64-bit intermediate is stored into an int: the low 32 bits.
 
-    Since Linux 7.2 the digits are worth 2**64 - 1 at most, of which a sign makes 1 (_parse_integer_limit).
+    The digits are limited before the sign counts, which makes 1 of the largest number.
     """
-    value = max(-(_U64 - 1), min(value, _U64 - 1)) & 0xFFFFFFFF
+    value = (_limited(value, kernel) if value >= 0 else -_limited(-value, kernel)) & 0xFFFFFFFF
     return value - (1 << 32) if value & 0x80000000 else value
 
 

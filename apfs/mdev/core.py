@@ -15,6 +15,7 @@ from apfs.sysfs.members import Registry
 if TYPE_CHECKING:
     from apfs.journal.log import Journal
     from apfs.journal.records import Keys
+    from apfs.kernel.profile import Profile
     from apfs.sysfs.tree import Tree
 
 
@@ -61,10 +62,13 @@ class Mdev:
 class MdevBus(Bus):
     """The bus `mdev`."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, profile: Profile) -> None:
         super().__init__("mdev", tree.journal)
+        self.profile = profile
         self._tree = tree
         self.mdevs: Registry[Mdev] = Registry()
+        self.had_parent = False
+        """Whether there was a parent since the module was loaded."""
 
     def device(self, name: str) -> Mdev | None:
         """Return the device of that UUID, in lower case."""
@@ -92,13 +96,22 @@ class MdevBus(Bus):
             self._tree.deactivate()
 
     def create(self, parent: MdevParent, uuid: str) -> Mdev:
-        """Make a device (mdev_device_create). EEXIST if the UUID is in use, EUSERS if there is no instance left."""
+        """Make a device (mdev_device_create).
+
+        EEXIST if the UUID is in use; EUSERS, in old kernels EPERM, without an instance.
+        """
         uuid = uuid.lower()
         if self.mdevs.get(uuid):
             raise KernelError(errno.EEXIST, f"there is a mediated device {uuid} already")
-        if not self.available(parent):
-            raise KernelError(errno.EUSERS, f"all {parent.instances} instances of {parent.type_name} are taken")
         mdev = Mdev(self.journal, parent, uuid)
+        if not self.available(parent):
+            reason = f"all {parent.instances} instances of {parent.type_name} are taken"
+            if self.profile.create_limit == "EUSERS":
+                raise KernelError(errno.EUSERS, reason)
+            if self.profile.mdev_driver == "vfio_ap_mdev":  # it is the driver that refuses the new device
+                emit(mdev, "add")
+                emit(mdev, "remove")
+            raise KernelError(errno.EPERM, reason)
         self.mdevs.add(uuid, mdev)
         emit(mdev, "add")
         self.probe(mdev, parent.mdev_driver)

@@ -20,6 +20,7 @@ from apfs.scenario.values import (
     DRIVER,
     FIRMWARE,
     FLAG,
+    KERNEL,
     MASK,
     NUMBER,
     NUMBERS,
@@ -59,6 +60,7 @@ _HOST, _QCI, _CARD, _BUS = Scenario(), Qci(), CardHardware(0, ""), BusSettings()
 TOP: Keys = (
     Key("name", TEXT, _HOST.name),
     Key("description", TEXT, _HOST.description),
+    Key("kernel", KERNEL, _HOST.kernel),
     Key("driver", one_of(*REVISIONS), _HOST.driver),
     Key("environment", one_of(*get_args(Environment)), _HOST.environment),
     Key("secure_execution", FLAG, _HOST.secure_execution),

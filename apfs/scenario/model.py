@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import Qci
+from apfs.kernel import profile
 from apfs.scenario.lines import line_of
 from apfs.vfio_ap import migration
 
@@ -75,6 +76,7 @@ class Scenario:
 
     name: str = "unnamed"
     description: str = ""
+    kernel: profile.Profile = profile.DEFAULT
     driver: str = migration.DEFAULT
     environment: Environment = "lpar"
     secure_execution: bool = False

@@ -12,6 +12,7 @@ from apfs.ap.mask import ALL, Mask, ap_parse_bitmap_str
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import hwinfo_of, nearest_type
 from apfs.errors import KernelError
+from apfs.kernel.profile import Profile
 from apfs.kernel.uuid import is_uuid
 
 if TYPE_CHECKING:
@@ -206,6 +207,22 @@ def digits(count: int) -> Kind:
     return Kind(parse, str)
 
 
+def _kernel(value: object) -> Profile:
+    if isinstance(value, str):
+        return Profile.of(value)
+    if not isinstance(value, dict) or not isinstance(value.get("version"), str):
+        wanted = "a release such as '6.12', or a table with version and features"
+        raise ValueError(f"expected {wanted}, not {value!r}")  # noqa: TRY004 -- what is wrong is told, not raised
+    return Profile.of(value["version"], {name: choice for name, choice in value.items() if name != "version"})
+
+
+def _spell_kernel(kernel: Profile) -> object:
+    changes = kernel.changes()
+    return {"version": kernel.version, **changes} if changes else kernel.version
+
+
+KERNEL = Kind(_kernel, _spell_kernel)
+"""A release of Linux, or a table with its `version` and features of others."""
 APQN = Kind(_apqn, str)
 DRIVER = Kind(_driver, str)
 UUID = Kind(_uuid, str)

@@ -24,7 +24,7 @@ class Attribute:
     `show(subject)` returns the text, `store(subject, text)` takes what was written up to its first NUL (or, if `raw`,
     with all its NULs, for stores that count bytes); both may raise `KernelError`. If the mode allows an access for
     which there is no function, the access gives EIO. `visible` decides whether this particular subject has the
-    attribute.
+    attribute. `kernels(profile)` decides which kernels have it at all (apfs.kernel.profile).
     """
 
     name: str
@@ -33,6 +33,7 @@ class Attribute:
     store: Callable[[Any, str], None] | None = None
     visible: Callable[[Any], bool] | None = None
     raw: bool = False
+    kernels: Callable[[Any], bool] | None = None
 
     def present(self, subject: object) -> bool:
         """Whether this subject has the attribute at present."""

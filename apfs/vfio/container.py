@@ -69,9 +69,12 @@ class Container(IoctlFile):
     def _check_extension(self, request: Request) -> Reply:
         """Return 1 for types 1 and 3 and for UNMAP_ALL, for DMA_CC once an IOMMU type is set, else 0.
 
-        Without the module vfio_iommu_type1 there is nobody to ask: 0.
+        Old kernels have UPDATE_VADDR too. Without the module vfio_iommu_type1 there is nobody to ask: 0.
         """
-        supported = request.arg in _ALWAYS and self._core.has_type1()
+        known = request.arg in _ALWAYS
+        if request.arg == uapi.VFIO_UPDATE_VADDR:
+            known = self._core.profile.update_vaddr
+        supported = known and self._core.has_type1()
         if request.arg == uapi.VFIO_DMA_CC_IOMMU:
             supported = self.backend is not None
         return Reply(int(supported))
@@ -86,7 +89,11 @@ class Container(IoctlFile):
             # UNMAP_ALL is an extension of the type 1 backend, but not a type that can be chosen.
             number = errno.EINVAL if request.arg == uapi.VFIO_UNMAP_ALL else errno.ENODEV
             raise KernelError(number, f"no backend for IOMMU type {request.arg}")
-        self.backend = Type1(v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU, limit=self._core.type1.dma_entry_limit)
+        self.backend = Type1(
+            v2=request.arg == uapi.VFIO_TYPE1v2_IOMMU,
+            limit=self._core.type1.dma_entry_limit,
+            profile=self._core.profile,
+        )
         self._core.backends += 1
         return DONE
 
@@ -172,7 +179,8 @@ class GroupFile(IoctlFile):
             raise KernelError(errno.EINVAL, "the group has a container already")
         self._device()
         if not isinstance(container, Container | Iommufd):
-            raise KernelError(errno.EBADFD, f"descriptor {number} is neither a VFIO container nor an iommufd")
+            error = errno.EBADFD if self._device().core.profile.iommufd else errno.EINVAL
+            raise KernelError(error, f"descriptor {number} is neither a VFIO container nor an iommufd")
         container.attach(self)
         self._container = container
         return DONE
@@ -186,6 +194,12 @@ class GroupFile(IoctlFile):
         self._leave()
         return DONE
 
+    def _ready_container(self) -> Container | Iommufd:
+        if self._container is None:
+            raise KernelError(errno.EINVAL, "the group has no container: VFIO_GROUP_SET_CONTAINER first")
+        self._container.check_ready()
+        return self._container
+
     def _get_device_fd(self, request: Request) -> Reply:
         """Open the device of that name, a UUID, and return its descriptor. EFAULT, EINVAL, ENODEV, EMFILE, EPERM."""
         text, nul, _ = request.memory.partition(b"\0")
@@ -194,15 +208,15 @@ class GroupFile(IoctlFile):
                 errno.EINVAL if len(text) >= uapi.PAGE else errno.EFAULT, "the name has no end within a readable page"
             )
         device = self._device()
+        name_first = device.core.profile.group_name_first
+        container = None if name_first else self._ready_container()
         if text.decode("latin-1") != device.name:
             why = f"group {self._group.number} has the device {device.name}, not {text.decode('latin-1')!r}"
             raise KernelError(errno.ENODEV, why)
         if request.full:
             raise KernelError(errno.EMFILE, "the caller has no descriptor left: close some, or raise RLIMIT_NOFILE")
-        if self._container is None:
-            raise KernelError(errno.EINVAL, "the group has no container: VFIO_GROUP_SET_CONTAINER first")
-        self._container.check_ready()
-        device.open(device.core.vm_of(self._container))
+        container = container or self._ready_container()
+        device.open(device.core.vm_of(container))
         if not self.devices_open and isinstance(self._container, Iommufd):
             try:
                 self._access = self._container.enter()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from apfs.journal.log import Journal
     from apfs.journal.records import Irq, Keys
+    from apfs.kernel.profile import Profile
     from apfs.vfio.fsm import MigrationFlags
     from apfs.vfio.request import EventFd
 
@@ -84,8 +85,9 @@ class VfioOps(Protocol):
 class VfioCore:
     """The VFIO core: hands out device and group numbers, the lowest free ones."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, profile: Profile) -> None:
         self.journal = journal
+        self.profile = profile
         self.devices: list[VfioDevice] = []
         self.references = 0
         """What open files keep the module vfio loaded with.
@@ -114,7 +116,8 @@ class VfioCore:
         device = VfioDevice(self, path, name, index, ops)
         self.devices.append(device)
         emit(device.group, "add")
-        emit(device, "add")
+        if self.profile.vfio_dev_class:
+            emit(device, "add")
         return device
 
     def unregister(self, device: VfioDevice) -> None:
@@ -123,7 +126,8 @@ class VfioCore:
         device.group.device = None
         for irq in range(len(IRQ_NAMES)):
             device.set_trigger(irq, None)
-        emit(device, "remove")
+        if self.profile.vfio_dev_class:
+            emit(device, "remove")
         emit(device.group, "remove")
 
 
@@ -184,7 +188,9 @@ class VfioDevice:
         """eventfds of interrupts. Closing the device does not end them: who opens it next finds them still there."""
 
     def uevent_keys(self) -> Keys:
-        """Return device number and name."""
+        """Return device number and name; nothing where devices have no node."""
+        if not self.core.profile.vfio_cdev:
+            return ()
         keys = (("MAJOR", str(DEVICE_MAJOR)), ("MINOR", str(self.index)))
         return (*keys, ("DEVNAME", f"vfio/devices/vfio{self.index}"))
 
@@ -229,13 +235,14 @@ class VfioDevice:
         """
         if not self.in_use:
             return
-        if self.open_count:
+        if self.open_count and self.core.profile.request_clears_guest:
             self.signal(IRQ_CONFIG_CHANGED)
         text = "no device request registered: blocked until the user releases the device"
         if IRQ_REQUEST in self._triggers:
             self.signal(IRQ_REQUEST)
             text = "relaying device request to user (#0)"
-        self.journal.log("notice", f"vfio_ap_mdev {self.name}: {text}")
+        if self.core.profile.irqs:
+            self.journal.log("notice", f"vfio_ap_mdev {self.name}: {text}")
         reason = f"{self.name} is in use by a guest: the guest was asked to release it; close it and try again"
         raise KernelError(errno.EBUSY, reason)
 
@@ -252,7 +259,7 @@ GROUP_ATTRIBUTES = (
 )
 DEVICE_ATTRIBUTES = (
     UEVENT,
-    Attribute("dev", 0o444, lambda device: f"{DEVICE_MAJOR}:{device.index}\n"),
+    Attribute("dev", 0o444, lambda device: f"{DEVICE_MAJOR}:{device.index}\n", kernels=lambda kernel: kernel.vfio_cdev),
     Link("subsystem", lambda _device: f"{SYS}/class/vfio-dev"),
     Link("device", lambda device: device.parent),
 )
@@ -264,7 +271,7 @@ def type_store(_group: VfioGroup, _text: str) -> None:
 
 
 IOMMU_GROUP_ATTRIBUTES = (
-    Attribute("name", 0o444, lambda _group: "vfio-noiommu\n"),
+    Attribute("name", 0o444, lambda _group: "vfio-noiommu\n", kernels=lambda kernel: kernel.iommu_group_name),
     Attribute("type", 0o644, lambda _group: "unknown\n", type_store),
     Attribute("reserved_regions", 0o444, lambda _group: ""),
 )

@@ -57,18 +57,20 @@ class DeviceFile(IoctlFile):
         """Report an AP device that can be reset, without regions, with two interrupts. EFAULT, EINVAL."""
         argsz, *_ = request.struct(uapi.DEVICE_INFO)
         flags = uapi.VFIO_DEVICE_FLAGS_AP | uapi.VFIO_DEVICE_FLAGS_RESET
-        return request.answer(uapi.DEVICE_INFO, argsz, flags, 0, len(IRQ_NAMES))
+        return request.answer(uapi.DEVICE_INFO, argsz, flags, 0, self.device.core.profile.irqs)
 
     def _get_irq_info(self, request: Request) -> Reply:
         """Report that interrupts 0 (request) and 1 (configuration changed) take one eventfd each. EFAULT, EINVAL."""
+        self._check_irqs(request)
         argsz, _, index, _ = request.struct(uapi.IRQ_INFO)
-        _check_irq(index)
+        self._check_irq(index)
         return request.answer(uapi.IRQ_INFO, argsz, uapi.VFIO_IRQ_INFO_EVENTFD, index, 1)
 
     def _set_irqs(self, request: Request) -> Reply:
         """Register the eventfd of an interrupt, or (-1) drop it. EFAULT, EINVAL, EBADF."""
+        self._check_irqs(request)
         argsz, flags, index, start, count = request.struct(uapi.IRQ_SET)
-        _check_irq(index)
+        self._check_irq(index)
         data = flags & uapi.VFIO_IRQ_SET_DATA_TYPE_MASK
         if flags & ~_IRQ_SET_FLAGS or data not in _VALUE_SIZES:
             raise KernelError(errno.EINVAL, f"flags {flags:#x} are unknown or have not exactly one type of data")
@@ -94,6 +96,15 @@ class DeviceFile(IoctlFile):
         self.device.set_trigger(index, trigger)
         return DONE
 
+    def _check_irqs(self, request: Request) -> None:
+        if not self.device.core.profile.irqs:
+            self.unknown(request)
+
+    def _check_irq(self, index: int) -> None:
+        irqs = IRQ_NAMES[: self.device.core.profile.irqs]
+        if index >= len(irqs):
+            raise KernelError(errno.EINVAL, f"no interrupt {index}: there are {dict(enumerate(irqs))}")
+
     def _reset(self, _request: Request) -> Reply:
         """Reset all queues of the device. EIO if one does not come back clean."""
         self.device.ops.reset()
@@ -101,6 +112,8 @@ class DeviceFile(IoctlFile):
 
     def _feature(self, request: Request) -> Reply:
         """Probe, get or set a feature: MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE. EFAULT, EINVAL, ENOTTY, EPERM."""
+        if not self.device.core.profile.feature_ioctl:
+            return self.unknown(request)
         argsz, flags = request.struct(uapi.FEATURE)
         index = flags & uapi.VFIO_DEVICE_FEATURE_MASK
         get, put = bool(flags & uapi.VFIO_DEVICE_FEATURE_GET), bool(flags & uapi.VFIO_DEVICE_FEATURE_SET)
@@ -109,14 +122,7 @@ class DeviceFile(IoctlFile):
             raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}")
         if get and put and not probe:
             raise KernelError(errno.EINVAL, "GET and SET exclude each other")
-        if index in _NO_LOGGING:
-            raise KernelError(errno.ENOTTY, "the driver does not track dirty pages")
-        if index in _FEATURES and self.device.ops.migration is None:
-            raise KernelError(errno.ENOTTY, "the driver has no live migration")
-        if index not in _FEATURES:
-            # VFIO itself knows this one, and asks what the driver's migration can do.
-            number = errno.EINVAL if index == uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 else errno.ENOTTY
-            raise KernelError(number, f"no feature {index}")
+        self._check_known(index)
         getter, setter = _FEATURES[index]
         if (get and getter is None) or (put and setter is None):
             raise KernelError(errno.EINVAL, f"feature {index} cannot be {'set' if put else 'got'}")
@@ -128,6 +134,19 @@ class DeviceFile(IoctlFile):
         if argsz < uapi.FEATURE.size + _FEATURE_DATA:
             raise KernelError(errno.EINVAL, f"argsz {argsz} has no room for the data of feature {index}")
         return act(self, request)
+
+    def _check_known(self, index: int) -> None:
+        kernel = self.device.core.profile
+        if index in _NO_LOGGING and kernel.dma_logging:
+            raise KernelError(errno.ENOTTY, "the driver does not track dirty pages")
+        if index == uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 and kernel.precopy_info_v2:
+            # VFIO itself knows this one, and asks what the driver's migration can do.
+            raise KernelError(errno.EINVAL, f"no feature {index}")
+        unsized = index == uapi.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE and not kernel.mig_data_size
+        if index not in _FEATURES or unsized:
+            raise KernelError(_UNKNOWN_FEATURE[kernel.unknown_feature], f"no feature {index}")
+        if self.device.ops.migration is None:
+            raise KernelError(errno.ENOTTY, "the driver has no live migration")
 
     @property
     def _migration(self) -> MigrationOps:
@@ -177,6 +196,7 @@ class DeviceFile(IoctlFile):
 
 
 _FEATURES = DeviceFile.features
+_UNKNOWN_FEATURE = {"EINVAL": errno.EINVAL, "ENOTTY": errno.ENOTTY}
 _NO_LOGGING = (
     uapi.VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
     uapi.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
@@ -234,7 +254,7 @@ class CdevFile(DeviceFile):
         """Attach the device to an address space, in place of the one before. EFAULT, EINVAL, EOPNOTSUPP, ENOENT."""
         assert self._access is not None  # noqa: S101 -- checked before any request but BIND
         argsz, flags, pt_id = request.struct(uapi.ATTACH_PT)
-        _check_pasid(flags, argsz, uapi.ATTACH_PT)
+        self._check_pasid(flags, argsz, uapi.ATTACH_PT)
         self._access.attach(pt_id)
         return request.answer(uapi.ATTACH_PT, argsz, flags, pt_id)
 
@@ -242,9 +262,16 @@ class CdevFile(DeviceFile):
         """Detach it, whether or not it is attached. EFAULT, EINVAL, EOPNOTSUPP."""
         assert self._access is not None  # noqa: S101 -- checked before any request but BIND
         argsz, flags = request.struct(uapi.DETACH_PT)
-        _check_pasid(flags, argsz, uapi.DETACH_PT)
+        self._check_pasid(flags, argsz, uapi.DETACH_PT)
         self._access.detach()
         return DONE
+
+    def _check_pasid(self, flags: int, argsz: int, layout: uapi.CStruct) -> None:
+        known = uapi.VFIO_DEVICE_ATTACH_PASID if self.device.core.profile.attach_pasid else 0
+        if flags & ~known or (flags and argsz < layout.size + uapi.U32.size):
+            raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}, or argsz {argsz} has no room for a PASID")
+        if flags:
+            raise KernelError(errno.EOPNOTSUPP, "vfio_ap knows no PASIDs")
 
     ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
         **DeviceFile.ioctls,
@@ -252,18 +279,6 @@ class CdevFile(DeviceFile):
         Cmd.VFIO_DEVICE_ATTACH_IOMMUFD_PT: _attach,
         Cmd.VFIO_DEVICE_DETACH_IOMMUFD_PT: _detach,
     }
-
-
-def _check_pasid(flags: int, argsz: int, layout: uapi.CStruct) -> None:
-    if flags & ~uapi.VFIO_DEVICE_ATTACH_PASID or (flags and argsz < layout.size + uapi.U32.size):
-        raise KernelError(errno.EINVAL, f"unknown flags {flags:#x}, or argsz {argsz} has no room for a PASID")
-    if flags:
-        raise KernelError(errno.EOPNOTSUPP, "vfio_ap knows no PASIDs")
-
-
-def _check_irq(index: int) -> None:
-    if index >= len(IRQ_NAMES):
-        raise KernelError(errno.EINVAL, f"no interrupt {index}: there are 0 (request) and 1 (configuration changed)")
 
 
 def _data(request: Request, data: bytes) -> Reply:

@@ -11,6 +11,7 @@ import errno
 from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
+from apfs.kernel.profile import DEFAULT
 from apfs.vfio import uapi
 from apfs.vfio.ioas import LAST, Ioas, Pages, Slice
 from apfs.vfio.iommu_hardware import HARDWARE, require_zero
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from apfs.journal.log import Journal
+    from apfs.kernel.profile import Profile
 
 _MAP_FLAGS = uapi.IOMMU_IOAS_MAP_FIXED_IOVA | uapi.IOMMU_IOAS_MAP_WRITEABLE | uapi.IOMMU_IOAS_MAP_READABLE
 _COMPATIBLE = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
@@ -63,8 +65,9 @@ class Access:
 class Iommufd(IoctlFile):
     """An open iommufd with its objects."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, profile: Profile = DEFAULT) -> None:
         super().__init__(journal, "/dev/iommu")
+        self._profile = profile
         self._objects: dict[int, Ioas | Access] = {}
         self._groups: list[object] = []
         self._vfio_ioas: Ioas | None = None
@@ -361,6 +364,11 @@ class Iommufd(IoctlFile):
             self._vfio_ioas = None
         self.discard(number)
         return DONE
+
+    def _carry_out(self, request: Request) -> Reply:
+        if self._profile.iommufd_last < request.cmd & _NUMBER <= max(_OWN):
+            return super().unknown(request)
+        return super()._carry_out(request)
 
     def unknown(self, request: Request) -> Reply:
         """Answer ENOTTY; for a number in iommufd's own range EFAULT first, if no size can be read.

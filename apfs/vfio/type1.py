@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
 from apfs.kernel.kstrtox import kstrtobool, kstrtoul
+from apfs.kernel.profile import DEFAULT
 from apfs.sysfs.entries import Attribute
 from apfs.vfio import uapi
 from apfs.vfio.request import DONE, Reply, Write
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from collections.abc import Mapping as Table
 
+    from apfs.kernel.profile import Profile
     from apfs.vfio.request import Request
 
 _TOP = 1 << 64
@@ -103,11 +105,14 @@ class Parameters:
 class Type1:
     """The backend of one container. `v2` is what SET_IOMMU chose."""
 
-    def __init__(self, *, v2: bool, limit: int = _LIMIT) -> None:
+    def __init__(self, *, v2: bool, limit: int = _LIMIT, profile: Profile = DEFAULT) -> None:
         self.v2 = v2
         self._limit = limit
+        self._profile = profile
         self.mappings = Mappings()
         self.tracking = False
+        self._without_address: set[int] = set()
+        """Mappings, by their first address, whose memory is to be told again."""
 
     def get_info(self, request: Request) -> Reply:
         """Report page sizes and, if there is room, the capabilities migration and dma_avail. EFAULT, EINVAL."""
@@ -120,7 +125,8 @@ class Type1:
             uapi.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, info + migration, 0, 0, uapi.PAGE, _MAX_BITMAP_BYTES
         )
         chain += uapi.CAP_DMA_AVAIL.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, 0, self._limit - len(self.mappings))
-        chain += bytes(-len(chain) % 8)
+        if self._profile.caps_aligned:
+            chain += bytes(-len(chain) % 8)
         room = argsz >= info + len(chain)
         flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS
         needed = argsz if room else info + len(chain)
@@ -140,7 +146,10 @@ class Type1:
             raise KernelError(errno.EINVAL, f"{size:#x} bytes at {iova:#x} from {vaddr:#x}: not whole pages, or wraps")
         found = list(self.mappings.overlapping(iova, size))
         if update:
-            # Addresses are never invalid here, because with a mediated device UNMAP does not invalidate them.
+            # Only where UNMAP can make addresses invalid they can be told again.
+            if found and found[0] == Mapping(iova, size) and iova in self._without_address:
+                self._without_address.discard(iova)
+                return DONE
             raise KernelError(errno.EINVAL if found else errno.ENOENT, "no mapping with an invalid address there")
         if found:
             raise KernelError(errno.EEXIST, f"overlaps the mapping at {found[0].iova:#x}")
@@ -157,7 +166,8 @@ class Type1:
         if flags & ~_UNMAP_FLAGS or (dirty and flags & ~uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP):
             raise KernelError(errno.EINVAL, f"flags {flags:#x} are unknown or exclude each other")
         data = self._unmap_bitmap(request, argsz, size) if dirty else None
-        if flags & uapi.VFIO_DMA_UNMAP_FLAG_VADDR:
+        update = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_VADDR)
+        if update and not self._profile.update_vaddr:
             raise KernelError(errno.EBUSY, "addresses cannot be updated while a mediated device uses the container")
         if whole:
             if iova or size:
@@ -173,11 +183,21 @@ class Type1:
         else:
             # The first version never cuts: it stops before a mapping that starts earlier than the wanted range.
             found = [] if found and found[0].iova < iova else found
+        if update:
+            return self._invalidate(request, (argsz, flags, iova), found)
         for mapping in found:
             self.mappings.remove(mapping)
+            self._without_address.discard(mapping.iova)
         unmapped = sum(mapping.size for mapping in found) % _TOP
         reply = request.answer(uapi.DMA_UNMAP, argsz, flags, iova, unmapped)
         return reply if data is None else Reply(writes=(*_clean_bitmap(iova, data, found), *reply.writes))
+
+    def _invalidate(self, request: Request, head: tuple[int, int, int], found: list[Mapping]) -> Reply:
+        """Take their memory from mappings, which stay. EINVAL if one has none already."""
+        if any(mapping.iova in self._without_address for mapping in found):
+            raise KernelError(errno.EINVAL, "a mapping there has no address already")
+        self._without_address.update(mapping.iova for mapping in found)
+        return request.answer(uapi.DMA_UNMAP, *head, sum(mapping.size for mapping in found) % _TOP)
 
     def _unmap_bitmap(self, request: Request, argsz: int, size: int) -> int:
         if argsz < uapi.DMA_UNMAP.size + uapi.BITMAP.size:

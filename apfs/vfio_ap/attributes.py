@@ -15,6 +15,9 @@ from apfs.vfio_ap.matrix import Matrix
 from apfs.vfio_ap.ops import MatrixMdev
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs.kernel.profile import Profile
     from apfs.mdev.core import Mdev
 
 _AP_CONFIG_LENGTH = 201
@@ -37,34 +40,45 @@ def _data(mdev: Mdev) -> MatrixMdev:
     return data
 
 
+def _changeable(mdev: Mdev) -> MatrixMdev:
+    """Return the driver's part of a device whose matrix is to be changed, before what was written is looked at.
+
+    EBUSY while a guest runs, where there is no hot plug.
+    """
+    data = _data(mdev)
+    if data.vm is not None and not data.driver.kernel.hotplug:
+        raise KernelError(errno.EBUSY, "a guest has the device, and this kernel has no hot plug")
+    return data
+
+
 def assign_adapter_store(mdev: Mdev, text: str) -> None:
     """Assign the adapter whose number is written."""
-    _data(mdev).assign("adapters", kstrtoul(text))
+    _changeable(mdev).assign("adapters", kstrtoul(text))
 
 
 def unassign_adapter_store(mdev: Mdev, text: str) -> None:
     """Take the adapter back."""
-    _data(mdev).unassign("adapters", kstrtoul(text))
+    _changeable(mdev).unassign("adapters", kstrtoul(text))
 
 
 def assign_domain_store(mdev: Mdev, text: str) -> None:
     """Assign the usage domain whose number is written."""
-    _data(mdev).assign("domains", kstrtoul(text))
+    _changeable(mdev).assign("domains", kstrtoul(text))
 
 
 def unassign_domain_store(mdev: Mdev, text: str) -> None:
     """Take the usage domain back."""
-    _data(mdev).unassign("domains", kstrtoul(text))
+    _changeable(mdev).unassign("domains", kstrtoul(text))
 
 
 def assign_control_domain_store(mdev: Mdev, text: str) -> None:
     """Assign the control domain whose number is written."""
-    _data(mdev).assign("control_domains", kstrtoul(text))
+    _changeable(mdev).assign("control_domains", kstrtoul(text))
 
 
 def unassign_control_domain_store(mdev: Mdev, text: str) -> None:
     """Take the control domain back."""
-    _data(mdev).unassign("control_domains", kstrtoul(text))
+    _changeable(mdev).unassign("control_domains", kstrtoul(text))
 
 
 def _apqns(matrix: Matrix) -> str:
@@ -101,14 +115,19 @@ def ap_config_show(mdev: Mdev) -> str:
 
 def ap_config_store(mdev: Mdev, text: str) -> None:
     """Replace the three assigned masks, separated by commas or newlines; what follows them does not matter."""
+    data = _changeable(mdev)
     pieces = re.split(r"[,\n]", text[:_AP_CONFIG_LENGTH])[:_MASKS]
     if len(pieces) < _MASKS:
         raise KernelError(errno.EINVAL, f"{len(pieces)} masks instead of {_MASKS}: adapters,domains,control domains")
-    _data(mdev).replace(Matrix(*map(ap_hex2bitmap, pieces)))
+    data.replace(Matrix(*map(ap_hex2bitmap, pieces)))
 
 
+_KERNELS: dict[str, Callable[[Profile], bool]] = {
+    "ap_config": lambda kernel: kernel.ap_config,
+    "guest_matrix": lambda kernel: kernel.guest_matrix,
+}
 MDEV_ATTRIBUTES = tuple(
-    Attribute(name, mode, show, store, bound)
+    Attribute(name, mode, show, store, bound, kernels=_KERNELS.get(name))
     for name, mode, show, store in (
         ("assign_adapter", 0o200, None, assign_adapter_store),
         ("unassign_adapter", 0o200, None, unassign_adapter_store),

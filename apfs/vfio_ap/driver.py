@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 INSTANCES = 65536
 _WARNINGS = 4
 """Level of warnings in debug areas (DBF_WARN)."""
+MDEV_DRIVERS = {"vfio_mdev": "mdev", "vfio_ap_mdev": MODULE}
+"""Names of the driver of mediated devices, each with the module that it belongs to."""
 FEATURES = "guest_matrix hotplug ap_config"
 """What the attribute `features` announces, besides `migratable`, which came with the migration series."""
 
@@ -36,7 +38,8 @@ class VfioApMdevDriver(MdevDriver):
     """The driver of mediated matrix devices (struct vfio_ap_matrix_driver)."""
 
     def __init__(self, bus: MdevBus, driver: VfioApDriver, vfio: VfioCore) -> None:
-        super().__init__(bus, "vfio_ap_mdev", MODULE)
+        name = bus.profile.mdev_driver
+        super().__init__(bus, name, MDEV_DRIVERS[name])
         self._driver = driver
         self._vfio = vfio
 
@@ -147,7 +150,9 @@ class VfioAp:
         ap_bus.register(self.driver)
         self.mdev_driver = VfioApMdevDriver(mdev_bus, self.driver, vfio)
         mdev_bus.drivers.append(self.mdev_driver)
-        self.mdev_driver.announce()
+        if self.mdev_driver.module == MODULE:
+            self.mdev_driver.announce()
+        mdev_bus.had_parent = True
         self.parent.mdev_driver = self.mdev_driver
         self.type = MdevType(mdev_bus, self.parent, "VFIO AP Passthrough Device", "vfio-ap")
         tree.journal.log("info", "vfio_ap matrix: MDEV: Registered")
@@ -177,7 +182,8 @@ class VfioAp:
             self.mdev_bus.remove(mdev)
         emit(self.parent, "change", ("MDEV_STATE", "unregistered"))
         self.mdev_bus.drivers.remove(self.mdev_driver)
-        self.mdev_driver.retire()
+        if self.mdev_driver.module == MODULE:
+            self.mdev_driver.retire()
         self._ap_bus.unregister(self.driver)
         self.parent.bound = False
         emit(self.parent, "unbind")
@@ -193,11 +199,19 @@ def status_show(queue: ApQueue) -> str:
     mdev = driver.owner(queue.apqn)
     if mdev is None:
         return "unassigned\n"
-    return "in use\n" if mdev.in_guest(queue.apqn) else "assigned\n"
+    exact = driver.kernel.status_in_use_exact
+    return "in use\n" if (mdev.in_guest(queue.apqn) if exact else mdev.vm is not None) else "assigned\n"
 
 
 QUEUE_ATTRIBUTES = (
-    Attribute("status", 0o444, status_show, None, lambda queue: isinstance(queue.driver, VfioApDriver)),
+    Attribute(
+        "status",
+        0o444,
+        status_show,
+        None,
+        lambda queue: isinstance(queue.driver, VfioApDriver),
+        kernels=lambda kernel: kernel.queue_status,
+    ),
 )
 
 
@@ -209,7 +223,7 @@ def features_show(parent: MatrixParent) -> str:
 
 PARENT_ATTRIBUTES = (
     UEVENT,
-    Attribute("features", 0o444, features_show),
+    Attribute("features", 0o444, features_show, kernels=lambda kernel: kernel.matrix_features),
     Link("driver", driver_link),
     Link("subsystem", lambda _parent: f"{SYS}/bus/matrix"),
 )

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING
 from apfs.ap.driver import ApDriver
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import Apqn
-from apfs.ap.qinfo import FIELDS, OLDEST, Response
 from apfs.errors import KernelError
 from apfs.journal.records import GuestUpdate, QueuesReset
 from apfs.vfio.device import IRQ_CONFIG_CHANGED
+from apfs.vfio_ap import config
+from apfs.vfio_ap.bound import check_bound
 from apfs.vfio_ap.matrix import EMPTY, Axis, Matrix
 from apfs.vfio_ap.migration.stream import Row
+from apfs.vfio_ap.resets import ResetRules, zeroize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from apfs.ap.bus import ApBus
-    from apfs.ap.qinfo import Qci
+    from apfs.ap.qinfo import Qci, Response
     from apfs.journal.records import Level
     from apfs.mdev.core import Mdev
     from apfs.vfio.device import VfioDevice
     from apfs.vfio_ap.migration.revision import Migration, MigrationFile
 
 MODULE = "vfio_ap"
-# After one of these the driver resets once more (apq_reset_check), and an injected response is given once.
-_RETRIED = (Response.RESET_IN_PROGRESS, Response.BUSY, Response.STATE_CHANGE_IN_PROGRESS)
+_RESERVING = "is assigned to this device and cannot be reserved for the host"
 _AXES: tuple[Axis, ...] = ("adapters", "domains", "control_domains")
-_PASSING = (Response.NORMAL, Response.DECONFIGURED, Response.CHECKSTOPPED)
 
 
 class VfioApDriver(ApDriver):
@@ -47,6 +47,8 @@ class VfioApDriver(ApDriver):
         """Be the driver with a revision of the migration series, None without any."""
         super().__init__(bus, MODULE, MODULE, "queue", default=False)
         self.ap_bus = bus
+        self.kernel = bus.profile
+        self.resets = ResetRules(self.kernel)
         self._revision = revision
         self.info: Qci = bus.machine.qci()
         """The host configuration as the driver knows it: read at load, replaced when a scan reports a change."""
@@ -90,26 +92,13 @@ class VfioApDriver(ApDriver):
 
     def reset(self, rows: Iterable[tuple[int, Mask]]) -> dict[Apqn, int]:
         """Zeroize queues and wait (vfio_ap_mdev_reset_queue); return those that ended with another response than 0."""
-        failed: dict[Apqn, int] = {}
-        count = 0
-        for apid, domains in rows:
-            count += len(domains)
-            responses = self.ap_bus.machine.zapq_row(apid, domains)
-            while responses:
-                unfinished = Mask.from_numbers(apqi for apqi, response in responses.items() if response in _RETRIED)
-                failed |= {Apqn(apid, apqi): code for apqi, code in responses.items() if apqi not in unfinished}
-                responses = self.ap_bus.machine.zapq_row(apid, unfinished) if unfinished else {}
-            if self.bad_resets:
-                self.bad_resets = {
-                    apqn: response
-                    for apqn, response in self.bad_resets.items()
-                    if apqn.apid != apid or apqn.apqi not in domains
-                }
+        rows = tuple(rows)
+        failed = zeroize(self.ap_bus.machine, rows)
+        self.bad_resets = self.resets.remember(self.bad_resets, rows, failed)
         for apqn, response in failed.items():
-            if response not in _PASSING:
-                self.bad_resets[apqn] = response
-                if response != Response.Q_NOT_AVAIL:
-                    self.journal.log("warn", f"vfio_ap: reset of queue {apqn} failed, response code {response}")
+            if response not in self.resets.passing | self.resets.silent:
+                self.journal.log("warn", f"vfio_ap: reset of queue {apqn} failed, response code {response}")
+        count = sum(len(domains) for _, domains in rows)
         if count:
             self.journal.add(QueuesReset(count, {str(apqn): response for apqn, response in failed.items()}))
         return failed
@@ -119,24 +108,26 @@ class VfioApDriver(ApDriver):
     def probe(self, apid: int, domains: Mask) -> None:
         """Get queues: devices that they are assigned to may now pass them (vfio_ap_mdev_probe_queue).
 
-        Not while additions to the host configuration wait for the end of the scan.
+        Not while additions to the host configuration wait for the end of the scan, if the filter looks at everything.
         """
         for mdev in self._assignees(apid, domains):
-            if not mdev.pending.adapters and not mdev.pending.domains:
-                mdev.refilter()
+            if not self.kernel.filter_whole or not (mdev.pending.adapters or mdev.pending.domains):
+                mdev.refilter(added=mdev.matrix)
 
     def remove(self, apid: int, domains: Mask) -> None:
         """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter, at once."""
         rest = domains
-        for mdev in self._assignees(apid, domains):
+        for mdev in self._assignees(apid, domains) if self.kernel.hotplug else ():
             shadow = mdev.shadow
             if apid in shadow.adapters and not domains.isdisjoint(shadow.domains):
                 mdev.shadow = shadow.with_mask("adapters", shadow.adapters.without(apid))
                 mdev.push()
-                zeroized = mdev.linked(apid) & shadow.domains
+                zeroized = mdev.linked(apid) & shadow.domains if self.kernel.reset_filtered else NONE
                 self.reset([(apid, zeroized)])
                 rest -= zeroized
-        if apid in self.info.adapters:
+        if not self.kernel.reset_filtered:
+            self.reset([(apid, domains)])
+        elif apid in self.info.adapters:
             self.reset([(apid, rest & self.info.domains)])
         for apqi in domains:
             self.bad_resets.pop(Apqn(apid, apqi), None)
@@ -151,39 +142,23 @@ class VfioApDriver(ApDriver):
         for mdev in reversed(self.mdevs):
             shared = mdev.matrix.shared(Matrix(adapters, domains))
             if shared.size:
-                for apqn in shared.apqns():
-                    mdev.log("warn", f"queue {apqn} is assigned to this device and cannot be reserved for the host")
+                own_text = self.kernel.sharing_logged == "writer"
+                mdev.log_queues(shared, _RESERVING if own_text else f"is already assigned to {mdev.mdev.uuid}")
                 return True
         return False
 
     def on_config_changed(self, new: Qci, old: Qci) -> None:
         """Take what the host lost from guests, and remember what it gained until the scan is complete."""
-        adapters, domains = new.adapters - old.adapters, new.domains - old.domains
-        adapters -= self._too_old(adapters, domains)
-        control_domains = new.control_domains - old.control_domains
-        for mdev in reversed(self.mdevs):
-            shadow, assigned = mdev.shadow, mdev.matrix
-            mdev.shadow = Matrix(
-                shadow.adapters - (old.adapters - new.adapters),
-                shadow.domains - (old.domains - new.domains),
-                shadow.control_domains - (old.control_domains - new.control_domains),
-            )
-            if mdev.shadow != shadow:
-                mdev.push()
-            mdev.pending = Matrix(
-                adapters & assigned.adapters, domains & assigned.domains, control_domains & assigned.control_domains
-            )
+        if self.kernel.config_changes == "ignored":
+            return
+        lost, gained = config.difference(old, new), config.difference(new, old)
+        if self.kernel.added_type_checked:
+            kept = gained.adapters - config.too_old(self.ap_bus.machine, gained.adapters, gained.domains)
+            gained = gained.with_mask("adapters", kept)
+        config.take_lost(reversed(self.mdevs), lost, self.kernel)
+        for mdev in self.mdevs:
+            mdev.pending = Matrix(*(mine & assigned for mine, assigned in zip(gained, mdev.matrix, strict=True)))
         self.info = new
-
-    def _too_old(self, adapters: Mask, domains: Mask) -> Mask:
-        """Return the new adapters of a type that the driver does not serve (vfio_ap_filter_apid_by_qtype).
-
-        Each is asked for its type on all new domains; without a new domain it is not.
-        """
-        machine, types = self.ap_bus.machine, FIELDS["at"]
-        return Mask.from_numbers(
-            apid for apid in adapters if any(types.get(machine.tapq(apid, apqi)[1]) < OLDEST for apqi in domains)
-        )
 
     def on_scan_complete(self, _new: Qci, _old: Qci) -> None:
         """Give guests what the host gained."""
@@ -191,7 +166,9 @@ class VfioApDriver(ApDriver):
             pending, mdev.pending = mdev.pending, EMPTY
             if pending != EMPTY:
                 mdev.refilter(
-                    matrix=bool(pending.adapters or pending.domains), control_domains=bool(pending.control_domains)
+                    matrix=bool(pending.adapters or pending.domains),
+                    control_domains=bool(pending.control_domains),
+                    added=config.delta(pending, mdev.matrix, mdev.shadow),
                 )
 
 
@@ -227,6 +204,11 @@ class MatrixMdev:
         """Write a line to the kernel log with the device's name in front."""
         self.journal.log(level, f"vfio_ap_mdev {self.mdev.uuid}: {text}")
 
+    def log_queues(self, queues: Matrix, text: str) -> None:
+        """Write a line to the kernel log for each of some queues."""
+        for apqn in queues.apqns():
+            self.log("warn", f"queue {apqn} {text}")
+
     # -- assignment --------------------------------------------------------------------------------
 
     def assign(self, axis: Axis, number: int) -> None:
@@ -237,13 +219,14 @@ class MatrixMdev:
         """
         self._check_range(axis, number)
         assigned = self.matrix.mask(axis)
-        if number in assigned:
+        if number in assigned and self.driver.kernel.hotplug:
             return
         prospective = self.matrix.with_mask(axis, assigned.with_(number))
+        added = self.matrix.with_mask(axis, Mask.of(number))
         if axis != "control_domains":
-            self._validate(prospective)
+            self._validate(prospective, added)
         self.matrix = prospective
-        self.refilter(matrix=axis != "control_domains", control_domains=axis == "control_domains")
+        self.refilter(matrix=axis != "control_domains", control_domains=axis == "control_domains", added=added)
 
     def unassign(self, axis: Axis, number: int) -> None:
         """Take a number back, from the guest at once; nothing else is filtered. ENODEV above the limit."""
@@ -253,12 +236,14 @@ class MatrixMdev:
             return
         linked = self._linked_rows()
         self.matrix = self.matrix.with_mask(axis, assigned.without(number))
-        if number in self.shadow.mask(axis):
+        if not self.driver.kernel.hotplug:
+            self.shadow = self.matrix
+        elif number in self.shadow.mask(axis):
             self._unplug(axis, NONE.with_(number), linked)
 
     def replace(self, matrix: Matrix) -> None:
         """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
-        self._validate(matrix)
+        self._validate(matrix, matrix)
         self._check_ranges(matrix)
         for axis in _AXES[:2]:
             linked = self._linked_rows()
@@ -268,13 +253,13 @@ class MatrixMdev:
             if gone:
                 self._unplug(axis, gone, linked)
         self.matrix = matrix
-        self.refilter(control_domains=True)
+        self.refilter(control_domains=True, added=matrix)
 
     def outcome(self, matrix: Matrix, *, log: bool) -> Matrix:
         """Return what a guest would get if all three masks were replaced. Raises, and logs if wanted, as `replace`."""
-        self._validate(matrix, log=log)
+        self._validate(matrix, matrix, log=log)
         self._check_ranges(matrix)
-        guest = self._filtered(matrix)
+        guest = self._filtered(matrix, matrix)
         return guest.with_mask("control_domains", matrix.control_domains & self.driver.info.control_domains)
 
     def _check_ranges(self, matrix: Matrix) -> None:
@@ -288,10 +273,12 @@ class MatrixMdev:
             what = axis.replace("_", " ").removesuffix("s")
             raise KernelError(errno.ENODEV, f"{what} {number} is above the limit of {limit}")
 
-    def _validate(self, prospective: Matrix, *, log: bool = True) -> None:
-        """Check a whole product for APQNs of the host and of other devices (vfio_ap_mdev_validate_masks)."""
-        bus = self.driver.ap_bus
-        for apid in prospective.adapters:
+    def _validate(self, prospective: Matrix, added: Matrix, *, log: bool = True) -> None:
+        """Check a whole product, or in old kernels what is added (vfio_ap_mdev_validate_masks)."""
+        bus, kernel = self.driver.ap_bus, self.driver.kernel
+        if not kernel.overprovisioning:
+            check_bound(added, bus.cards, self.driver.bound)
+        for apid in prospective.adapters if kernel.overprovisioning else ():
             owned = bus.owned_by_host(apid)
             if not owned.isdisjoint(prospective.domains):
                 apqn = Apqn(apid, (owned & prospective.domains).lowest())
@@ -301,8 +288,9 @@ class MatrixMdev:
         for other in reversed(self.driver.mdevs):
             shared = EMPTY if other is self else prospective.shared(other.matrix)
             if shared.size:
-                for apqn in shared.apqns() if log else ():
-                    self.log("warn", f"queue {apqn} is already assigned to {other.mdev.uuid}")
+                if log and kernel.sharing_logged != "never":
+                    told = self if kernel.sharing_logged == "writer" else other
+                    told.log_queues(shared, f"is already assigned to {other.mdev.uuid}")
                 first = next(shared.apqns())
                 raise KernelError(errno.EADDRINUSE, f"queue {first} is assigned to {other.mdev.uuid}")
 
@@ -316,30 +304,41 @@ class MatrixMdev:
         assigned = self.matrix.domains
         return [(apid, self.driver.bound(apid) & assigned) for apid in self.matrix.adapters]
 
-    def refilter(self, *, matrix: bool = True, control_domains: bool = False) -> None:
-        """Work out what the guest gets, give it to the guest if it changed, and reset what was taken out."""
+    def refilter(self, *, matrix: bool = True, control_domains: bool = False, added: Matrix) -> None:
+        """Work out what the guest gets, give it to the guest if it changed, and reset what was taken out.
+
+        `added` is what was assigned or became available: some kernels look at nothing else.
+        """
+        kernel = self.driver.kernel
+        if not kernel.hotplug:
+            self.shadow = self.matrix
+            return
         before = self.shadow
         if matrix:
-            self.shadow = self._filtered(self.matrix)
+            self.shadow = self._filtered(self.matrix, added)
         if control_domains:
             control = self.matrix.control_domains & self.driver.info.control_domains
             self.shadow = self.shadow.with_mask("control_domains", control)
         if self.shadow != before:
             self.push()
             out = before.adapters - self.shadow.adapters
-            if out:
+            if out and kernel.reset_filtered:
                 self.driver.reset(
                     (apid, self.linked(apid) & self.shadow.domains) for apid in out & self.matrix.adapters
                 )
 
-    def _filtered(self, matrix: Matrix) -> Matrix:
-        """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix)."""
-        info = self.driver.info
+    def _filtered(self, matrix: Matrix, added: Matrix) -> Matrix:
+        """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix).
+
+        Old kernels look only at the queues in `added`, also at those in domains that the host does not have.
+        """
+        kernel, info = self.driver.kernel, self.driver.info
         aqm = matrix.domains & info.domains
         candidates = matrix.adapters & info.adapters
-        if aqm:
-            for apid in candidates:
-                if not self.driver.passable(apid).issuperset(aqm):
+        tested = Matrix(candidates, aqm) if kernel.filter_whole else added
+        if tested.domains:
+            for apid in candidates & tested.adapters:
+                if not self.driver.passable(apid).issuperset(tested.domains):
                     candidates = candidates.without(apid)
         return Matrix(candidates, aqm, self.shadow.control_domains)
 
@@ -372,10 +371,13 @@ class MatrixMdev:
     # -- the VFIO device ---------------------------------------------------------------------------
 
     def open_device(self, vm: object | None) -> None:
-        """Attach to a VM (vfio_ap_mdev_set_kvm). EINVAL without one, EPERM if the VM has another such device."""
+        """Attach to a VM (vfio_ap_mdev_set_kvm). EINVAL without one, EPERM if it has a device; old kernels do not."""
+        taken = vm is not None and any(other.vm is vm for other in self.driver.mdevs)
+        if self.driver.kernel.open_without_kvm and (vm is None or taken):
+            return
         if vm is None:
             raise KernelError(errno.EINVAL, "no VM is associated with the device")
-        if any(other.vm is vm for other in self.driver.mdevs):
+        if taken:
             raise KernelError(errno.EPERM, "the VM has a vfio_ap device already")
         self.vm = vm
         self.push()
@@ -385,6 +387,8 @@ class MatrixMdev:
         if self.migration:
             self.migration.close()
         self.migration = self._new_migration()
+        if self.vm is None:
+            return
         self.vm = None
         self._program(EMPTY)
         self.driver.reset(self._linked_rows())
@@ -394,11 +398,8 @@ class MatrixMdev:
         self.driver.reset(self._linked_rows())
 
     def reset(self) -> None:
-        """Reset all linked queues (VFIO_DEVICE_RESET). EIO if any ends with a response other than 0."""
-        failed = self.driver.reset(self._linked_rows())
-        if failed:
-            apqn, response = next(iter(failed.items()))
-            raise KernelError(errno.EIO, f"reset of queue {apqn} ended with response code {response}")
+        """Reset all linked queues (VFIO_DEVICE_RESET). EIO if any ends badly, EBUSY in old kernels."""
+        self.driver.resets.check(self.driver.reset(self._linked_rows()))
         if self.migration:
             self.migration.reset()
 

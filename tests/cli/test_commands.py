@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import apfs as package
 from apfs.cli.main import COMMANDS, main
 from apfs.journal.records import KINDS
+from apfs.kernel.profile import PROFILES, Profile
 from apfs.scenario.reader import gallery
 from tests.conftest import apfs, sh
 
@@ -115,6 +117,16 @@ def test_output_that_is_lost(command: str, output: str, reason: str) -> None:
 def test_reader_who_has_gone_away(command: str) -> None:
     result = sh(f'"$1" -m apfs {command} | true', sys.executable)
     assert result.stderr == ""
+
+
+def test_scenario_kernels() -> None:
+    lines = apfs("scenario", "kernels").stdout.splitlines()
+    assert lines[0] == "5.14  the oldest"
+    assert [line.split()[0] for line in lines if line[0] != " "] == list(PROFILES)
+    assert "6.1   useirq_parameter" in lines
+    assert '      reset_model = "short"' in lines
+    kernels = json.loads(apfs("scenario", "kernels", "--json").stdout)
+    assert kernels["6.8"] == Profile.of("6.8").features()
 
 
 def test_scenario_validate(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     ("words", "offered"),
     [
         (("mou",), ["plain,mount"]),
-        (("scenario", ""), ["plain,list", "plain,show", "plain,validate"]),
+        (("scenario", ""), ["plain,kernels", "plain,list", "plain,show", "plain,validate"]),
         (("mount", "--sc"), ["plain,--scenario"]),
         (("mount", "--clock", ""), ["plain,real", "plain,manual"]),
         (("mount", "-s", "migration-s"), ["plain,migration-source"]),

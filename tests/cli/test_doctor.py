@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apfs.kernel.profile import NEWEST
 from tests.conftest import TIMEOUT, apfs, sh
 from tests.rooms import Room
 
@@ -60,6 +61,7 @@ def test_everything_works_here_for_root() -> None:
     assert all(
         one == {"works": True, "said": "", "problems": [], "note": ""} for one in report["capabilities"].values()
     )
+    assert report["emulated_kernel"] == NEWEST
     situation = report["situation"]
     assert list(situation) == ["place", "engine", "virtual", "uid", "user_namespace", "kernel", "summary"]
     assert (situation["uid"], situation["user_namespace"]) == (0, False)

@@ -58,6 +58,7 @@ control domains  0004 0047 00ab 00ff
 default domain   0004
 apmask           00-04 07-ff
 aqmask           0000-00ff
+kernel           Linux 7.2
 modules          zcrypt zcrypt_cex4 mdev vfio vfio_iommu_type1 vfio_ap
 
 cards

@@ -5,6 +5,7 @@ import stat
 import pytest
 
 from apfs.host import Host
+from apfs.kernel.profile import rows
 from apfs.scenario.reader import load
 from apfs.testing.files import Shell
 from docs import generate
@@ -37,3 +38,9 @@ def test_every_file_of_a_host_is_described(scenario: str) -> None:
 def test_diagram_of_the_migration_page_is_the_generated_one() -> None:
     text = (generate.REFERENCE.parent / "migration.md").read_text("utf-8")
     assert generate.diagram() in text
+
+
+def test_tables_of_kernels_are_up_to_date() -> None:
+    text = generate.KERNELS.read_text("utf-8")
+    assert text == generate.kernels_page(), "run: python docs/generate.py (docs/kernels.md is not up to date)"
+    assert all(f"| `{name}` |" in text for name in rows())

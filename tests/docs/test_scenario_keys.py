@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.ap.mask import ALL, NONE
+from apfs.kernel.profile import DEFAULT
 from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP
 from apfs.scenario.values import FIRMWARE
 
@@ -38,7 +39,14 @@ def rows(section: str) -> dict[str, str]:
     return found
 
 
-TOLD: dict[object, str] = {"": "empty", NONE: "none", ALL: "all ones", True: "`true`", False: "`false`"}
+TOLD: dict[object, str] = {
+    "": "empty",
+    NONE: "none",
+    ALL: "all ones",
+    True: "`true`",
+    False: "`false`",
+    DEFAULT: '`"7.2"`',
+}
 
 
 def told(key: Key) -> str:

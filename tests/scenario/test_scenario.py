@@ -9,6 +9,7 @@ from apfs.ap.hardware import MasterKeys
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn
 from apfs.host import Host
+from apfs.kernel.profile import DEFAULT, Profile
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 from apfs.scenario.reader import load, loads
 from apfs.testing.files import Shell
@@ -25,6 +26,14 @@ KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
     # Text, what it makes, the value, and the value without it.
     "name": ('name = "n"', lambda s: s.name, "n", "unnamed"),
     "description": ('description = "d"', lambda s: s.description, "d", ""),
+    "kernel": ('kernel = "6.8"', lambda s: s.kernel, Profile.of("6.8"), DEFAULT),
+    "kernel with features": (
+        'kernel = { version = "5.14", ap_config = true, reset_model = "wait", irqs = 1 }',
+        lambda s: s.kernel,
+        Profile.of("5.14", {"ap_config": True, "reset_model": "wait", "irqs": 1}),
+        DEFAULT,
+    ),
+    "kernel, a table": ('[kernel]\nversion = "7.1"', lambda s: s.kernel, Profile.of("7.1"), DEFAULT),
     "driver": ('driver = "v2"', lambda s: s.driver, "v2", "v2"),
     "driver none": ('driver = "none"', lambda s: s.driver, "none", "v2"),
     "driver v4": ('driver = "v4"', lambda s: s.driver, "v4", "v2"),
@@ -306,6 +315,15 @@ def test_a_host_does_not_write_into_its_scenario() -> None:
 MARK = "  # here"
 MISTAKES: dict[str, str] = {
     # Names that mean nothing.
+    "unknown release of Linux": 'kernel = "6.30"  # here\n',
+    "release of Linux that is too old": 'kernel = "5.13"  # here\n',
+    "release with a zero in front": 'kernel = "6.08"  # here\n',
+    "no release": "kernel = 6.8  # here\n",
+    "features without a release": "kernel = { ap_config = true }  # here\n",
+    "unknown feature": 'kernel = { version = "6.8", colour = true }  # here\n',
+    "unknown value of a feature": 'kernel = { version = "6.8", irqs = 3 }  # here\n',
+    "value of another kind": 'kernel = { version = "6.8", irqs = true }  # here\n',
+    "feature in a table": '[kernel]  # here\nversion = "6.8"\nap_config = 1\n',
     "unknown key": '\nname = "n"\ncolour = "red"  # here\n',
     "unknown table": "\n\n[colours]  # here\nred = 1\n",
     "unknown array of tables": 'name = "n"\n\n[[colours]]  # here\nred = 1\n[[colours]]\n',

@@ -19,6 +19,7 @@ from tests.vfio.client import Vmm
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apfs.scenario.model import Scenario
     from apfs.sysfs.openfile import SpecialFile
 
 # Where a struct is in the memory of the program.
@@ -51,8 +52,8 @@ class Counter:
 class Program(Vmm):
     """A program on a host of its own. Memory ends with the struct that is passed, so that nothing is read behind it."""
 
-    def __init__(self, scenario: str = "default") -> None:
-        self.shell = Shell(Host(load(scenario)))
+    def __init__(self, scenario: str | Scenario = "default") -> None:
+        self.shell = Shell(Host(load(scenario) if isinstance(scenario, str) else scenario))
         self.files: dict[int, object] = {}
         self.full = False
         """Whether it can have no further descriptor."""
