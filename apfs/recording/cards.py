@@ -11,10 +11,12 @@ from apfs.ap.hardware import OP_MODES, CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import Mask
 from apfs.ap.names import Apqn, card_name
 from apfs.ap.qinfo import CARD_HWINFO_MASK, FAC, FIELDS, OLDEST, Qci, hwinfo_of, mode_of, nearest_type
-from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader
+from apfs.recording.reader import DEVICES, PAGE, Found, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from apfs.kernel.profile import Profile
 
 LATE_QUEUES = "online there although the card is offline, offline here"
 _KEY = re.compile(r"(\w+) (NEW|CUR|OLD): (\S+) (\S+)")
@@ -39,12 +41,14 @@ class CardReader:
     def __init__(
         self,
         files: Reader,
+        kernel: Profile,
         apid: int,
         apqis: list[int],
         drivers: dict[Apqn, str],
         notes: dict[str, list[object]],
     ) -> None:
         self._files = files
+        self._kernel = kernel
         self._apid = apid
         self._name = card_name(apid)
         self._path = f"{DEVICES}/{self._name}"
@@ -106,9 +110,7 @@ class CardReader:
             word = FIELDS["ml"].set(word, size // PAGE)
         depth = files.number(f"{path}/depth")
         if depth is not None:
-            # Kernels before 6.19, which also have no such counter, show the field itself.
-            newer = files.text(f"{BUS}/bindings_complete_count") is not None
-            word = FIELDS["qd"].set(word, max(depth - newer, 0) & 0xF)
+            word = FIELDS["qd"].set(word, max(depth - self._kernel.depth_plus_one, 0) & 0xF)
         return word
 
     def _queue_word(self, apqn: Apqn, word: int) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BUS = "/sys/bus/ap"
 DEVICES = "/sys/devices/ap"
+MATRIX = "/sys/devices/vfio_ap/matrix"
 PAGE = 4096
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO)
 """The errors of an attribute that the kernel does not have, or whose device was removed."""
@@ -75,7 +76,7 @@ class Reader:
             return call(path)
         except (OSError, KernelError) as error:
             number = error.errno or errno.EIO
-            if number not in _GONE:
+            if number not in _GONE and path not in self._unread[number]:
                 self._unread[number].append(path)
             return None
 

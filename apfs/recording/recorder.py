@@ -16,20 +16,21 @@ from apfs.ap.names import Apqn, card_name, parse_card_name
 from apfs.ap.qinfo import FACILITIES, Qci, nearest_type
 from apfs.errors import KernelError
 from apfs.host import Host
+from apfs.kernel import profile
 from apfs.kernel.uuid import is_uuid
 from apfs.recording.cards import CardReader
-from apfs.recording.reader import BUS, DEVICES, PAGE, Found, Reader, some
+from apfs.recording.kernel import recognise
+from apfs.recording.reader import BUS, DEVICES, MATRIX, PAGE, Found, Reader, some
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 from apfs.scenario.reader import loads
 from apfs.scenario.writer import dumps
-from apfs.vfio_ap.migration import DEFAULT
+from apfs.vfio_ap import migration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from apfs.recording.tree import Tree
 
-MATRIX = "/sys/devices/vfio_ap/matrix"
 HEAD = "Recorded by apfs record."
 _ASSIGNED = re.compile(r"^([0-9a-f]{2})?\.(00[0-9a-f]{2})?$", re.MULTILINE)
 
@@ -64,6 +65,7 @@ class _Recorder:
         self._notes: list[str] = []
         self._many: dict[str, list[object]] = defaultdict(list)
         """What a note is about, by the text of the note; the names come before the text."""
+        self._kernel = profile.DEFAULT
         self._found = Found()
         self._drivers: dict[Apqn, str] = {}
         self._queues: dict[int, list[int]] = {}
@@ -79,6 +81,7 @@ class _Recorder:
                 else f"there is no AP bus: looked for {BUS}, which Linux has on IBM Z and LinuxONE if AP instructions "
                 "are available"
             )
+        self._kernel = recognise(files)
         self._read_drivers()
         qci = self._read_devices(self._qci())
         masks = {mask: files.mask(f"{BUS}/{mask}") for mask in ("apmask", "aqmask")}
@@ -92,7 +95,8 @@ class _Recorder:
         features = (files.text(f"{MATRIX}/features") or "").split()
         scenario = Scenario(
             name=name,
-            driver=DEFAULT if "migratable" in features or not vfio_ap else "none",
+            kernel=self._kernel,
+            driver=migration.DEFAULT if "migratable" in features or not vfio_ap else "none",
             environment="zvm" if zvm else "kvm" if secure_execution else "lpar",
             secure_execution=secure_execution,
             vfio_ap=vfio_ap,
@@ -168,7 +172,7 @@ class _Recorder:
         )
         for apid, apqis in self._queues.items():
             if apid in qci.adapters:
-                card = CardReader(self._files, apid, apqis, self._drivers, self._many)
+                card = CardReader(self._files, self._kernel, apid, apqis, self._drivers, self._many)
                 card.read(qci, self._found)
         if not qci.supported:
             qci = replace(qci, adapters=Mask.from_numbers(self._found.cards))
@@ -241,6 +245,8 @@ class _Recorder:
 
     def _note_rest(self, entries: Sequence[str]) -> None:
         files, notes = self._files, self._notes
+        if self._kernel != profile.DEFAULT:
+            notes.append("The kernel is the one that looks most like it: sysfs does not show all that it does.")
         if "drivers_autoprobe" in entries and files.text(f"{BUS}/drivers_autoprobe") == "0":
             notes.append("New devices are not bound to drivers there (drivers_autoprobe is 0); here they are.")
         if files.text("/sys/module/ap/parameters/useirq") == "0":

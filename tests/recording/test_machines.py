@@ -83,6 +83,7 @@ def test_a_kernel_without_what_came_later() -> None:
     assert recording.scenario.driver == "none"
     assert notes(recording) == [
         "The kernel has no attribute features: the usual facilities are assumed.",
+        "The kernel is the one that looks most like it: sysfs does not show all that it does.",
         "card05: serial number and master keys cannot be read without an online queue of zcrypt.",
     ]
 
@@ -192,6 +193,7 @@ def test_what_a_scenario_has_no_words_for() -> None:
     copy.directories[f"{BUS}/drivers/cex4queue"].remove("06.0004")
     copy.directories[f"{BUS}/drivers/cex4queue"].remove("06.0047")
     copy.directories[f"{BUS}/drivers/vfio_ap"].append("06.0047")
+    copy.put("/sys/devices/ap/card06/06.0047/status", "unassigned\n")
     recording = record(copy)
     assert notes(recording) == [
         "New devices are not bound to drivers there (drivers_autoprobe is 0); here they are.",

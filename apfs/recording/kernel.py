@@ -1,0 +1,104 @@
+"""Which kernel a machine runs, by what it has: a release, and the features in which it differs from that.
+
+The number that the kernel calls itself is not asked for: that of a distribution says little, and a mount has none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apfs.ap.names import Apqn, card_name, parse_card_name
+from apfs.kernel.profile import DEFAULT, PROFILES, Profile, releases
+from apfs.kernel.uuid import is_uuid
+from apfs.recording.reader import BUS, DEVICES, MATRIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apfs.kernel.profile import Value
+    from apfs.recording.reader import Reader
+
+_USUAL_DEPTHS = {7: False, 8: True}
+_LOW_MINORS = 128
+_BIND_STATE = 0xC000
+"""Bits of `ap_functions` that only queues have."""
+
+
+def recognise(files: Reader) -> Profile:
+    """Return the kernel whose visible features are nearest to those of the machine, with what differs.
+
+    Of releases that look the same it is one that is tested, and the newest of these.
+    """
+    seen = dict(_seen(files))
+
+    def fitness(kernel: Profile) -> tuple[int, bool]:
+        return sum(getattr(kernel, name) == value for name, value in seen.items()), kernel.version in PROFILES
+
+    best = DEFAULT
+    for version in reversed(releases()):
+        kernel = Profile.of(version)
+        if fitness(kernel) > fitness(best):
+            best = kernel
+    return Profile.of(best.version, {name: value for name, value in seen.items() if getattr(best, name) != value})
+
+
+def _seen(files: Reader) -> Iterator[tuple[str, Value]]:
+    """Yield the features that can be told, with their values."""
+    bus = files.names(BUS)
+    yield "bus_features", "features" in bus
+    yield "bindings_complete_count", "bindings_complete_count" in bus
+    parameters = files.names("/sys/module/ap/parameters")
+    if parameters:
+        yield "useirq_parameter", "useirq" in parameters
+        yield "pool_parameters", "msgpool_min_items" in parameters
+    if files.names("/sys/module/zcrypt"):
+        yield "hwrng_seed_parameter", "hwrng_seed" in files.names("/sys/module/zcrypt/parameters")
+    _, _, minor = (files.text("/sys/devices/virtual/misc/z90crypt/dev") or "").partition(":")
+    if minor.isdecimal():
+        yield "misc_minors", "low" if int(minor) < _LOW_MINORS else "high"
+    yield from _seen_of_cards(files)
+    yield from _seen_of_vfio(files)
+
+
+def _seen_of_cards(files: Reader) -> Iterator[tuple[str, Value]]:
+    cards = [f"{DEVICES}/{name}" for name in files.names(DEVICES) if parse_card_name(name) is not None]
+    queues = [f"{card}/{name}" for card in cards for name in files.names(card) if Apqn.parse(name)]
+    if cards:
+        yield "chkstop", "chkstop" in files.names(cards[0])
+        depths = {_USUAL_DEPTHS.get(files.number(f"{card}/depth") or 0) for card in cards}
+        for known in depths - {None} if len(depths) == 1 else ():
+            yield "depth_plus_one", bool(known)
+        if any((files.number(f"{card}/ap_functions", 16) or 0) & _BIND_STATE for card in cards):
+            yield "card_functions", "raw"
+    names = next(filter(None, map(files.names, queues)), None)  # one that has not just gone
+    if names:
+        yield "driver_override", "driver_override" in names
+        yield "queue_ap_functions", "ap_functions" in names
+    keys = next((text for text in (files.text(f"{queue}/mkvps") for queue in queues) if text and "APKA" in text), None)
+    if keys:
+        yield "mkvps_asym", "ASYM" in keys
+
+
+def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
+    matrix, classes = files.names(MATRIX), files.names("/sys/class")
+    if "iommu" in files.names("/sys/class/misc"):  # without it the module may just not be loaded
+        yield "iommufd", True
+    if "vfio" in classes:
+        yield "vfio_dev_class", "vfio-dev" in classes
+    if matrix:
+        yield "matrix_features", "features" in matrix
+    for name in {"vfio_mdev", "vfio_ap_mdev"}.intersection(files.names("/sys/bus/mdev/drivers")):
+        yield "mdev_driver", name
+    bound = next(filter(None, map(Apqn.parse, files.names(f"{BUS}/drivers/vfio_ap"))), None)
+    if bound:
+        yield "queue_status", "status" in files.names(f"{DEVICES}/{card_name(bound.apid)}/{bound}")
+    uuid = next(filter(is_uuid, matrix), None)
+    if uuid:
+        names = files.names(f"{MATRIX}/{uuid}")
+        yield "guest_matrix", "guest_matrix" in names
+        yield "ap_config", "ap_config" in names
+        group = files.names(f"{MATRIX}/{uuid}/iommu_group")
+        if group:
+            yield "iommu_group_name", "name" in group
+        for device in files.names(f"{MATRIX}/{uuid}/vfio-dev"):
+            yield "vfio_cdev", "dev" in files.names(f"{MATRIX}/{uuid}/vfio-dev/{device}")
