@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vmm.machines import Qemu, QmpError, U
+from tests.vmm.machines import Qemu, QmpError, U, host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,15 @@ def test_driver_without_migration(target: MountedHost, qemu: str, kernel: Kernel
         vm.do("device_del", id="ap0")
         vm.event("DEVICE_DELETED")
         assert "blocked-reasons" not in vm.do("query-migrate")
+
+
+def test_host_whose_driver_is_without_the_series(mounted: Callable[[str], MountedHost], qemu: str) -> None:
+    with Qemu(mounted(host(top='driver = "none"')), qemu) as vm:
+        assert "migratable" not in vm.host.cat("/sys/devices/vfio_ap/matrix/features")
+        assert vm.do("query-migrate")["blocked-reasons"] == [BLOCKERS[errno.ENOTTY]]
+        with pytest.raises(QmpError) as refused:
+            vm.do("migrate", uri="exec:cat")
+        assert str(refused.value) == BLOCKERS[errno.ENOTTY]
 
 
 def test_only_migratable(target: MountedHost, qemu: str, kernel: Kernel) -> None:
