@@ -550,3 +550,28 @@ def test_files_that_cannot_be_read(name: str) -> None:
 def test_scenarios_that_are_not_in_the_gallery(name: str) -> None:
     with pytest.raises(ScenarioError, match="default"):
         load(name)
+
+
+def test_files_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"')
+    monkeypatch.chdir(tmp_path)
+    assert load("mine.toml").name == "mine"
+    with pytest.raises(ScenarioError, match="no scenario of that name"):
+        load("mine")
+    with pytest.raises(ScenarioError, match="No such file"):
+        load("other.toml")
+
+
+@pytest.mark.parametrize("too_high", ["", "adapter", "ap_domain", "domains"])
+def test_the_highest_numbers_of_a_machine_can_be_used(too_high: str) -> None:
+    numbers = {name: 10 if name == too_high else 9 for name in ("domains", "adapter", "ap_domain")}
+    text = """
+        qci = {{ max_adapter = 9, max_domain = 9, domains = [{domains}] }}
+        card = [{{ adapter = {adapter}, type = "CEX8C" }}]
+        bus = {{ ap_domain = {ap_domain} }}
+    """.format_map(numbers)
+    if too_high:
+        with pytest.raises(ScenarioError, match=f"{too_high}: 10 is above the machine's highest"):
+            loads(text)
+    else:
+        assert list(loads(text).cards) == [9]
