@@ -25,7 +25,7 @@ class Vm:
     """A virtual machine whose VMM is the program that writes these files. It has the group open, as any VMM would."""
 
     def signal(self) -> None:
-        """Do nothing when an interrupt is signalled: the journal has it already."""
+        """Do nothing when an interrupt is signalled: it is already in the journal."""
 
     def drop(self) -> None:
         """Do nothing when no interrupts are wanted any more."""
@@ -38,7 +38,7 @@ def _count(core: VfioCore, vmms: int) -> None:
 
 
 def open_guest(mdev: MatrixMdev) -> None:
-    """Have a guest open the device, if it has not. EBUSY while a program has the group open."""
+    """Have a guest open the device, unless one has. EBUSY while a program has the group open."""
     group = mdev.vdev.group
     if not isinstance(group.opener, Vm):
         vm = Vm()
@@ -93,12 +93,12 @@ def migration_of(mdev: MatrixMdev) -> Migration:
 
 
 def migration_state_show(mdev: MatrixMdev) -> str:
-    """Name of the migration state; a closed device would open as RUNNING. ENOTTY without live migration."""
+    """Name of the migration state, RUNNING while the device is closed. ENOTTY without live migration."""
     return f"{migration_of(mdev).state.name}\n"
 
 
 def migration_state_store(mdev: MatrixMdev, text: str) -> None:
-    """Walk to a state given by name or number.
+    """Step to a state given by name or number.
 
     ENOTTY without live migration, EPERM on a Secure Execution host, EINVAL for what is no state or no way there, ENODEV
     without a guest.
@@ -136,7 +136,7 @@ def reset_store(mdev: MatrixMdev, _text: str) -> None:
 
 
 def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFile:  # noqa: FBT001
-    """Open the file of the session under way; all that open it share its position.
+    """Open the file of the current session; all openers share its position.
 
     ENOTTY without live migration, ENODEV outside a session.
     """
@@ -148,7 +148,7 @@ def data_stream_open(mdev: MatrixMdev, _read: bool, _write: bool) -> MigrationFi
 
 
 def data_stream_size(mdev: MatrixMdev) -> int:
-    """Return the bytes that the session under way has to read."""
+    """Return how many bytes the current session has to read."""
     return mdev.migration.session.size if mdev.migration and mdev.migration.session else 0
 
 
