@@ -1,4 +1,4 @@
-"""The grammar of scenarios: every key, and every mistake with the line where it stands."""
+"""The grammar of scenarios: every key, and every mistake with the line that it is on."""
 
 from collections.abc import Callable
 from pathlib import Path

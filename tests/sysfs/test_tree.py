@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Thing:
-    """What stands behind a directory of the test tree."""
+    """The subject of a directory of the test tree."""
 
     def __init__(self) -> None:
         self.text = "x"

@@ -38,7 +38,7 @@ struct device {
     void *state_handler; /* NULL if the device cannot migrate */
     enum vfio_device_mig_state state;
     int stream;   /* descriptor of the driver's stream, -1: none */
-    int failure;  /* -errno of a change of state since the migration began that nobody could be told of */
+    int failure;  /* -errno of a change of state since the migration began that could be reported to nobody */
     struct device *next;
 };
 static struct device *devices;
@@ -67,7 +67,7 @@ static int ask(const struct device *device, enum vfio_device_mig_state state, in
     return 0;
 }
 
-/* Change the state; 0 or -errno. After a failure the device is in the state `recovery`, or was reset, by which it runs:
+/* Change the state; 0 or -errno. After a failure the device is in the state `recovery`, or was reset, after which it runs:
    at once if `recovery` is ERROR. A device that cannot even be reset must not go on, nor the guest that has it. */
 static int set_state(struct device *device, enum vfio_device_mig_state state, enum vfio_device_mig_state recovery)
 {
@@ -251,7 +251,7 @@ static int load_state(QEMUFile *file, void *opaque, int version)
             error = load_data(file, opaque, qemu_get_be64(file));
         } else if (!error && tag == TAG(TAG_END)) {
             return 0;
-        } else if (!error && tag != TAG(TAG_SETUP) && tag != TAG(TAG_CONFIGURATION)) { /* in those is nothing */
+        } else if (!error && tag != TAG(TAG_SETUP) && tag != TAG(TAG_CONFIGURATION)) { /* these are empty */
             error_report("%s: no tag of a VFIO device's stream: 0x%llx", ((struct device *)opaque)->vfio->name,
                          (unsigned long long)tag);
             error = -EINVAL;

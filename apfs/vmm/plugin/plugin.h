@@ -4,7 +4,7 @@
 
 #include "qemu.h"
 
-/* How a version of QEMU migrates a VFIO device that has just been realized, and how it stops to. */
+/* How a version of QEMU migrates a VFIO device that has just been realized, and how it ends that. */
 struct migration {
     bool (*begin)(struct vfio_device *, Error **);
     void (*end)(struct vfio_device *);

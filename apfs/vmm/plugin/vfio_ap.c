@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * QEMU's vfio-ap devices become migratable: realize and unrealize of their class take the steps more that those of other
- * VFIO devices take.
+ * QEMU's vfio-ap devices become migratable: realize and unrealize of their class take the additional steps that those of
+ * other VFIO devices take.
  */
 #include <linux/vfio.h>
 #include <string.h>
@@ -28,7 +28,7 @@ bool device_feature_get(int fd, uint32_t feature, uint64_t *value)
 }
 
 /* Return the VFIO part of a vfio-ap device, or NULL if this QEMU's is not laid out as known.
-   The property sysfsdev tells where in the device it is; what stands around it must agree with the device. */
+   The property sysfsdev tells where in the device it is; what is around it must agree with the device. */
 static struct vfio_device *vfio_part(Object *device)
 {
     struct property *property = object_property_find(device, "sysfsdev");
