@@ -25,9 +25,10 @@ UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 settings.load_profile(os.environ.get(examples.VARIABLE, examples.DEFAULT))
 
 
-# A shell that starts the run in the background lets it ignore this signal, and so all that it starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the run in the background lets it ignore these signals, and so all that it starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.hookimpl(optionalhook=True)
