@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apfs.ap.mask import Mask
 from apfs.cli import completion
 from apfs.cli.streams import fail
 
@@ -102,6 +101,8 @@ def _becomes(check: Check) -> str:
 
 
 def _matrix(masks: dict[str, list[int]]) -> str:
+    from apfs.ap.mask import Mask
+
     digits = {"adapters": 2, "domains": 4, "control_domains": 4}
     numbers = ((axis, Mask.from_numbers(mask).ranges(digits[axis]) or "none") for axis, mask in masks.items())
     return ", ".join(f"{axis.replace('_', ' ')}: {text}" for axis, text in numbers)

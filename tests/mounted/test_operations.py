@@ -179,9 +179,10 @@ def test_a_store_that_succeeds_may_have_changed_timers() -> None:
     server = Server(lambda: told.append(True))
     mask = server.open(APMASK, os.O_WRONLY)
     server.answer("write", mask, 0, b"-5")
-    assert told == [True]
+    assert told
+    told.clear()
     assert server.refused("write", mask, 0, b"zz") == errno.EINVAL
-    assert told == [True]
+    assert not told
 
 
 @pytest.mark.parametrize(
