@@ -74,9 +74,6 @@ def _seen_of_cards(files: Reader) -> Iterator[tuple[str, Value]]:
     if names:
         yield "driver_override", "driver_override" in names
         yield "queue_ap_functions", "ap_functions" in names
-    keys = next((text for text in (files.text(f"{queue}/mkvps") for queue in queues) if text and "APKA" in text), None)
-    if keys:
-        yield "mkvps_asym", "ASYM" in keys
 
 
 def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
