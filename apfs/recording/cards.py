@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import Counter
 from dataclasses import replace
@@ -203,6 +204,8 @@ class CardReader:
         for apqn in self._apqns:
             names = self._files.names(f"{self._path}/{apqn}")
             found.se_guest |= "se_bind" in names
-            state = re.fullmatch(r"associated (\d{1,5})", self._files.text(f"{self._path}/{apqn}/se_associate") or "")
+            # EIO: it is usable, but this Linux has not associated it (se_associate_show).
+            shown = self._files.text(f"{self._path}/{apqn}/se_associate", refusal=errno.EIO)
+            state = re.fullmatch(r"associated (\d{1,5})", shown or "")
             if state:
                 card.associations[apqn.apqi] = int(state[1])

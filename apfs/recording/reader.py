@@ -42,9 +42,9 @@ class Reader:
         self._tree = tree
         self._unread: dict[int, list[str]] = defaultdict(list)
 
-    def text(self, path: str) -> str | None:
-        """Return the content of a file without its last newline."""
-        content = self._try(self._tree.read, path)
+    def text(self, path: str, *, refusal: int | None = None) -> str | None:
+        """Return the content of a file without its last newline. With `refusal`, that errno is as good as no file."""
+        content = self._try(self._tree.read, path, refusal)
         return None if content is None else content.decode("utf-8", "replace").removesuffix("\n")
 
     def number(self, path: str, base: int = 10) -> int | None:
@@ -71,12 +71,12 @@ class Reader:
             f"Not read: {some(paths)}: {os.strerror(number)}." for number, paths in sorted(self._unread.items())
         )
 
-    def _try(self, call: Callable[[str], _T], path: str) -> _T | None:
+    def _try(self, call: Callable[[str], _T], path: str, refusal: int | None = None) -> _T | None:
         try:
             return call(path)
         except (OSError, KernelError) as error:
             number = error.errno or errno.EIO
-            if number not in _GONE and path not in self._unread[number]:
+            if number not in _GONE and number != refusal and path not in self._unread[number]:
                 self._unread[number].append(path)
             return None
 
