@@ -7,6 +7,7 @@ import pytest
 from apfs.ap.qinfo import FIELDS
 from apfs.scenario.model import ScenarioError
 from tests.hosts import M1, M2, Bench, queue, refused
+from tests.vfio_ap.streams import state, transfer, write
 
 from .guests import HOST, on, started
 
@@ -117,3 +118,26 @@ def test_revision_2_sends_no_bind_state() -> None:
     word = int.from_bytes(host.read(f"{client}/data_stream")[8:16])
     assert FIELDS["bs"].get(word) == 0
     assert bind_state(host, 5) == UNBOUND
+
+
+@pytest.mark.parametrize(("driver", "refusal"), [("v4", "EFAULT"), ("next", "EINVAL")])
+def test_later_revisions_take_usable_queues_only(driver: str, refusal: str) -> None:
+    text = f'driver = "{driver}"{HOST}'
+
+    def migrate(target: Bench, *used: str) -> bool | str:
+        """Migrate a guest that uses some queues; return the errno, or whether the stream was taken."""
+        source = started(text, (5,), secure=True)
+        for name in used:
+            on(source).echo(1, f"{queue(name)}/se_bind")
+            on(source).echo(7, f"{queue(name)}/se_associate")
+        state(source, "STOP_COPY")
+        stream = bytes(transfer(source).read(0, 4096))
+        state(target, "RESUMING")
+        (result,) = write(target, stream)
+        return result if isinstance(result, str) else result == len(stream)
+
+    target = started(text, (5,))
+    assert migrate(target, "05.0004") == refusal
+    assert [line for line in target.log() if "05.0004" in line] == []
+    assert any("05.00ab" in line and "bind/associate state" in line for line in target.log())
+    assert migrate(started(text, (5,)), "05.0004", "05.00ab") is True
