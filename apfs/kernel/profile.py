@@ -220,6 +220,9 @@ class Profile:
     unknown_feature: Literal["EINVAL", "ENOTTY"] = _row(
         {"5.14": "EINVAL", "6.18": "ENOTTY"}, "What VFIO_DEVICE_FEATURE gives for unknown features.", after="6.14"
     )
+    region_info: Literal["EOPNOTSUPP", "EINVAL"] = _row(
+        {"5.14": "EOPNOTSUPP", "6.19": "EINVAL"}, "What VFIO_DEVICE_GET_REGION_INFO gives: there are no regions."
+    )
     dma_logging: bool = _since("6.1", "The features 6, 7, 8 are known, and ENOTTY for vfio_ap.")
     mig_data_size: bool = _since("6.2", "The feature 9, VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, is known.")
     precopy_info_v2: bool = _since("7.1", "The feature 12 is known, and EINVAL without PRE_COPY.")

@@ -50,7 +50,7 @@ class DeviceFile(IoctlFile):
         self.device = device
 
     def unknown(self, request: Request) -> Reply:
-        """Answer EOPNOTSUPP, as the driver does; PCI, graphics and region requests are among these."""
+        """Answer EOPNOTSUPP, as the driver does; PCI and graphics requests are among these."""
         raise KernelError(errno.EOPNOTSUPP, f"vfio_ap has no ioctl {request.cmd:#x}")
 
     def _get_info(self, request: Request) -> Reply:
@@ -58,6 +58,12 @@ class DeviceFile(IoctlFile):
         argsz, *_ = request.struct(uapi.DEVICE_INFO)
         flags = uapi.VFIO_DEVICE_FLAGS_AP | uapi.VFIO_DEVICE_FLAGS_RESET
         return request.answer(uapi.DEVICE_INFO, argsz, flags, 0, self.device.core.profile.irqs)
+
+    def _get_region_info(self, request: Request) -> Reply:
+        """Refuse: there are no regions. EINVAL by VFIO itself (vfio_get_region_info), in old kernels by the driver."""
+        if self.device.core.profile.region_info == "EOPNOTSUPP":
+            return self.unknown(request)
+        raise KernelError(errno.EINVAL, "vfio_ap has no regions")
 
     def _get_irq_info(self, request: Request) -> Reply:
         """Report that interrupts 0 (request) and 1 (configuration changed) take one eventfd each. EFAULT, EINVAL."""
@@ -181,6 +187,7 @@ class DeviceFile(IoctlFile):
 
     ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
         Cmd.VFIO_DEVICE_GET_INFO: _get_info,
+        Cmd.VFIO_DEVICE_GET_REGION_INFO: _get_region_info,
         Cmd.VFIO_DEVICE_GET_IRQ_INFO: _get_irq_info,
         Cmd.VFIO_DEVICE_SET_IRQS: _set_irqs,
         Cmd.VFIO_DEVICE_RESET: _reset,

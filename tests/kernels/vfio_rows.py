@@ -21,6 +21,7 @@ from tests.vfio.client import (
     DEVICE_FEATURE,
     DEVICE_GET_INFO,
     DEVICE_GET_IRQ_INFO,
+    DEVICE_GET_REGION_INFO,
     GET,
     GROUP_GET_DEVICE_FD,
     GROUP_SET_CONTAINER,
@@ -451,6 +452,12 @@ def feature_ioctl(kernel: Profile) -> None:
 def unknown_feature(kernel: Profile) -> None:
     device = Device(program(kernel))
     assert feature(device, 3) == feature(device, 11) == (kernel.unknown_feature if kernel.feature_ioctl else "ENOTSUP")
+
+
+@row
+def region_info(kernel: Profile) -> None:
+    answer = Device(program(kernel)).outcome(DEVICE_GET_REGION_INFO, bytes(32))
+    assert answer == {"EOPNOTSUPP": "ENOTSUP", "EINVAL": "EINVAL"}[kernel.region_info]
 
 
 @row

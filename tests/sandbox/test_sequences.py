@@ -47,7 +47,7 @@ write: EBADF
 FEATURE SET RUNNING: 0 state 2 data_fd -1
 read of the device: EINVAL
 pread of the device: EINVAL
-DEVICE_GET_REGION_INFO: error EOPNOTSUPP
+DEVICE_GET_REGION_INFO: error EINVAL
 """
 LEGACY = f"""\
 group opened again: EBUSY
