@@ -223,8 +223,7 @@ def visible(scenario: Scenario) -> dict[str, Any]:
             else Mask.from_numbers({apqn.apqi for apqn in queues})
         ),
         "cards": {
-            apid: _visible_card(scenario, apid, there, modes[apid], se_guest=se_guest and modes[apid] in se_modes)
-            for apid, there in shown.items()
+            apid: _visible_card(scenario, apid, there, modes[apid], se_guest=se_guest) for apid, there in shown.items()
         },
         "overrides": {apqn: scenario.overrides[apqn] for apqn in queues if apqn in scenario.overrides},
         "masks": (scenario.apmask, scenario.aqmask),
@@ -248,7 +247,13 @@ def _visible_card(
         override = scenario.overrides.get(Apqn(apid, apqi))
         return mode is not None and (override == "cex4queue" if override else reserved)
 
-    asked = [a for a in there if of_zcrypt(a) and online and Apqn(apid, a) not in scenario.offline_queues]
+    def answers(apqi: int) -> bool:
+        """Whether a queue takes requests (ap_queue_usable): of a Secure Execution guest bound ones, and none of CCA."""
+        return not se_guest or (mode in ("accel", "ep11") and FIELDS["bs"].get(card.word(apqi)) in (0, 1))
+
+    asked = [
+        a for a in there if of_zcrypt(a) and online and answers(a) and Apqn(apid, a) not in scenario.offline_queues
+    ]
     registers = REGISTERS.get(mode or "", ())
     length = {"cca": 8, "ep11": 16}.get(mode or "", 0)
     look: dict[str, Callable[[int], Any]] = {
