@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "mount-examples/tools"
 EXAMPLE = EXAMPLES / "example.toml"
@@ -21,6 +24,26 @@ def need(*tools: str) -> None:
     """Fail unless the tools are installed."""
     missing = [tool for tool in tools if shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin") is None]
     assert not missing, f"{', '.join(missing)} not installed: run tests/run.sh, which installs what is missing"
+
+
+@pytest.fixture(scope="session")
+def debian_12() -> None:
+    """Skip on other systems, whose versions of the tools print other things."""
+    release = platform.freedesktop_os_release()
+    if (release["ID"], release.get("VERSION_ID")) != ("debian", "12"):
+        pytest.skip(f"the transcripts are those of Debian 12's tools, and this is {release['PRETTY_NAME']}")
+
+
+@pytest.fixture(scope="session")
+def s390x_binaries(debian_12: None) -> Path:
+    """Fetch the s390x binaries once, and return their root; an archive that cannot be reached is an error."""
+    del debian_12
+    place = EXAMPLES.parents[1] / ".cache/s390x"
+    place.parent.mkdir(exist_ok=True)
+    # Another process of the run may be about to do the same.
+    fetch = ("flock", place.with_suffix(".lock"), EXAMPLES / "fetch-s390x.sh", place)
+    subprocess.run(fetch, check=True, timeout=600)
+    return place / "root"
 
 
 def inside(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.kernel.profile import NEWEST, OLDEST, Profile
-from tests.tools.conftest import EXAMPLE, EXAMPLES, U1, M, inside, need
+from tests.tools.conftest import EXAMPLE, U1, M, inside, need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +53,10 @@ def test_mdevctl(host: Path, version: str) -> None:
 
 
 @BOTH
-def test_lszcrypt(host: Path, version: str) -> None:
+def test_lszcrypt(host: Path, version: str, s390x_binaries: Path) -> None:
     need("qemu-s390x-static")
-    root = EXAMPLES.parents[1] / ".cache/s390x/root"
-    if not (root / "sbin/lszcrypt").exists():
-        pytest.skip("the s390x binaries are fetched by the transcripts of tools, on Debian 12")
-    result = inside('qemu-s390x-static -L "$1" "$1/sbin/lszcrypt" -V', str(root), scenario=host)
+    script = 'qemu-s390x-static -L "$1" "$1/sbin/lszcrypt" -V'
+    result = inside(script, str(s390x_binaries), scenario=host)
     rows = [re.split(" +", line) for line in result.stdout.splitlines()[2:]]
     kernel = Profile.of(version)
     kind, depth = ("CEX8", "09") if kernel.cex8 else ("CEX7", "08")
