@@ -27,7 +27,7 @@ import select
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
-from apfs.sysfs.openfile import SpecialFile
+from apfs.sysfs.openfile import Relay, SpecialFile
 from apfs.vfio.handed import HandedFile
 from apfs.vfio.request import Foreign, IoctlFile, Request
 
@@ -88,7 +88,7 @@ class Channel(SpecialFile):
 
     def watch(self, file: object) -> None:
         """Take note of the open file that the request is for, then of the one that its descriptor refers to."""
-        self._polled.append(file.file if isinstance(file, HandedFile) else file)
+        self._polled.append(file.file if isinstance(file, Relay) else file)
 
     def on_read(self, _offset: int, size: int) -> bytes:
         """Return the (rest of the) reply or, without a request, what is to be done with eventfds."""

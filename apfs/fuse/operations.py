@@ -102,13 +102,13 @@ class Operations(pyfuse3.Operations):
         self._journal = host.journal
         self._changes = host.tree.nodes.changes
         self._root = host.tree.root.id(0)
-        self._files: dict[int, OpenFile | PagedStream] = {}
+        self._files: dict[int, OpenFile] = {}
         self._handles = map(FileHandleT, itertools.count(1))
         # Without the page cache: texts are made when they are read, and their size is not known before. The same object
         # serves for all opens, with another handle: making a new one takes 0.4 µs.
         self._seekable = FileInfo(direct_io=True, keep_cache=False)
         self._stream = FileInfo(direct_io=True, keep_cache=False, nonseekable=True)
-        self._watchers: dict[int, SpecialFile | PagedStream] = {}
+        self._watchers: dict[int, SpecialFile] = {}
         """Files that want to know what a process polls, by that process."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Pollers that wait for an open file, by its handle."""
@@ -262,13 +262,14 @@ class Operations(pyfuse3.Operations):
     def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         """Open a file. O_TRUNC and O_APPEND have no meaning in sysfs."""
         file = self._tree.open(inode, _ACCESS[flags & os.O_ACCMODE])  # never the root: that is a directory
+        if not isinstance(file, AttributeFile):
+            if file.is_stream:
+                file = PagedStream(self._journal, file)
+            if file.watches:
+                self._watchers[ctx.pid] = file
         handle = next(self._handles)
         self._files[handle] = file
-        if not isinstance(file, AttributeFile) and file.is_stream:
-            self._files[handle] = PagedStream(file)
         info = self._seekable if file.seekable else self._stream
-        if not isinstance(file, AttributeFile) and file.watches:
-            self._watchers[ctx.pid] = file
         info.fh = handle
         return info
 
@@ -321,7 +322,7 @@ class Operations(pyfuse3.Operations):
             await self._release(fh, file)
 
     @_answered
-    def _release(self, fh: FileHandleT, file: SpecialFile | PagedStream) -> None:
+    def _release(self, fh: FileHandleT, file: SpecialFile) -> None:
         self.pollers.pop(fh, None)
         if file.watches:
             self._watchers = {pid: other for pid, other in self._watchers.items() if other is not file}

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from apfs.sysfs.openfile import Relay
+
 if TYPE_CHECKING:
+    from apfs.journal.log import Journal
     from apfs.sysfs.openfile import SpecialFile
 
 
-class PagedStream:
+class PagedStream(Relay):
     """One open(2) of a stream, whose offsets are counted from what was next when it was opened."""
 
     seekable = False
-    watches = False
 
-    def __init__(self, file: SpecialFile) -> None:
-        self.file = file
+    def __init__(self, journal: Journal, file: SpecialFile) -> None:
+        super().__init__(journal, file)
         self._given = bytearray()
 
     def read(self, offset: int, size: int) -> bytes:
@@ -29,22 +31,3 @@ class PagedStream:
         if end > len(self._given):
             self._given += self.file.read(len(self._given), end - len(self._given))
         return bytes(self._given[offset:end])
-
-    def write(self, data: bytes) -> int:
-        """Write to the file."""
-        return self.file.write(data)
-
-    def sync(self) -> None:
-        """Answer fsync as the file does."""
-        self.file.sync()
-
-    def poll(self) -> int:
-        """Poll the file."""
-        return self.file.poll()
-
-    def watch(self, file: object) -> None:
-        """Do nothing: streams watch no others."""
-
-    def close(self) -> None:
-        """Close the file."""
-        self.file.close()

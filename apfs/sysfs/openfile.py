@@ -101,6 +101,34 @@ class SpecialFile:
         return data[:PAGE_SIZE].decode("latin-1")
 
 
+class Relay(SpecialFile):
+    """An open file in front of another one, which answers, and puts what it refuses into the journal."""
+
+    def __init__(self, journal: Journal, file: SpecialFile) -> None:
+        super().__init__(journal, file.path)
+        self.file = file
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Read from the file."""
+        return self.file.read(offset, size)
+
+    def write(self, data: bytes) -> int:
+        """Write to the file."""
+        return self.file.write(data)
+
+    def sync(self) -> None:
+        """Answer fsync as the file does."""
+        self.file.sync()
+
+    def poll(self) -> int:
+        """Poll the file."""
+        return self.file.poll()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
 class TextFile(SpecialFile):
     """A read-only text without the limits of sysfs, made by the first read and by every read at offset 0."""
 

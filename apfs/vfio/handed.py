@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
-from apfs.sysfs.openfile import SpecialFile
+from apfs.sysfs.openfile import Relay
 
 if TYPE_CHECKING:
     from apfs.journal.log import Journal
@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     from apfs.vfio.request import NewFile
 
 
-class HandedFile(SpecialFile):
+class HandedFile(Relay):
     """An open file on its way to a process: it can be opened once, and its name in `/ctl/fds` goes when it is closed.
 
-    Until then it is in the list of its channel, which closes the files that were never opened. All accesses go to the
-    file inside, which also puts the refused ones into the journal.
+    Until then it is in the list of its channel, which closes the files that were never opened.
     """
 
     def __init__(self, new: NewFile, journal: Journal, registry: Registry[HandedFile]) -> None:
-        super().__init__(journal, new.file.path)
+        super().__init__(journal, new.file)
         self._registry = registry
-        self.file = new.file
         self.seekable = new.file.seekable
         self.access = "r" * new.readable + "w" * new.writable
         self.at = new.at
@@ -44,23 +42,7 @@ class HandedFile(SpecialFile):
         if not self._taken:
             self.close()
 
-    def read(self, offset: int, size: int) -> bytes | memoryview:
-        """Read from the file."""
-        return self.file.read(offset, size)
-
-    def write(self, data: bytes) -> int:
-        """Write to the file."""
-        return self.file.write(data)
-
-    def sync(self) -> None:
-        """Answer fsync as the file does."""
-        self.file.sync()
-
-    def poll(self) -> int:
-        """Poll the file."""
-        return self.file.poll()
-
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; its name goes."""
         self._registry.discard(self.name)
-        self.file.close()
+        super().close()
