@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from apfs.errors import KernelError
 from apfs.sysfs.entries import BOTH
 from apfs.vfio_ap.migration.revision import MigrationFile
-from tests.hosts import M1, Bench
+from tests.hosts import M1, Bench, refused
 
 CCA8 = 0x928000000E540307
 EP11_7 = 0x868000000D540307
@@ -86,6 +86,19 @@ def transfer(bench: Bench, uuid: str = M1) -> MigrationFile:
     file = tree.open(tree.resolve(f"/dev/vfio-ap/{uuid}/data_stream"), BOTH)
     assert isinstance(file, MigrationFile)
     return file
+
+
+def check_without_migration(bench: Bench) -> None:
+    """Check that whatever of migration can be asked or set is ENOTTY."""
+    client = f"/dev/vfio-ap/{M1}"
+    for name in ("migration_state", "migration_flags", "data_size"):
+        with refused("ENOTTY"):
+            bench.cat(f"{client}/{name}")
+    for text in ("STOP", "nonsense"):
+        with refused("ENOTTY"):
+            bench.echo(text, f"{client}/migration_state")
+    with refused("ENOTTY"):
+        transfer(bench)
 
 
 def write(bench: Bench, *pieces: bytes, uuid: str = M1) -> list[int | str]:

@@ -17,6 +17,7 @@ from .streams import (
     HOST,
     STREAM,
     Event,
+    check_without_migration,
     cut,
     deliver,
     events,
@@ -435,14 +436,7 @@ def test_an_open_file_keeps_the_device(bench: Bench) -> None:
 def test_a_secure_execution_host_has_no_migration() -> None:
     bench = host("next", "secure_execution = true\n" + HOST)
     assert bench.cat(f"{MATRIX}/features") == "guest_matrix hotplug ap_config\n"
-    for name in ("migration_state", "migration_flags", "data_size"):
-        with refused("ENOTTY"):
-            bench.cat(f"{CLIENT}/{name}")
-    for text in ("STOP", "x"):
-        with refused("ENOTTY"):
-            bench.echo(text, STATE)
-    with refused("ENOTTY"):
-        transfer(bench)
+    check_without_migration(bench)
     assert bench.log() == []
     bench.echo(1, f"{CLIENT}/reset")
 

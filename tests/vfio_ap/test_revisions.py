@@ -21,7 +21,7 @@ from apfs.vfio_ap.migration import DEFAULT, REVISIONS
 from apfs.vfio_ap.migration.v2 import compatible
 from apfs.vfio_ap.migration.v4 import V4
 from tests.examples import times
-from tests.hosts import M1, M2, MATRIX, Bench, attempt, config_text, refused
+from tests.hosts import M1, M2, MATRIX, Bench, attempt, config_text
 
 from .naive import Naive, NaiveFile, NaiveHost, NaiveNext, NaiveV4
 from .streams import (
@@ -31,6 +31,7 @@ from .streams import (
     HOST,
     STREAM,
     Entry,
+    check_without_migration,
     cut,
     deliver,
     events,
@@ -87,14 +88,7 @@ def test_row_secure_execution_host(driver: str, errno: str) -> None:
 def test_without_migration_there_is_nothing_to_ask() -> None:
     bench = host("none")
     before = bench.dump("/sys")
-    for name in ("migration_state", "migration_flags", "data_size"):
-        with refused("ENOTTY"):
-            bench.cat(f"{CLIENT}/{name}")
-    for text in ("STOP", "nonsense"):
-        with refused("ENOTTY"):
-            bench.echo(text, STATE)
-    with refused("ENOTTY"):
-        transfer(bench)
+    check_without_migration(bench)
     assert bench.dump("/sys") == before
     bench.echo(1, f"{CLIENT}/reset")
     assert bench.status()["mdevs"][M1]["migration_state"] is None
