@@ -85,8 +85,7 @@ def _answer(check: Check) -> str:
     console = terminal.console(sys.stdout)
     with console.capture() as captured:
         console.print(table)
-    # Every line of a table is padded with blanks.
-    rows = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    rows = terminal.without_padding(captured.get())
     return f"{rows}{check.uuid}: not compatible, the target would answer {check.errno}"
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
+from apfs.cli.terminal import without_padding
 from apfs.journal.text import from_line, printable, summary
 from apfs.kernel.profile import Profile
 
@@ -56,9 +57,7 @@ def status(document: dict[str, Any], out: Console) -> str:
                 out.print(title, style=_BOLD)
                 out.print(table)
                 out.print()
-    # Every line of a table is padded with blanks.
-    lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
-    return "".join(f"{line}\n" for line in lines)
+    return without_padding(captured.get().rstrip())
 
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[str, Table]]:

@@ -28,6 +28,11 @@ def console(file: TextIO) -> Console:
     )
 
 
+def without_padding(text: str) -> str:
+    """Return lines without the blanks with which those of a table are padded."""
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
 def has(characters: str, file: TextIO) -> bool:
     """Whether both a file and the locale, which says what the terminal can show, have these characters."""
     try:
