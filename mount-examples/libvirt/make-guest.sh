@@ -11,6 +11,9 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 [ $# = 1 ] || [ $# = 2 ] || { echo "usage: make-guest.sh DIR [SUITE]" >&2; exit 1; }
 "$here/../fetch-debian.sh" "$1" "${2:-bookworm}" s390x @linux-image-s390x busybox-static
 cd "$1"
+# Several may call this at once, and one that finds a kernel starts it.
+exec 9> lock
+flock 9
 if [ ! -e kernel ] || [ done -nt kernel ]; then
     rm -rf tree
     mkdir -p tree/bin tree/dev
@@ -28,5 +31,6 @@ END
     chmod +x tree/init
     (cd tree && printf '%s\n' bin bin/busybox dev init | cpio --quiet --create --format newc --owner 0:0) | gzip -1 > initrd
     rm -rf tree root/lib/modules
-    cp root/boot/vmlinuz-* kernel
+    cp root/boot/vmlinuz-* kernel.new
+    mv kernel.new kernel
 fi

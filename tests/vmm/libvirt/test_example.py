@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,3 +23,18 @@ def test_migrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout.endswith("migrate: done\n")
     assert "AP type: source 0e, target 0d" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guest_is_made_once(guest: Path, tmp_path: Path) -> None:
+    """Callers at the same instant wait for each other: one that finds a kernel may start it."""
+    subprocess.run(["cp", "-al", guest / "root", guest / "done", tmp_path], check=True)
+    script = ROOT / "mount-examples/libvirt/make-guest.sh"
+
+    def make(_: int) -> tuple[int, int]:
+        done = subprocess.run([script, tmp_path], check=False, timeout=60)
+        return done.returncode, (tmp_path / "kernel").stat().st_ino
+
+    with ThreadPoolExecutor() as pool:
+        made = list(pool.map(make, range(8)))
+    assert made == [(0, made[0][1])] * 8
+    assert (tmp_path / "kernel").read_bytes() == (guest / "kernel").read_bytes()
