@@ -199,8 +199,11 @@ def with_devices(draw: st.DrawFn, scenario: Scenario) -> Scenario:
 # -- what sysfs shows -------------------------------------------------------------------------------------------------
 
 
-def visible(scenario: Scenario) -> dict[str, Any]:
-    """Return what sysfs shows of a host that has just been booted from a scenario."""
+def visible(scenario: Scenario, *, bind_states: bool = True) -> dict[str, Any]:
+    """Return what sysfs shows of a host that has just been booted from a scenario.
+
+    Without `bind_states` those of queues are left out: a Secure Execution guest changes them, which is not modelled.
+    """
     qci, shown = scenario.qci, {}
     for apid, card in scenario.cards.items():
         there = [apqi for apqi in qci.domains if card.word(apqi)]
@@ -223,7 +226,8 @@ def visible(scenario: Scenario) -> dict[str, Any]:
             else Mask.from_numbers({apqn.apqi for apqn in queues})
         ),
         "cards": {
-            apid: _visible_card(scenario, apid, there, modes[apid], se_guest=se_guest) for apid, there in shown.items()
+            apid: _visible_card(scenario, apid, there, modes[apid], se_guest=se_guest, bind_states=bind_states)
+            for apid, there in shown.items()
         },
         "overrides": {apqn: scenario.overrides[apqn] for apqn in queues if apqn in scenario.overrides},
         "masks": (scenario.apmask, scenario.aqmask),
@@ -235,7 +239,7 @@ def visible(scenario: Scenario) -> dict[str, Any]:
 
 
 def _visible_card(
-    scenario: Scenario, apid: int, there: list[int], mode: str | None, *, se_guest: bool
+    scenario: Scenario, apid: int, there: list[int], mode: str | None, *, se_guest: bool, bind_states: bool
 ) -> dict[str, Any]:
     card = scenario.cards[apid]
     first = card.word(there[0])
@@ -257,10 +261,10 @@ def _visible_card(
     registers = REGISTERS.get(mode or "", ())
     length = {"cca": 8, "ep11": 16}.get(mode or "", 0)
     look: dict[str, Callable[[int], Any]] = {
-        "functions": lambda apqi: card.word(apqi) >> 46,
+        "functions": lambda apqi: card.word(apqi) >> (46 if bind_states else 48),
         "secret": lambda apqi: (
             card.associations.get(apqi)
-            if se_guest and mode == "ep11" and not FIELDS["bs"].get(card.word(apqi))
+            if bind_states and se_guest and mode == "ep11" and not FIELDS["bs"].get(card.word(apqi))
             else None
         ),
         "keys": lambda apqi: _visible_keys(card.keys(apqi), registers) if apqi in asked else None,

@@ -69,7 +69,9 @@ def test_a_recording_is_the_machine(scenario: Scenario) -> None:
     ] == []
     again = loads(recording.text())
     assert again == recording.scenario
-    assert visible(again) == visible(scenario)
+    # A Secure Execution guest changes the bind states of its queues.
+    bind_states = not any(spec.guest and spec.secure_execution for spec in scenario.mdevs)
+    assert visible(again, bind_states=bind_states) == visible(scenario, bind_states=bind_states)
     copy = Host(again)
     assert sysfs(copy) == sysfs(host)
     assert record(Shell(copy)).text() == recording.text()
