@@ -41,8 +41,10 @@ done
 if [ -n "$missing" ]; then
     say "installing Debian packages:$missing"
     as_root apt-get update -q >&2
+    # A fresh machine may just be installing its updates.
     # shellcheck disable=SC2086 -- a list of words
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+        install -q -y --no-install-recommends $missing >&2
 fi
 recent "$python" || die "Python 3.11 or newer is needed, not $("$python" -V)"
 
