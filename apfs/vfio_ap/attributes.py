@@ -25,7 +25,7 @@ _MASKS = 3
 
 
 def matrix_mdev(mdev: Mdev) -> MatrixMdev | None:
-    """Return the driver's part of a mediated device, None while it is unbound."""
+    """Return the driver's data of a mediated device, None while it is unbound."""
     return mdev.driver_data if isinstance(mdev.driver_data, MatrixMdev) else None
 
 
@@ -114,7 +114,7 @@ def ap_config_show(mdev: Mdev) -> str:
 
 
 def ap_config_store(mdev: Mdev, text: str) -> None:
-    """Replace the three assigned masks, separated by commas or newlines; what follows them does not matter."""
+    """Replace the three assigned masks, separated by commas or newlines; what follows them is ignored."""
     data = _changeable(mdev)
     pieces = re.split(r"[,\n]", text[:_AP_CONFIG_LENGTH])[:_MASKS]
     if len(pieces) < _MASKS:

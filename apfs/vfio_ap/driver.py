@@ -1,4 +1,4 @@
-"""The module vfio_ap: the matrix device, the driver of mediated devices, and what loading and unloading do.
+"""The module vfio_ap: the matrix device, the driver of mediated devices, and what loading and unloading it does.
 
 Source: drivers/s390/crypto/vfio_ap_drv.c.
 """
@@ -131,7 +131,7 @@ class VfioAp:
     def __init__(
         self, tree: Tree, ap_bus: ApBus, mdev_bus: MdevBus, vfio: VfioCore, revision: type[Migration] | None
     ) -> None:
-        """Load it: the matrix device, the AP driver, so that waiting queues are bound, then the parent of mdevs."""
+        """Load it: the matrix device, then the AP driver, which gets the waiting queues, then the parent of mdevs."""
         self._tree = tree
         self._ap_bus = ap_bus
         self.mdev_bus = mdev_bus

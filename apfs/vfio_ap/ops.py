@@ -1,8 +1,8 @@
-"""The rules of the vfio_ap driver: who may be assigned what, and what of it a guest gets (vfio_ap_ops.c).
+"""The rules of the vfio_ap driver: what may be assigned to whom, and how much of it a guest gets (vfio_ap_ops.c).
 
-Of every mediated device there are two matrices. `matrix` is what was assigned; `shadow` is what the guest has or would
-have: what the host has of it, less the adapters with a queue that is not bound to the driver. Which queues are linked
-to a device is not stored: they are those that are bound to the driver and assigned.
+Every mediated device has two matrices. `matrix` is what was assigned; `shadow` is what the guest has or would have:
+the part of `matrix` that the host has, without the adapters of which a queue is not bound to the driver. Which queues
+are linked to a device is not stored: those that are bound to the driver and assigned.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class VfioApDriver(ApDriver):
         self.bad_resets: dict[Apqn, int] = {}
         """Queues whose last reset ended with a response that keeps them from guests."""
         self.programmed: Callable[[MatrixMdev], None] = lambda _mdev: None
-        """Called whenever what a guest has was programmed: at its start, at each change, at its end."""
+        """Called whenever a guest's matrix was programmed: at its start, at each change, at its end."""
         self.signalled: Callable[[MatrixMdev], None] = lambda _mdev: None
         """Called when a VMM was told by interrupt that what its guest has was programmed."""
 
@@ -115,7 +115,7 @@ class VfioApDriver(ApDriver):
                 mdev.refilter(added=mdev.matrix)
 
     def remove(self, apid: int, domains: Mask) -> None:
-        """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter, at once."""
+        """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter at once."""
         rest = domains
         for mdev in self._assignees(apid, domains) if self.kernel.hotplug else ():
             shadow = mdev.shadow
@@ -148,7 +148,7 @@ class VfioApDriver(ApDriver):
         return False
 
     def on_config_changed(self, new: Qci, old: Qci) -> None:
-        """Take what the host lost from guests, and remember what it gained until the scan is complete."""
+        """Take what the host has lost away from guests, and remember what it has gained until the scan is complete."""
         if self.kernel.config_changes == "ignored":
             return
         lost, gained = config.difference(old, new), config.difference(new, old)
@@ -229,7 +229,7 @@ class MatrixMdev:
         self.refilter(matrix=axis != "control_domains", control_domains=axis == "control_domains", added=added)
 
     def unassign(self, axis: Axis, number: int) -> None:
-        """Take a number back, from the guest at once; nothing else is filtered. ENODEV above the limit."""
+        """Take a number back, also from a guest, at once; nothing else is filtered. ENODEV above the limit."""
         self._check_range(axis, number)
         assigned = self.matrix.mask(axis)
         if number not in assigned:
@@ -305,7 +305,7 @@ class MatrixMdev:
         return [(apid, self.driver.bound(apid) & assigned) for apid in self.matrix.adapters]
 
     def refilter(self, *, matrix: bool = True, control_domains: bool = False, added: Matrix) -> None:
-        """Work out what the guest gets, give it to the guest if it changed, and reset what was taken out.
+        """Work out what the guest gets, give it to the guest if that has changed, and reset what was taken out.
 
         `added` is what was assigned or became available: some kernels look at nothing else.
         """
@@ -328,7 +328,7 @@ class MatrixMdev:
                 )
 
     def _filtered(self, matrix: Matrix, added: Matrix) -> Matrix:
-        """Keep of what the host has the adapters all of whose queues can be passed (vfio_ap_mdev_filter_matrix).
+        """Return what the host has, with only the adapters whose queues can all be passed (vfio_ap_mdev_filter_matrix).
 
         Old kernels look only at the queues in `added`, also at those in domains that the host does not have.
         """
@@ -343,7 +343,7 @@ class MatrixMdev:
         return Matrix(candidates, aqm, self.shadow.control_domains)
 
     def _unplug(self, axis: Axis, numbers: Mask, linked: list[tuple[int, Mask]]) -> None:
-        """Take numbers out of the guest's matrix, then reset the linked queues that the guest had of them."""
+        """Take numbers out of the guest's matrix, then reset the linked queues that this takes from the guest."""
         before = self.shadow
         had = before.mask(axis)
         self.shadow = before.with_mask(axis, had - numbers)
