@@ -2,14 +2,18 @@
 # Three emulated hosts with a libvirtd each, and a Linux guest for s390x in QEMU, with crypto queues of the host:
 # `virsh migrate --live` from the first to the second, and to the third, which refuses.
 #
-# Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up after itself. Packages and
-# the guest's kernel are fetched at the first run.
+# Run it as root, or as a user with sudo: libvirt starts QEMU only for root. It cleans up after itself. Packages and the
+# guest's kernel are fetched at the first run.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 "$here/../setup.sh" mount libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl qemu-system-misc gcc cpio
 guest=$here/../../.cache/guest
 "$here/make-guest.sh" "$guest"
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo > /dev/null || { echo "migrate: libvirt starts QEMU only for root, and sudo is not installed" >&2; exit 2; }
+    exec sudo "$0"
+fi
 guest=$(cd "$guest" && pwd)
 PATH=$here/../../.venv/bin:$PATH
 export LC_ALL=C
