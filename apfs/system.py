@@ -105,6 +105,7 @@ class System:
         zcrypt.holders = [zcrypt_cex4]
         mdev.holders, vfio.holders = [vfio_ap], [vfio_ap, type1]
         type1.needs, vfio.followers, vfio_ap.needs = (vfio,), (type1,), (mdev, vfio)
+        type1.init, vfio_ap.init = self.vfio.type1.reset, self._init_vfio_ap
         mdev.parts = [self.mdev_bus]
         vfio.parts = [self.vfio_misc, SysClass(journal, "vfio")]
         if self.profile.vfio_dev_class:
@@ -384,7 +385,7 @@ class System:
         if not module.loaded:
             for needed in module.needs:
                 self._load(needed)
-            module.load(self._init_vfio_ap if module.name == "vfio_ap" else None)
+            module.load()
             for follower in module.followers:
                 self._load(follower)
 
@@ -411,8 +412,6 @@ class System:
             assert self.vfio_ap is not None  # noqa: S101 -- it is loaded
             self.vfio_ap.unload()
             self.vfio_ap = None
-        if module.name == "mdev":
-            self.mdev_bus.had_parent = False
         module.unload()
         self.tree.deactivate()
 

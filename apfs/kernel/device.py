@@ -107,6 +107,11 @@ class Bus(Kobject, ABC):
         self.autoprobe = True
         self.drivers: list[Driver] = []
 
+    def announce(self) -> None:
+        """Say that it is there, with what every registration begins with (bus_register)."""
+        self.autoprobe = True
+        super().announce()
+
     @abstractmethod
     def device(self, name: str) -> Device | None:
         """Return the device of that name."""

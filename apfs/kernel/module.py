@@ -41,6 +41,8 @@ class Module(Kobject):
         """What has to be loaded before it."""
         self.followers: tuple[Module, ...] = ()
         """What modprobe loads after it because it asks for that (MODULE_SOFTDEP)."""
+        self.init: Callable[[], None] = lambda: None
+        """What loading it does besides."""
         self._users = users
 
     @property
@@ -48,14 +50,13 @@ class Module(Kobject):
         """How many things keep it loaded: modules that use it, and its users."""
         return sum(holder.loaded for holder in self.holders) + self._users()
 
-    def load(self, init: Callable[[], None] | None = None) -> None:
+    def load(self) -> None:
         """Show it and its parts in sysfs, and announce it when its init function has returned (do_init_module)."""
         if not self.loaded:
             self.loaded = True
             for part in self.parts:
                 part.announce()
-            if init is not None:
-                init()
+            self.init()
             self.announce()
 
     def unload(self) -> None:

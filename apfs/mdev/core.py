@@ -70,6 +70,11 @@ class MdevBus(Bus):
         self.had_parent = False
         """Whether there was a parent since the module was loaded."""
 
+    def announce(self) -> None:
+        """Say that the module was loaded."""
+        self.had_parent = False
+        super().announce()
+
     def device(self, name: str) -> Mdev | None:
         """Return the device of that UUID, in lower case."""
         return self.mdevs.get(name)

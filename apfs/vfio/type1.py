@@ -92,14 +92,18 @@ def _clean_bitmap(base: int, data: int, mappings: list[Mapping]) -> tuple[Write,
     return tuple(writes)
 
 
-@dataclass(slots=True)
 class Parameters:
     """The parameters of the module vfio_iommu_type1. The two truth values change nothing here: nothing is pinned."""
 
-    allow_unsafe_interrupts: bool = False
-    disable_hugepages: bool = False
-    dma_entry_limit: int = _LIMIT
-    """How many mappings a container can have, if its IOMMU type is chosen from now on."""
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Set them to what they are when the module is loaded without any."""
+        self.allow_unsafe_interrupts = False
+        self.disable_hugepages = False
+        self.dma_entry_limit = _LIMIT
+        """How many mappings a container can have, if its IOMMU type is chosen from now on."""
 
 
 class Type1:

@@ -4,6 +4,7 @@ import stat
 
 import pytest
 
+from apfs.journal.records import Uevent
 from apfs.sysfs.entries import READ, WRITE
 from tests.hosts import AP_DRIVER, BARE, CREATE, M1, M2, MATRIX, MDEV_DRIVER, Bench, built, queue, refused
 
@@ -156,6 +157,29 @@ def test_parameters_of_vfio_iommu_type1() -> None:
         assert bench.cat(f"{directory}/{name}") == "N\n"
         assert [bench.store(f"{directory}/{name}", text) for text in ("on", "x")] == ["", "EINVAL"]
         assert bench.cat(f"{directory}/{name}") == "Y\n"
+
+
+def test_what_is_loaded_again_starts_from_the_beginning() -> None:
+    # bus_register: drivers_autoprobe is 1 in what it allocates; parse_args: the memory of the module is a new one.
+    bench = Bench(BARE)
+    changed = {
+        "/sys/bus/mdev/drivers_autoprobe": "0\n",
+        "/sys/bus/matrix/drivers_autoprobe": "0\n",
+        "/sys/bus/mdev/uevent": None,
+        "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts": "Y\n",
+        "/sys/module/vfio_iommu_type1/parameters/disable_hugepages": "Y\n",
+        "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit": "7\n",
+    }
+    before = {path: bench.cat(path) for path, text in changed.items() if text}
+    for path, text in changed.items():
+        bench.echo((text or "remove").strip(), path)
+        assert text is None or bench.cat(path) == text
+    bench.console("rmmod vfio_ap", "rmmod vfio_iommu_type1", "rmmod vfio", "rmmod mdev", "modprobe vfio_ap")
+    assert {path: bench.cat(path) for path in before} == before
+    bench.console("rmmod vfio_ap")
+    bench.mark()
+    bench.console("rmmod mdev")
+    assert bench.heard()[0] == Uevent("remove", "/bus/mdev", "bus", ())
 
 
 def test_devices_go_with_the_module_without_being_asked() -> None:
