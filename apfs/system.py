@@ -379,15 +379,17 @@ class System:
 
     def modprobe(self, name: str) -> None:
         """Load a module and what it needs; ENOENT if there is none of that name. Loading twice is no error."""
-        self._load(self._module(name))
+        module = self._module(name)
+        if not module.loaded:
+            self._load(module)
 
     def _load(self, module: Module) -> None:
-        if not module.loaded:
-            for needed in module.needs:
-                self._load(needed)
-            module.load()
-            for follower in module.followers:
-                self._load(follower)
+        """Load what is missing of what a module needs, of itself, and of what modprobe loads after each of these."""
+        for needed in module.needs:
+            self._load(needed)
+        module.load()
+        for follower in module.followers:
+            follower.load()
 
     def _init_vfio_ap(self) -> None:
         revision = REVISIONS[self.revision] if self.profile.feature_ioctl else None

@@ -40,7 +40,7 @@ class Module(Kobject):
         self.needs: tuple[Module, ...] = ()
         """What has to be loaded before it."""
         self.followers: tuple[Module, ...] = ()
-        """What modprobe loads after it because it asks for that (MODULE_SOFTDEP)."""
+        """What modprobe loads after it because it asks for that (MODULE_SOFTDEP). They need nothing else."""
         self.init: Callable[[], None] = lambda: None
         """What loading it does besides."""
         self._users = users
