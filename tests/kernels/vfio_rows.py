@@ -158,6 +158,11 @@ def config_changes(kernel: Profile) -> None:
     bench.host.scan()
     assert shadow(bench)[2] == ([4] if value == "followed" else [4, 0xAB])
     if value == "ignored":
+        bench.host.change_domains(remove=[0xAB])
+        bench.mark()
+        driver = bench.host.vfio_ap.driver  # type: ignore[union-attr]
+        driver.on_config_changed(bench.host.machine.qci(), bench.host.ap_bus.qci)
+        assert (shadow(bench)[:2], bench.pushes()) == (([5, 6], [4, 0xAB]), [])
         return
     bench.mark()
     bench.host.change_domains(remove=[0xAB])
