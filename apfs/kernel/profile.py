@@ -91,8 +91,8 @@ class Profile:
     depth_plus_one: bool = _since("6.19", "`depth` is the field of the TAPQ word plus one; before, the field.")
     card_functions: Literal["raw", "noslcf", "slcf"] = _row(
         {"5.14": "raw", "6.8": "noslcf", "6.17": "slcf"},
-        "What `ap_functions` of a card shows: all 32 bits as when it appeared (`raw`), bits 0 to 15 without the SLCF "
-        "bit (`noslcf`) or with it (`slcf`).",
+        "What `ap_functions` of a card shows, and streams of v2 have: all 32 bits as when it appeared (`raw`), bits 0 "
+        "to 15 without the SLCF bit (`noslcf`) or with it (`slcf`).",
         after="6.14",
     )
     card_change_16bit: bool = _since(

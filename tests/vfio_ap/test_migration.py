@@ -514,7 +514,7 @@ class NaiveTarget:
             self.log += [("A1", self._name(apqn)) for apqn in lacking]
             return ENODEV
         for source, apqn in entries:
-            target = self.words[apqn] & RECORD
+            target = self.words[apqn]
             bits = [(source >> 63 - bit & 1, target >> 63 - bit & 1) for bit in range(64)]
             same = [one == other for one, other in bits]
             types = source >> 24 & 0xFF, target >> 24 & 0xFF
@@ -643,7 +643,7 @@ def results(file: MigrationFile, pieces: list[bytes]) -> list[int | str]:
     places=PLACES,
 )
 def test_any_target_with_any_words(target: dict[int, int], entries: list[Entry], places: list[int]) -> None:
-    """The file alone, with words that no card's record can have: the comparison reduces the target's."""
+    """The file alone, with words that only records of old kernels can have."""
     lines, log = collector()
     rows = [Row(apqn >> 8, Mask.of(apqn & 0xFF), word) for apqn, word in target.items()]
     file = ResumingFile(Journal(), "/stream", lambda: Target(stream_size(len(target)), len(target), lambda: rows), log)

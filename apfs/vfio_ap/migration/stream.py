@@ -41,12 +41,12 @@ def entries_of(apid: int, domains: Mask, word: int) -> bytes:
     return _ENTRY_HEAD.pack(word, apid).join((b"", *_tails(domains)))
 
 
-def body_of(count: int, rows: Iterable[Row], mask: int = -1) -> bytes:
-    """Return the entries of a guest matrix of `count` APQNs, with those bits of the words that are in a mask.
+def body_of(count: int, rows: Iterable[Row]) -> bytes:
+    """Return the entries of a guest matrix of `count` APQNs.
 
     APQNs without a queue device are skipped without leaving a gap: there are zero entries at the end instead.
     """
-    parts = [entries_of(apid, domains, word & mask) for apid, domains, word in rows]
+    parts = [entries_of(apid, domains, word) for apid, domains, word in rows]
     return b"".join(parts).ljust(ENTRY.size * count, b"\0")
 
 

@@ -1,6 +1,7 @@
 """Revision 2 of the series: the target has what the source has, and the stream proves it.
 
-Its stream begins with the number of queues (4 bytes) and padding (4). Words are those of the cards' records.
+Its stream begins with the number of queues (4 bytes) and padding (4). Words are those of the cards' records, so
+that the bus of the kernel decides which bits they have.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import errno
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from apfs.ap.qinfo import CARD_HWINFO_MASK
 from apfs.errors import KernelError
 from apfs.vfio_ap.migration import words
 from apfs.vfio_ap.migration.revision import ACCEPTED, Finding, Forecast, Migration, MigrationFile, Verdict
@@ -45,7 +45,7 @@ def stream_size(count: int) -> int:
 
 def make_stream(count: int, rows: Iterable[Row]) -> bytes:
     """Return the stream of a guest matrix of `count` APQNs."""
-    return HEADER.pack(count) + body_of(count, rows, CARD_HWINFO_MASK)
+    return HEADER.pack(count) + body_of(count, rows)
 
 
 def read_count(stream: bytes | bytearray) -> int:
@@ -109,7 +109,7 @@ def _check_queues(stream: bytes | bytearray, rows: list[Row]) -> Verdict:
 
 
 def _words(rows: Iterable[Row]) -> dict[int, int]:
-    return {row.apid << 8 | apqi: row.hwinfo & CARD_HWINFO_MASK for row in rows for apqi in row.domains}
+    return {row.apid << 8 | apqi: row.hwinfo for row in rows for apqi in row.domains}
 
 
 def _fits(stream: bytes | bytearray, rows: Iterable[Row]) -> bool:
@@ -124,7 +124,7 @@ def _fits(stream: bytes | bytearray, rows: Iterable[Row]) -> bool:
         if end > len(stream):
             return False
         word: int = ENTRY.unpack_from(stream, position)[0]
-        if stream[position:end] != entries_of(apid, domains, word) or not compatible(word, hwinfo & CARD_HWINFO_MASK):
+        if stream[position:end] != entries_of(apid, domains, word) or not compatible(word, hwinfo):
             return False
         position = end
     return position == len(stream)
