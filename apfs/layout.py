@@ -226,7 +226,8 @@ def _matrix(system: System, tops: _Tops) -> Directory:
     kind.fixed("devices").links("0", mdev_dirs, mdevs)
 
     areas = tops.kernel.fixed("debug").fixed("s390dbf")
-    areas.fixed("vfio_ap", DEBUG_ATTRIBUTES, loaded(lambda module: module.debug))
+    if system.profile.debug_area:
+        areas.fixed("vfio_ap", DEBUG_ATTRIBUTES, loaded(lambda module: module.debug))
 
     matrix_bus = tops.buses.fixed("matrix", BUS_ATTRIBUTES, loaded(lambda module: module.matrix_bus))
     matrix_bus.fixed("devices", (_link("matrix", path),))

@@ -71,6 +71,7 @@ class ApBus(Bus):
         self.root = ApRoot(tree.journal)
         self.qci: Qci = machine.qci()
         """The host configuration as the last scan found it; as of boot if the bus does not heed it."""
+        self.heeds_qci = bool(self.qci.facilities) or (self.qci.supported and not profile.qci_by_flags)
         self.max_adapter, self.max_domain = self.qci.limits()
         self._newest = NEWEST if profile.cex8 else NEWEST - 1
         self._card_mask = CARD_HWINFO_MASKS[profile.card_functions]
@@ -307,7 +308,7 @@ class ApBus(Bus):
 
     def scan(self) -> None:
         """Look for changes of the hardware and follow them (ap_scan_bus)."""
-        old, self.qci = self.qci, self.machine.qci() if self.qci.heeded else self.qci
+        old, self.qci = self.qci, self.machine.qci() if self.heeds_qci else self.qci
         changed = old != self.qci
         if changed:
             if self.qci.adapters - old.adapters or self.qci.domains - old.domains:

@@ -28,7 +28,7 @@ def ap_domain_store(bus: ApBus, text: str) -> None:
 
 
 def _qci_mask(bus: ApBus, mask: Mask) -> str:
-    return f"{mask.hex256()}\n" if bus.qci.heeded else "not supported\n"
+    return f"{mask.hex256()}\n" if bus.heeds_qci else "not supported\n"
 
 
 def ap_control_domain_mask_show(bus: ApBus) -> str:
@@ -135,8 +135,11 @@ def bindings_complete_count_show(bus: ApBus) -> str:
 
 
 def features_show(bus: ApBus) -> str:
-    """Return the facilities that QCI reports, `-` if there are none."""
-    return (" ".join(name for name in FACILITIES if name in bus.qci.facilities) or "-") + "\n"
+    """Return the facilities that QCI reports, `-` if it is missing, and nothing at all if there are none."""
+    if not bus.heeds_qci:
+        return "-\n"
+    names = " ".join(name for name in FACILITIES if name in bus.qci.facilities)
+    return f"{names}\n" if names else ""
 
 
 BUS_ATTRIBUTES = (

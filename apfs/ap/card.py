@@ -75,7 +75,7 @@ class ApCard:
         # Columns: one mask of domains per property of a queue.
         self.queues = NONE
         self.bound: dict[ApDriver, Mask] = {}
-        self.states = QueueStates(bus.machine, apid, bus.poll_timer)
+        self.states = QueueStates(bus.machine, apid, bus.poll_timer, bus.profile)
         self.answered = NONE
         """Domains for which zcrypt has an answer of the card, where kernels keep them."""
         # What only a few queues have.
@@ -119,12 +119,16 @@ class ApCard:
     def usable_queues(self) -> Mask:
         """Return the domains whose queues take requests (ap_queue_usable).
 
-        In a secure execution guest only queues that are bound to it do, and no queue of a CCA card.
+        In a secure execution guest only queues that are bound to it do, and no queue of a CCA card. Kernels before
+        that was so let the hardware refuse.
         """
         usable = self.states.usable & self.states.operating - self.states.failed
-        if self.machine.secure_binding:
-            return usable & self.states.bound_to_guest if can_be_bound(self.hwinfo) else NONE
-        return usable
+        if not self.machine.secure_binding:
+            return usable
+        if not can_be_bound(self.hwinfo):
+            return NONE if self.profile.se_cca_excluded else usable
+        states = {"any": usable, "bound_here": self.states.bound_here, "bound": self.states.bound_to_guest}
+        return usable & states[self.profile.se_usable]
 
     def all_bound(self) -> Mask:
         """Return the domains whose queues have a driver."""

@@ -183,11 +183,6 @@ class Qci:
     supported: bool = True
 
     @property
-    def heeded(self) -> bool:
-        """Whether the AP bus makes use of it: flags of 0 mean for it that QCI is missing (ap_get_configuration)."""
-        return bool(self.facilities)
-
-    @property
     def apxa(self) -> bool:
         """Whether extended addressing is installed, which the two maxima need."""
         return "APXA" in self.facilities

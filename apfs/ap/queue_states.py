@@ -16,6 +16,7 @@ from apfs.ap.mask import NONE, Mask
 
 if TYPE_CHECKING:
     from apfs.ap.hardware import Machine
+    from apfs.kernel.profile import Profile
 
 
 class PollTimer:
@@ -27,8 +28,9 @@ class PollTimer:
 class QueueStates:
     """The states of all queues of a card."""
 
-    def __init__(self, machine: Machine, apid: int, timer: PollTimer) -> None:
+    def __init__(self, machine: Machine, apid: int, timer: PollTimer, profile: Profile) -> None:
         self._machine = machine
+        self._profile = profile
         self._apid = apid
         self._timer = timer
         self.config = NONE
@@ -47,6 +49,8 @@ class QueueStates:
         """Queues whose next reset makes them available for binding (the F bit)."""
         self.bound_to_guest = NONE
         """Queues of a secure execution guest that were bound to it when the bus last asked."""
+        self.bound_here = NONE
+        """Queues that were bound with `se_bind` since their last reset (se_bound, in Linux 6.7)."""
         self.secrets: dict[int, int] = {}
         """Indexes of the secrets with which queues were associated since they were initialised."""
 
@@ -82,6 +86,16 @@ class QueueStates:
         self._forget_secrets(domains)
         self.reset(domains)
 
+    def resume(self, domains: Mask) -> None:
+        """Operate queues that can be used again; up to 6.5 they wait for a poll, and keep their association."""
+        if self._profile.resume_initialises:
+            self.initialise(domains)
+        else:
+            self.operating |= domains
+            self.failed -= domains
+            self.resetting |= domains
+            self.associating -= domains
+
     def release(self, domains: Mask) -> None:
         """Zeroize queues whose driver has gone, and operate them no longer (ap_queue_remove)."""
         self._machine.reset_row(self._apid, domains)
@@ -104,7 +118,7 @@ class QueueStates:
             domains -= stopped
         else:
             self.chkstop -= was_stopped
-            self.initialise(was_stopped & self.operating)
+            self.resume(was_stopped & self.operating)
             domains -= was_stopped
         if not config:
             changed = domains & was_configured
@@ -113,7 +127,8 @@ class QueueStates:
             return changed
         changed = domains - was_configured
         self.config |= changed
-        self.initialise(changed & self.operating | domains & self.failed)
+        self.resume(changed & self.operating)
+        self.initialise((domains - changed) & self.failed)
         return changed
 
     # -- the machine -------------------------------------------------------------------------------
@@ -148,6 +163,7 @@ class QueueStates:
         done = self._machine.reset_row(self._apid, domains, unbind=domains & self.unbinding)
         self.unbinding -= done
         self.interrupts -= done
+        self.bound_here -= done
         self.failed |= domains - done
         return done
 
@@ -160,6 +176,7 @@ class QueueStates:
     def bind_to_guest(self, apqi: int) -> None:
         """Take note that a queue was bound to this guest, which ends its association."""
         self.bound_to_guest = self.bound_to_guest.with_(apqi)
+        self.bound_here = self.bound_here.with_(apqi)
         self.secrets.pop(apqi, None)
 
     def associate(self, apqi: int, secret: int) -> bool:

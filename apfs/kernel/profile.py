@@ -58,6 +58,11 @@ class Profile:
     parameters_readable: bool = _since("7.0", "Modes of the module parameters are 0444, of pools 0400; before, 0440.")
     scans_writable: bool = _since("5.18", "A write to `/sys/bus/ap/scans` makes the bus scan; before, mode 0444.")
     bus_features: bool = _since("6.4", "The AP bus has the attribute `features`.")
+    qci_by_flags: bool = _since(
+        "6.10",
+        "QCI without any facility counts as missing: `not supported` in the masks, and `-` in `features`; before, "
+        "its masks are shown, and `features` is empty.",
+    )
     bindings_complete_count: bool = _since("6.19", "The AP bus has the attribute `bindings_complete_count`.")
     bindings_event: Literal["probe", "scan", "armed", "armed_register"] = _row(
         {"5.14": "probe", "6.9": "scan", "6.10": "armed", "6.11": "armed_register"},
@@ -119,12 +124,25 @@ class Profile:
     operating_at_creation: bool = _since(
         "6.6", "`request_count` of a new queue is 0 without zcrypt too; before, `-` until zcrypt has had the queue."
     )
+    resume_initialises: bool = _since(
+        "6.6",
+        "A queue that is configured again, or no longer check-stopped, is initialised; before, it waits for the next "
+        "poll to be reset, and what it was associated with stays.",
+    )
     se_attributes: bool = _since("6.4", "In a Secure Execution guest queues have `se_bind` and `se_associate`.")
     se_cca_excluded: bool = _since(
-        "6.12", "CCA queues have no `se_bind` and `se_associate`; before, both read `-`.", after="6.10"
+        "6.12",
+        "In a Secure Execution guest CCA queues have no `se_bind` and `se_associate`, and zcrypt does not use them; "
+        "before, both files read `-`.",
+        after="6.10",
     )
     se_bind_state_checked: bool = _since(
         "6.8", "`se_bind` and `se_associate` ask for the bind state before; earlier, only whether the queue is idle."
+    )
+    se_usable: Literal["any", "bound_here", "bound"] = _row(
+        {"5.14": "any", "6.7": "bound_here", "6.8": "bound"},
+        "Which queues of EP11 cards and accelerators zcrypt uses in a Secure Execution guest: any, those that were "
+        "bound with `se_bind` since their last reset (`bound_here`), or those that the hardware says are bound.",
     )
     se_uevents: bool = _since("7.2", "`se_bind` and `se_associate` tell by the events SE_BIND and SE_ASSOC.")
 
@@ -166,6 +184,7 @@ class Profile:
         {"5.14": "clean", "6.6": "deconfigured", "6.9": "checkstopped"},
         "The worst outcome of a reset with which a queue can be passed to a guest.",
     )
+    debug_area: bool = _since("5.19", "vfio_ap has a debug area, `s390dbf/vfio_ap` in debugfs.", after="5.17")
     queue_status: bool = _since("5.17", "Queues of vfio_ap have the attribute `status`.")
     status_in_use_exact: bool = _since(
         "6.8", "`status` is `in use` for queues that the guest has; before, for all that are assigned to its device."

@@ -93,6 +93,23 @@ def bus_features(kernel: Profile) -> None:
 
 
 @row
+def qci_by_flags(kernel: Profile) -> None:
+    masks = ("ap_adapter_mask", "ap_usage_domain_mask", "ap_control_domain_mask")
+    for qci, heeded in (("supported = false", False), ("facilities = []", not kernel.qci_by_flags)):
+        bench = boot(kernel, machine({0: "CEX7C"}, [0, 15], qci=qci))
+        shown = {bench.cat(f"{BUS}/{name}") for name in masks}
+        assert ("not supported\n" in shown) == (not heeded)
+        assert bench.status()["adapters"] == ([0] if heeded else None)
+        if kernel.bus_features:
+            assert bench.cat(f"{BUS}/features") == ("" if heeded else "-\n")
+        bench.host.plug(1, "CEX7C")
+        bench.host.scan()
+        assert has(bench, DEVICES, "card01")
+        if heeded:
+            assert bench.cat(f"{BUS}/ap_adapter_mask") == "0xc" + 63 * "0" + "\n"
+
+
+@row
 def bindings_complete_count(kernel: Profile) -> None:
     assert has(boot(kernel, BOTH), BUS, "bindings_complete_count") == kernel.bindings_complete_count
 
@@ -404,6 +421,51 @@ def se_bind_state_checked(kernel: Profile) -> None:
     assert bench.store(f"{SE_EP11}/se_associate", "8") == "EINVAL"
     bench.host.configure(0, on=False)
     assert bench.store(f"{SE_EP11}/se_bind", "1") == "EIO"
+
+
+def associated(kernel: Profile) -> Bench:
+    bench = boot(kernel, SECURE)
+    bench.echo("1", f"{SE_EP11}/se_bind")
+    bench.echo("7", f"{SE_EP11}/se_associate")
+    return bench
+
+
+@row
+def resume_initialises(kernel: Profile) -> None:
+    for how in ("configure", "checkstop"):
+        bench = associated(kernel) if kernel.se_attributes else boot(kernel, SECURE)
+        for usable in (False, True):
+            getattr(bench.host, how)(0, on=usable == (how == "configure"))
+            bench.host.scan()
+        waits = not kernel.resume_initialises and (kernel.chkstop or how == "configure")
+        assert bench.cat(f"{SE_EP11}/reset") == ("Reset in progress.\n" if waits else "No Reset Timer set.\n")
+        if kernel.se_attributes:
+            forgotten = kernel.resume_initialises and (kernel.chkstop or how == "configure")
+            shown = bench.shown(f"{SE_EP11}/se_associate")
+            assert shown == ("EIO" if forgotten else "associated 7\n")
+        bench.echo("1", f"{SE_EP11}/reset")  # arms the timer of the poll
+        assert bench.cat(f"{SE_EP11}/reset") == "No Reset Timer set.\n"
+
+
+@row
+def se_usable(kernel: Profile) -> None:
+    bench = boot(kernel, SECURE)
+
+    def answers() -> bool:
+        return "valid 0x" in bench.cat(f"{SE_EP11}/mkvps")
+
+    value = kernel.se_usable
+    assert answers() == (value == "any")
+    bench.host.set_tapq(0, {"bs": 0})
+    bench.host.scan()
+    assert answers() == (value in ("any", "bound"))
+    bench.host.set_tapq(0, {"bs": 2})
+    if kernel.se_attributes:
+        bench.echo("1", f"{SE_EP11}/se_bind")
+        assert answers()
+        bench.echo("1", f"{SE_EP11}/reset")
+        assert answers() == (value != "bound_here")
+    assert ("valid 0x" in bench.cat(f"{SE_CCA}/mkvps")) == (not kernel.se_cca_excluded)
 
 
 @row

@@ -259,6 +259,14 @@ def passable(kernel: Profile) -> None:
 
 
 @row
+def debug_area(kernel: Profile) -> None:
+    bench = boot(kernel, WORKED)
+    assert ("vfio_ap" in bench.ls("/sys/kernel/debug/s390dbf")) == kernel.debug_area
+    if kernel.debug_area:
+        assert bench.cat("/sys/kernel/debug/s390dbf/vfio_ap/level") == "4\n"
+
+
+@row
 def queue_status(kernel: Profile) -> None:
     assert ("status" in built(kernel).ls(Q)) == kernel.queue_status
 
