@@ -112,8 +112,10 @@ def command(
                 fast_loop=fast_loop,
                 fuse_options=[*fuse_options, *(["debug"] if debug else [])],
             )
-        except (ScenarioError, session.MountError) as error:
-            fail(str(error), 2 if isinstance(error, ScenarioError) else 1)
+        except session.MountError as error:
+            fail(str(error))
+        except (ScenarioError, table.MountsError) as error:
+            fail(str(error), 2)
 
     if foreground or debug:
         serve(ready_fd, lifeline_fd)

@@ -15,7 +15,7 @@ import trio
 from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.machine import ThisMachine
 from apfs.fuse.operations import Operations
-from apfs.mounts import environment, table
+from apfs.mounts import environment, server, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -103,7 +103,8 @@ def serve(
     well. Without `fast_loop`, requests go through trio's scheduler. `fuse_options` are those of mount.fuse3(8): the
     source that /proc/mounts shows, and options for the kernel and libfuse such as `ro` and `debug`. With `debug` there
     is no fast loop, because its alarms would interrupt libfuse's printing.
-    `MountError` if the kernel or the mount helper refuses, after the helper has printed the reason on standard error.
+    `MountError` if the kernel or the mount helper refuses, after the helper has printed the reason on standard error;
+    `MountsError` if somebody else is mounting there.
     """
     if clock:
         host.follow_clock()
@@ -112,7 +113,8 @@ def serve(
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened
     try:
-        pyfuse3.init(operations, mountpoint, _options(fuse_options, allow_other=allow_other))
+        with server.claimed(mountpoint):
+            pyfuse3.init(operations, mountpoint, _options(fuse_options, allow_other=allow_other))
     except RuntimeError as error:
         facts = environment.look()
         problems = environment.mount_problems(facts)

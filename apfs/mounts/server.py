@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import subprocess
@@ -15,7 +16,7 @@ from apfs.mounts import environment
 from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PYTHON = (sys.executable, "-P")
 """The interpreter for processes of our own: without modules of the current directory, in which others may write, or in
@@ -35,6 +36,34 @@ def check_mountpoint(mountpoint: str) -> None:
         raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {mountpoint}`")
     if not Path(mountpoint).is_dir():
         raise MountsError(f"mount point {mountpoint} is not a directory")
+
+
+@contextlib.contextmanager
+def claimed(mountpoint: str) -> Iterator[None]:
+    """Have a mount point that `check_mountpoint` has approved for oneself while mounting, for a with statement.
+
+    The claim is a lock (flock(2)) of the directory below the mount, which the kernel lets go when this process ends,
+    however that happens. `MountsError` with exit status 2 if somebody else is mounting there or has done so meanwhile.
+    """
+    try:
+        directory = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # its owner may mount there without being able to list it
+        directory = -1
+    except OSError as error:
+        raise MountsError(f"mount point {mountpoint}: {error.strerror}", 2) from None
+    try:
+        if directory >= 0:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_apfs(mountpoint):
+            raise MountsError(f"{mountpoint} has just been mounted by another apfs", 2)
+        yield
+    except BlockingIOError:
+        raise MountsError(
+            f"{mountpoint} is being mounted by another apfs right now (its directory is locked)", 2
+        ) from None
+    finally:
+        if directory >= 0:
+            os.close(directory)
 
 
 def check_packages() -> None:
