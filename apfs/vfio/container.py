@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from apfs.errors import KernelError
 from apfs.vfio import uapi
 from apfs.vfio.device_file import DeviceFile
-from apfs.vfio.iommufd import Access, Iommufd
+from apfs.vfio.iommufd import Iommufd
 from apfs.vfio.request import DONE, IoctlFile, NewFile, Reply, Request, descriptor_number
 from apfs.vfio.type1 import Type1
 from apfs.vfio.uapi import Cmd
@@ -117,7 +117,7 @@ class Container(IoctlFile):
 
 
 class GroupFile(IoctlFile):
-    """An open group. Device files that came from it keep it open."""
+    """An open group. Its file stays open while its device is open and uses a container; an iommufd does not hold it."""
 
     def __init__(self, journal: Journal, group: VfioGroup) -> None:
         """Open a group; ENODEV if it has gone, EBUSY if it is open or its device is bound to an iommufd."""
@@ -127,33 +127,29 @@ class GroupFile(IoctlFile):
         self._group = group
         self._container: Container | Iommufd | None = None
         self._references = 1
-        self.devices_open = 0
-        self._access: Access | None = None
-        """The open device's access to an iommufd that acts as the container."""
 
     def close(self) -> None:
         """Close the group's own file."""
-        self._group.core.references -= 2
         self._release()
+
+    def _enter(self, container: Container | Iommufd) -> Callable[[], None]:
+        """Let the open device use a container or an iommufd; return what ends that (vfio_group_use_container)."""
+        if isinstance(container, Iommufd):
+            return container.enter().destroy
+        self._references += 1
+        return self._release
 
     def _release(self) -> None:
         self._references -= 1
         if not self._references:
             self._leave()
+            self._group.core.references -= 2
             self._group.opener = None
 
     def _leave(self) -> None:
         if self._container is not None:
             self._container.detach(self)
             self._container = None
-
-    def device_closed(self) -> None:
-        """Learn that one of the device files was closed."""
-        self.devices_open -= 1
-        if not self.devices_open and self._access is not None:
-            self._access.destroy()
-            self._access = None
-        self._release()
 
     def _device(self) -> VfioDevice:
         if self._group.device is None:
@@ -186,11 +182,14 @@ class GroupFile(IoctlFile):
         return DONE
 
     def _unset_container(self, _request: Request) -> Reply:
-        """Take the group out. EINVAL without a container, EBUSY while device files are open."""
+        """Take the group out. EINVAL without a container, EBUSY while its device is open and uses one.
+
+        An iommufd can be taken away all the same: the device goes on using it.
+        """
         if self._container is None:
             raise KernelError(errno.EINVAL, "the group has no container")
-        if self.devices_open:
-            raise KernelError(errno.EBUSY, f"{self.devices_open} device files of the group are open")
+        if self._references > 1:
+            raise KernelError(errno.EBUSY, "the device of the group is open")
         self._leave()
         return DONE
 
@@ -217,15 +216,13 @@ class GroupFile(IoctlFile):
             raise KernelError(errno.EMFILE, "the caller has no descriptor left: close some, or raise RLIMIT_NOFILE")
         container = container or self._ready_container()
         device.open(device.core.vm_of(container))
-        if not self.devices_open and isinstance(self._container, Iommufd):
+        if device.open_count == 1:
             try:
-                self._access = self._container.enter()
+                device.leave = self._enter(container)
             except KernelError:
                 device.close()
                 raise
-        self._references += 1
-        self.devices_open += 1
-        return Reply(file=NewFile(GroupDeviceFile(self._journal, device, self), "vfio-device"))
+        return Reply(file=NewFile(GroupDeviceFile(self._journal, device), "vfio-device"))
 
     ioctls: ClassVar[Mapping[int, Callable[..., Reply]]] = {
         Cmd.VFIO_GROUP_GET_STATUS: _get_status,
@@ -238,16 +235,16 @@ class GroupFile(IoctlFile):
 class GroupDeviceFile(DeviceFile):
     """A device file that came from a group; it is open from the start."""
 
-    def __init__(self, journal: Journal, device: VfioDevice, group: GroupFile) -> None:
+    def __init__(self, journal: Journal, device: VfioDevice) -> None:
         super().__init__(journal, device, device.name)
-        self._group = group
         device.core.references += 1
 
     def close(self) -> None:
-        """Close the device once, and let go of the group."""
+        """Close the device once; the last close lets go of the container or iommufd."""
         self.device.core.references -= 1
         self.device.close()
-        self._group.device_closed()
+        if not self.device.open_count:
+            self.device.leave()
 
     def _bind_iommufd(self, _request: Request) -> Reply:
         """Refuse with EINVAL: a device of a group cannot be bound."""

@@ -89,6 +89,7 @@ class VfioCore:
         self.journal = journal
         self.profile = profile
         self.devices: list[VfioDevice] = []
+        self._groups: list[VfioGroup] = []
         self.references = 0
         """What open files keep the module vfio loaded with.
 
@@ -111,10 +112,17 @@ class VfioCore:
         return context if self.kvm == "auto" else None
 
     def register(self, path: str, name: str, ops: VfioOps) -> VfioDevice:
-        """Register an emulated-IOMMU device, which gets a group of its own."""
+        """Register an emulated-IOMMU device, which gets a group of its own.
+
+        An open file of a group whose device is gone still has its minor number (vfio_group_release), but not the number
+        in its name, which is that of the IOMMU group.
+        """
         index = _lowest_free(device.index for device in self.devices)
-        device = VfioDevice(self, path, name, index, ops)
+        self._groups = [group for group in self._groups if group.device or group.opener]
+        minor = _lowest_free(group.minor for group in self._groups)
+        device = VfioDevice(self, path, name, index, minor, ops)
         self.devices.append(device)
+        self._groups.append(device.group)
         emit(device.group, "add")
         if self.profile.vfio_dev_class:
             emit(device, "add")
@@ -136,11 +144,11 @@ class VfioGroup:
 
     subsystem = "vfio"
 
-    def __init__(self, core: VfioCore, number: int, device: VfioDevice) -> None:
+    def __init__(self, core: VfioCore, number: int, minor: int, device: VfioDevice) -> None:
         self.core = core
         self.journal = core.journal
         self.number = number
-        self.minor = number
+        self.minor = minor
         self.path = f"{SYS}/devices/virtual/vfio/{number}"
         self.device: VfioDevice | None = device
         """None when the device was removed and only an open file of the group is left."""
@@ -167,7 +175,7 @@ class VfioDevice:
 
     subsystem = "vfio-dev"
 
-    def __init__(self, core: VfioCore, parent: str, name: str, index: int, ops: VfioOps) -> None:
+    def __init__(self, core: VfioCore, parent: str, name: str, index: int, minor: int, ops: VfioOps) -> None:
         self.journal = core.journal
         self.core = core
         self.name = name
@@ -175,9 +183,11 @@ class VfioDevice:
         self.path = f"{parent}/vfio-dev/vfio{index}"
         self.parent = parent
         # Nothing but emulated devices has an IOMMU group on this machine, and each has its own.
-        self.group = VfioGroup(core, index, self)
+        self.group = VfioGroup(core, index, minor, self)
         self.ops = ops
         self.open_count = 0
+        self.leave: Callable[[], None] = lambda: None
+        """Lets go of what the first opener uses, if it came from a group: its container or its iommufd."""
         self.cdev_files = 0
         """Open files of the device node, bound or not."""
         self.bound = False

@@ -38,9 +38,11 @@ def _count(core: VfioCore, vmms: int) -> None:
 
 
 def open_guest(mdev: MatrixMdev) -> None:
-    """Have a guest open the device, unless one has. EBUSY while a program has the group open."""
+    """Have a guest open the device, unless one has. EBUSY while a program has the group or the device open."""
     group = mdev.vdev.group
     if not isinstance(group.opener, Vm):
+        if mdev.vdev.open_count:
+            raise _in_use(mdev)
         vm = Vm()
         group.claim(vm)
         mdev.vdev.open(vm)
@@ -57,7 +59,11 @@ def close_guest(mdev: MatrixMdev) -> None:
         group.opener = None
         _count(mdev.vdev.core, -1)
     elif mdev.vm is not None:
-        raise KernelError(errno.EBUSY, f"a program has {mdev.mdev.uuid} open: it has to close it")
+        raise _in_use(mdev)
+
+
+def _in_use(mdev: MatrixMdev) -> KernelError:
+    return KernelError(errno.EBUSY, f"a program has {mdev.mdev.uuid} open: it has to close it")
 
 
 def guest_show(mdev: MatrixMdev) -> str:

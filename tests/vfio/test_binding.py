@@ -13,6 +13,8 @@ from tests.vfio.client import (
     DEVICE_DETACH_IOMMUFD_PT,
     DEVICE_RESET,
     GET_API_VERSION,
+    GROUP_GET_DEVICE_FD,
+    GROUP_SET_CONTAINER,
     GROUP_UNSET_CONTAINER,
     IOAS_ALLOC,
     IOAS_IOVA_RANGES,
@@ -24,6 +26,7 @@ from tests.vfio.client import (
     SECOND,
     SET_IOMMU,
     Device,
+    U,
 )
 
 if TYPE_CHECKING:
@@ -161,6 +164,55 @@ def test_an_iommufd_plays_the_container(guest: Program) -> None:
     )
     mapping = struct.pack("=IIQQQ", 32, 3, 0, 0, 4096)
     assert (guest.outcome(device.container, IOMMU_MAP_DMA, mapping), device.outcome(DEVICE_RESET)) == ("ok", "ok")
-    assert (guest.outcome(device.group, GROUP_UNSET_CONTAINER), guest.opened(guest.group_of())) == ("EBUSY", "EBUSY")
+    assert guest.opened(guest.group_of()) == "EBUSY"
     device.close()
     assert isinstance(guest.opened(guest.group_of()), int)
+
+
+def test_an_iommufd_does_not_hold_its_group(guest: Program) -> None:
+    # vfio_group_ioctl_unset_container asks for users of containers only; get_file of the group is in use_container.
+    device = Device(guest, container=guest.open("/dev/iommu"))
+    assert guest.outcome(device.group, GROUP_UNSET_CONTAINER) == "ok"
+    assert guest.outcome(device.group, GROUP_UNSET_CONTAINER) == "EINVAL"
+    assert device.outcome(DEVICE_RESET) == "ok"
+    assert guest.outcome(device.group, GROUP_GET_DEVICE_FD, U.encode() + b"\0") == "EINVAL"
+    guest.close(device.group)
+    assert guest.refused(f"/dev/vfio-ap/{U}/guest", "1") == "EBUSY"
+    group, other = guest.open(guest.group_of()), guest.open("/dev/iommu")
+    guest.call(group, GROUP_SET_CONTAINER, struct.pack("=i", other))
+    second = guest.value(group, GROUP_GET_DEVICE_FD, U.encode() + b"\0")
+    guest.close(device.fd)
+    assert guest.shell.cat(f"/dev/vfio-ap/{U}/guest") == "1\n"
+    guest.close(second)
+    assert guest.shell.cat(f"/dev/vfio-ap/{U}/guest") == "0\n"
+    guest.close(group)
+    assert Device(guest).outcome(DEVICE_RESET) == "ok"
+
+
+def test_a_container_holds_the_group_until_the_device_is_closed(guest: Program) -> None:
+    def references() -> int:
+        return int(guest.shell.cat("/sys/module/vfio/refcnt"))
+
+    before = references()
+    device = Device(guest)
+    assert references() - before == 4
+    guest.close(device.group)  # get_file in vfio_group_use_container: two references of the module stay
+    assert (references() - before, guest.opened(guest.group_of())) == (4, "EBUSY")
+    guest.close(device.fd)
+    assert references() - before == 1
+    guest.close(device.container)
+    assert references() == before
+
+
+def test_an_open_group_keeps_its_minor_number_when_its_device_goes(guest: Program) -> None:
+    # vfio_group_release frees it; the number in the name is that of the IOMMU group, which is free at once.
+    group = guest.open(guest.group_of())
+    assert guest.remove() == "ok"
+    assert guest.create() == "/dev/vfio/0"
+    assert guest.shell.cat("/sys/class/vfio/0/dev") == "243:1\n"
+    assert guest.readlink("/sys/dev/char/243:1") == "../../devices/virtual/vfio/0"
+    assert "243:0" not in guest.ls("/sys/dev/char")
+    guest.close(group)
+    assert guest.remove() == "ok"
+    guest.create()
+    assert guest.shell.cat("/sys/class/vfio/0/dev") == "243:0\n"
