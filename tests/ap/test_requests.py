@@ -6,7 +6,7 @@ import pytest
 
 from tests.ap.machines import BUS, CARD0, CARD4, Q0, Q4, sample, toml
 from tests.ap.test_secure_execution import ACCEL, CCA, EP11, GUEST, tapq
-from tests.hosts import Bench
+from tests.hosts import Bench, refused
 
 
 @pytest.fixture
@@ -93,6 +93,33 @@ def test_a_forced_scan_starts_the_timer_again(box: Bench) -> None:
     assert box.store(f"{CARD0}/online", "0") == ""
     assert scans_of(box, f"{CARD0}/serialnr") == 1
     assert box.host.until_scan == 30
+
+
+def test_a_scan_that_removes_the_device_that_is_read(box: Bench) -> None:
+    """ap_scan_adapter removes a card of other facilities, and removal waits for readers: in Linux for this one.
+
+    That a card of the same name follows does not help the reader.
+    """
+    for queue in ("04.0029", "04.002a"):
+        assert box.store(f"{BUS}/drivers/cex4queue/unbind", queue) == ""
+    box.host.set_tapq(4, {"mex4k": 1})
+    box.heard()
+    with refused("ENODEV"):
+        box.cat(f"{CARD4}/op_modes")
+    assert box.short_events() == [
+        "remove card04/04.0029",
+        "remove card04/04.002a",
+        "unbind card04",
+        "remove card04",
+        "add card04",
+        "bind card04",
+        "add card04/04.0029",
+        "bind card04/04.0029",
+        "add card04/04.002a",
+        "bind card04/04.002a",
+        "change /devices/ap BINDINGS=complete COMPLETECOUNT=2",
+    ]
+    assert box.cat(f"{CARD4}/op_modes") != "\n"
 
 
 # -- modes and states --------------------------------------------------------------------------------------------------

@@ -95,6 +95,21 @@ def test_queues_need_a_card_that_is_bound(box: Bench) -> None:
     assert box.cat(f"{Q0}/online") == "1\n"
 
 
+def test_a_mask_gives_no_queue_to_a_card_that_is_not_bound() -> None:
+    """__ap_revise_reserved releases the queue from vfio_ap first, and offers it afterwards: nobody takes it."""
+    box = sample(vfio_ap=True)
+    assert box.store(f"{BUS}/apmask", "-0") == ""
+    assert box.store(f"{CARDS}/unbind", "card00") == ""
+    box.heard()
+    assert box.store(f"{BUS}/apmask", "+0") == ""
+    assert [event.split()[:2] for event in box.short_events()] == [
+        ["unbind", "card00/00.0029"],
+        ["unbind", "card00/00.002a"],
+        ["change", "/devices/ap"],
+    ]
+    assert box.drivers()["00.0029"] is box.drivers()["00.002a"] is None
+
+
 def test_a_card_without_queues_can_be_bound_again_and_again(box: Bench) -> None:
     for name in ("00.0029", "00.002a"):
         assert box.store(f"{QUEUES}/unbind", name) == ""

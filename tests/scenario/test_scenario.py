@@ -8,6 +8,7 @@ import pytest
 from apfs.ap.hardware import MasterKeys
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn
+from apfs.errors import KernelError
 from apfs.host import Host
 from apfs.kernel.profile import DEFAULT, Profile
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
@@ -268,6 +269,17 @@ def test_what_was_set_in_linux_is_set() -> None:
     shell.echo(1, "/sys/devices/ap/card05/05.0047/online")
     assert "AES CUR: valid 0xb072bc5c245aac8a\n" in shell.cat(f"{card}/06.0047/mkvps")
     assert f"AES CUR: invalid 0x{'0' * 16}\n" in shell.cat("/sys/devices/ap/card05/05.0047/mkvps")
+
+
+def test_masks_are_applied_after_the_first_scan() -> None:
+    # Unlike those of the kernel's command line: the queues have been with zcrypt before.
+    shell = Shell(Host(loads(f'{QCI}{CARD}[masks]\naqmask = "-4"\n')))
+    card = "/sys/devices/ap/card05"
+    assert shell.readlink(f"{card}/05.0004/driver").endswith("/vfio_ap")
+    assert shell.cat(f"{card}/05.0004/interrupt") == "Interrupts disabled.\n"
+    assert shell.cat(f"{card}/05.0004/request_count") == "-\n"
+    with pytest.raises(KernelError, match="EINVAL"):
+        shell.echo("vfio_ap", f"{card}/05.0047/driver_override")
 
 
 def test_a_poll_thread_runs_only_without_interrupts() -> None:
