@@ -147,17 +147,22 @@ class Iommufd(IoctlFile):
         return DONE
 
     def _get_info(self, request: Request) -> Reply:
-        """Report page sizes, dma_avail and the range of addresses of the address space that groups use."""
+        """Report page sizes, dma_avail and the range of addresses of the address space that groups use.
+
+        Each capability is written if there is room for it, and its number of the next one if there is for its padding.
+        """
         info, least = uapi.TYPE1_INFO, uapi.TYPE1_INFO.offsets["cap_offset"]
         argsz, *_ = info.unpack(request.take(least).ljust(info.size, b"\0"))
         if argsz < least:
             raise KernelError(errno.EINVAL, f"argsz {argsz} is less than {least}")
         self._compat()
-        second = info.size + uapi.CAP_DMA_AVAIL.size
+        padding = -uapi.CAP_DMA_AVAIL.size % 8 if self._profile.caps_aligned else 0
+        second = info.size + uapi.CAP_DMA_AVAIL.size + padding
         total = second + uapi.CAP_IOVA_RANGE.size + uapi.IOVA_RANGE.size
         writes = []
-        if argsz >= second:
-            chain = uapi.CAP_DMA_AVAIL.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, second, (1 << 32) - 1)
+        if argsz >= second - padding:
+            following = second if argsz >= second else 0
+            chain = uapi.CAP_DMA_AVAIL.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, following, (1 << 32) - 1)
             writes.append(Write(request.arg + info.size, chain))
         if argsz >= total:
             chain = uapi.CAP_IOVA_RANGE.pack(uapi.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, 0, 1, 0)

@@ -9,6 +9,7 @@ import pytest
 
 from apfs.errors import KernelError
 from apfs.journal.log import Journal
+from apfs.kernel.profile import DEFAULT, Profile
 from apfs.vfio.iommu_hardware import HARDWARE
 from apfs.vfio.iommufd import Access, Iommufd
 from apfs.vfio.request import Foreign, Reply, Request
@@ -23,8 +24,8 @@ WRITEABLE, READABLE, FIXED = 2, 4, 1
 class File:
     """An open iommufd with one address space, of id 1."""
 
-    def __init__(self) -> None:
-        self.iommufd = Iommufd(Journal())
+    def __init__(self, profile: Profile = DEFAULT) -> None:
+        self.iommufd = Iommufd(Journal(), profile)
         assert self.alloc() == 1
 
     def ask(self, cmd: int, memory: bytes, *, descriptor: object = None, pointed: bytes = b"", arg: int = ARG) -> Reply:
@@ -240,21 +241,24 @@ def test_type_1_can_unmap_parts(file: File) -> None:
     assert file(*maps, 32, 3, 0x10000, 0, 100) == "EINVAL"
 
 
-@pytest.mark.parametrize("argsz", [16, 24, 35, 36, 67, 68, 100])
-def test_information_for_groups(file: File, argsz: int) -> None:
+@pytest.mark.parametrize("argsz", [16, 24, 35, 36, 39, 40, 67, 68, 71, 72, 100])
+@pytest.mark.parametrize(("version", "second"), [("6.5", 36), ("7.2", 40)])
+def test_information_for_groups(version: str, second: int, argsz: int) -> None:
+    file = File(Profile.of(version))
     compat(file, 1, 1)
     reply = file.ask(Cmd.VFIO_IOMMU_GET_INFO, struct.pack("=2IQ", argsz, 0, 0).ljust(argsz, b"\0"))
     memory = bytearray(b"\xee" * 100)
     for write in reply.writes:
         memory[write.address - ARG : write.address - ARG + len(write.data)] = write.data
     size, flags, pages = struct.unpack("=2IQ", memory[:16])
-    assert (size, flags, pages) == (68, 3, 2**64 - PAGE)
+    total = second + 32
+    assert (size, flags, pages) == (total, 3, 2**64 - PAGE)
     if argsz >= 24:
-        assert struct.unpack("=2I", memory[16:24]) == (24 if argsz >= 68 else 0, 0)
+        assert struct.unpack("=2I", memory[16:24]) == (24 if argsz >= total else 0, 0)
     if argsz >= 36:
-        assert struct.unpack("=2H2I", memory[24:36]) == (3, 1, 36, 2**32 - 1)
-    if argsz >= 68:
-        assert struct.unpack("=2H3I2Q", memory[36:68]) == (1, 1, 0, 1, 0, 0, LAST)
+        assert struct.unpack("=2H2I", memory[24:36]) == (3, 1, second if argsz >= second else 0, 2**32 - 1)
+    if argsz >= total:
+        assert struct.unpack("=2H3I2Q", memory[second:total]) == (1, 1, 0, 1, 0, 0, LAST)
     assert memory[argsz:] == b"\xee" * (100 - argsz)
 
 
