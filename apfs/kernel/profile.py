@@ -233,6 +233,12 @@ class Profile:
         "Number of the last request that an iommufd knows; others are ENOTTY.",
         after="6.14",
     )
+    iommufd_access_needed: bool = _since(
+        "6.12", "IOMMU_IOAS_MAP and IOMMU_IOAS_COPY without READABLE and WRITEABLE are EINVAL.", after="6.10"
+    )
+    iommufd_unmap_nothing: bool = _since(
+        "6.18", "VFIO_IOMMU_UNMAP_DMA of an iommufd succeeds where nothing is mapped; before, ENOENT.", after="6.14"
+    )
     feature_ioctl: bool = _since(
         "5.19", "The ioctl VFIO_DEVICE_FEATURE is known; before, EOPNOTSUPP, so that nothing migrates.", after="5.17"
     )

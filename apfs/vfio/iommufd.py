@@ -203,7 +203,10 @@ class Iommufd(IoctlFile):
             except KernelError as error:
                 number, why = error.errno, error.why
             else:
-                number, why = (0, "") if whole else (errno.ENOENT, "the range cuts a mapping in two")
+                if not whole:
+                    number, why = errno.ENOENT, "the range cuts a mapping in two"
+                elif not unmapped and not self._profile.iommufd_unmap_nothing:
+                    number, why = errno.ENOENT, "nothing is mapped there"
         # What was unmapped is written back even if something was wrong.
         answer = Write(request.arg, uapi.DMA_UNMAP.pack(argsz, flags, iova, unmapped))
         return Reply(-number, (answer,), why=why)
@@ -245,12 +248,22 @@ class Iommufd(IoctlFile):
         ioas.allow(ranges)
         return DONE
 
+    def _check_map(self, flags: int, *numbers: int) -> bool:
+        """Check what all requests that map have in common; return whether the mapping is to be writable."""
+        require_zero(flags & ~_MAP_FLAGS, "flags")
+        if LAST in numbers:
+            raise KernelError(errno.EOVERFLOW, "addresses and lengths end before 2**64 - 1")
+        access = flags & (uapi.IOMMU_IOAS_MAP_WRITEABLE | uapi.IOMMU_IOAS_MAP_READABLE)
+        if not access and self._profile.iommufd_access_needed:
+            raise KernelError(errno.EINVAL, "neither READABLE nor WRITEABLE")
+        return bool(flags & uapi.IOMMU_IOAS_MAP_WRITEABLE)
+
     def _ioas_map(self, request: Request) -> Reply:
         """Map memory. EOPNOTSUPP, EOVERFLOW, EINVAL, ENOENT, EEXIST, ENOSPC."""
         layout = uapi.IOAS_MAP
         size, flags, ioas_id, reserved, start, length, iova = request.sized(layout)
         require_zero(reserved, "a reserved field")
-        writable = _check_map(flags, length, iova)
+        writable = self._check_map(flags, length, iova)
         ioas = self.ioas(ioas_id)
         part = _memory(start, length, writable=writable)
         placed = ioas.map([part], _wanted(flags, iova), writable=writable)
@@ -260,7 +273,7 @@ class Iommufd(IoctlFile):
         """Map a part of a file. As for memory, and EBADF."""
         layout = uapi.IOAS_MAP_FILE
         size, flags, ioas_id, number, start, length, iova = request.sized(layout)
-        writable = _check_map(flags, length, iova)
+        writable = self._check_map(flags, length, iova)
         ioas = self.ioas(ioas_id)
         if not length:
             raise KernelError(errno.EINVAL, "no length")
@@ -277,7 +290,7 @@ class Iommufd(IoctlFile):
         """Map what is mapped in another address space. As for memory, and EPERM to write to what may only be read."""
         layout = uapi.IOAS_COPY
         size, flags, to_id, from_id, length, to_iova, from_iova = request.sized(layout)
-        writable = _check_map(flags, length, to_iova, from_iova)
+        writable = self._check_map(flags, length, to_iova, from_iova)
         parts = self.ioas(from_id).get(from_iova, length)
         placed = self.ioas(to_id).map(parts, _wanted(flags, to_iova), writable=writable)
         return request.answer(layout, size, flags, to_id, from_id, length, placed, from_iova)
@@ -408,16 +421,6 @@ class Iommufd(IoctlFile):
 
 _NUMBER = 0xFF
 _OWN = range(Cmd.IOMMU_DESTROY & _NUMBER, (Cmd.IOMMU_HW_QUEUE_ALLOC & _NUMBER) + 1)
-
-
-def _check_map(flags: int, *numbers: int) -> bool:
-    """Check what all requests that map have in common; return whether the mapping is to be writable."""
-    require_zero(flags & ~_MAP_FLAGS, "flags")
-    if LAST in numbers:
-        raise KernelError(errno.EOVERFLOW, "addresses and lengths end before 2**64 - 1")
-    if not flags & (uapi.IOMMU_IOAS_MAP_WRITEABLE | uapi.IOMMU_IOAS_MAP_READABLE):
-        raise KernelError(errno.EINVAL, "neither READABLE nor WRITEABLE")
-    return bool(flags & uapi.IOMMU_IOAS_MAP_WRITEABLE)
 
 
 def _wanted(flags: int, iova: int) -> int | None:

@@ -451,6 +451,46 @@ def iommufd_last(kernel: Profile) -> None:
     assert unknown == list(range(kernel.iommufd_last + 1, 0x95))
 
 
+IOAS_ALLOC, IOAS_COPY, IOAS_MAP, VFIO_IOAS = 0x3B81, 0x3B83, 0x3B85, 0x3B88
+
+
+def address_space(kernel: Profile) -> tuple[Program, int]:
+    """Return a program with an iommufd, whose address space 1 is also that of groups."""
+    vmm = program(kernel)
+    fd = vmm.open("/dev/iommu")
+    vmm.call(fd, IOAS_ALLOC, struct.pack("=3I", 12, 0, 0))
+    vmm.call(fd, VFIO_IOAS, struct.pack("=2I2H", 12, 1, 1, 0))
+    return vmm, fd
+
+
+@row
+def iommufd_access_needed(kernel: Profile) -> None:
+    if not kernel.iommufd:
+        return
+    vmm, fd = address_space(kernel)
+    refusal = "EINVAL" if kernel.iommufd_access_needed else "ok"
+    assert vmm.outcome(fd, IOAS_MAP, struct.pack("=4I3Q", 40, 1, 1, 0, 0x10000, 0x1000, 0)) == refusal
+    assert vmm.outcome(fd, IOAS_MAP, struct.pack("=4I3Q", 40, 3, 1, 0, 0x10000, 0x1000, 0x1000)) == "ok"
+    assert vmm.outcome(fd, IOAS_COPY, struct.pack("=4I3Q", 40, 1, 1, 1, 0x1000, 0x2000, 0x1000)) == refusal
+
+
+@row
+def iommufd_unmap_nothing(kernel: Profile) -> None:
+    if not kernel.iommufd:
+        return
+    vmm, fd = address_space(kernel)
+
+    def unmapped(iova: int, flags: int = 0, size: int = 0x1000) -> str:
+        return vmm.outcome(fd, IOMMU_UNMAP_DMA, struct.pack("=IIQQ", 24, flags, iova, size))
+
+    nothing = "ok" if kernel.iommufd_unmap_nothing else "ENOENT"
+    assert unmapped(0) == nothing
+    assert unmapped(0, 2, 0) == "ok"  # everything
+    assert vmm.outcome(fd, IOMMU_MAP_DMA, struct.pack("=IIQQQ", 32, 3, 0x10000, 0x1000, 0x1000)) == "ok"
+    assert unmapped(0x1000) == "ok"
+    assert unmapped(0x1000) == nothing
+
+
 def feature(device: Device, index: int, flags: int = GET) -> str:
     return device.outcome(DEVICE_FEATURE, struct.pack("=IIII", 16, index | flags, 0, 0))
 
