@@ -5,7 +5,7 @@ Whatever behaves differently asks the profile for the feature, never for a numbe
 newest release. docs/kernels.md is made of this table.
 
 A release here is the first of its line, such as 6.12.0. Stable and distribution kernels have many later changes:
-`Profile.of("5.14", ap_config=True)` is such a kernel.
+`Profile.of("5.14", {"ap_config": True})` is such a kernel.
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ def _until(release: str, effect: str, *, after: str = "") -> Any:  # noqa: ANN40
 def _row(steps: dict[str, Value], effect: str, *, after: str = "") -> Any:  # noqa: ANN401 -- as dataclasses.field
     """Return a feature with a value from each of some releases on; `after` is about the last of them."""
     return field(default=list(steps.values())[-1], metadata={"steps": steps, "effect": effect, "after": after})
+
+
+class FeatureError(ValueError):
+    """A feature that there is not, or a value that it cannot have."""
+
+    def __init__(self, feature: str, why: str) -> None:
+        super().__init__(why)
+        self.feature = feature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,16 +270,16 @@ class Profile:
 
     @classmethod
     def of(cls, version: str, changes: Mapping[str, object] | None = None) -> Profile:
-        """Return the profile of a release, with changed features. `ValueError` for what is unknown."""
+        """Return the profile of a release, with changed features. `ValueError`, `FeatureError` for what is unknown."""
         number = _number(version)
         values: dict[str, Any] = {row.name: row.value(number) for row in rows().values()}
         for name, value in (changes or {}).items():
             if name not in values:
-                raise ValueError(f"no feature {name!r} of kernels: `apfs scenario kernels` shows them")
+                raise FeatureError(name, f"no feature {name!r} of kernels: `apfs scenario kernels` shows them")
             choices = rows()[name].choices
             if not any(value is choice or (value == choice and type(value) is type(choice)) for choice in choices):
                 told = ", ".join(map(spelled, choices))
-                raise ValueError(f"{name}: expected one of {told}, not {value!r}")
+                raise FeatureError(name, f"{name}: expected one of {told}, not {value!r}")
             values[name] = value
         return cls(version=version, **values)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tomlkit import TOMLDocument
 
 Where = tuple[str | int, ...]
@@ -35,18 +37,29 @@ def _item(document: TOMLDocument, where: Where) -> Any:  # noqa: ANN401 -- any i
     """Return the item at a path. An item without a line of its own is represented by the first thing inside it."""
     from tomlkit.items import AoT, Table  # noqa: PLC0415
 
-    item: Any = document
-    for step in where:
-        container = item.value if isinstance(item, Table) else item
-        # item() has what indexing turns into plain values, such as true and false.
-        item = container.item(step) if isinstance(step, str) else item[step]
+    item = next(_found(document, where))
     while True:
         if isinstance(item, AoT):
             item = item[0]
-        elif isinstance(item, Table) and item.is_super_table():  # [a.b] without [a]
-            item = next(iter(item.value.values()))
+        elif isinstance(item, Table) and item.is_super_table():  # [a.b] without [a], or a.b = 1
+            item = next(found for key, found in item.value.body if key)
         else:
             return item
+
+
+def _found(item: Any, where: Where) -> Iterator[Any]:  # noqa: ANN401 -- any item of tomlkit
+    """Yield what there is at a path from an item on. A table may be in several places, each with other keys."""
+    from tomlkit.items import AbstractTable  # noqa: PLC0415
+
+    if not where:
+        yield item
+    elif isinstance(where[0], str):
+        container = item.value if isinstance(item, AbstractTable) else item
+        for key, found in container.body:  # which has the items; indexing makes plain values of some, such as true
+            if key and key.key == where[0]:
+                yield from _found(found, where[1:])
+    else:
+        yield from _found(item[where[0]], where[1:])
 
 
 def _lines_before_end(item: Any) -> int:  # noqa: ANN401 -- any item of tomlkit

@@ -15,7 +15,7 @@ from apfs.ap.names import Apqn
 from apfs.ap.qinfo import Qci, with_fields
 from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP, Key
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError, Source
-from apfs.scenario.values import Kind
+from apfs.scenario.values import Kind, PartError
 
 if TYPE_CHECKING:
     from apfs.scenario.keys import Keys
@@ -106,6 +106,8 @@ class Table:
             return key.default
         try:
             return key.kind.parse(self._values[key.name])
+        except PartError as error:
+            raise self.mistake(key.name, str(error), error.part) from None
         except ValueError as error:
             raise self.mistake(key.name, str(error)) from None
 
@@ -135,9 +137,9 @@ class Table:
             if name not in self._values:
                 raise MistakeError(f"{name} is missing", self._where)
 
-    def mistake(self, name: str, reason: str) -> MistakeError:
-        """Return the error to raise for the value of a key."""
-        return MistakeError(f"{name}: {reason}", (*self._where, name))
+    def mistake(self, name: str, reason: str, *part: str) -> MistakeError:
+        """Return the error to raise for the value of a key, or for a part of it."""
+        return MistakeError(f"{name}: {reason}", (*self._where, name, *part))
 
 
 # -- tables of a scenario --------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from apfs.ap.mask import ALL, Mask, ap_parse_bitmap_str
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import hwinfo_of, nearest_type
 from apfs.errors import KernelError
-from apfs.kernel.profile import Profile
+from apfs.kernel.profile import FeatureError, Profile
 from apfs.kernel.uuid import is_uuid
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ _RANGE_FROM = 3  # two neighbours are shorter as two numbers
 
 class Hex(int):
     """A number that is written in hex."""
+
+
+class PartError(ValueError):
+    """Something wrong with one key of a value that is a table."""
+
+    def __init__(self, part: str, why: str) -> None:
+        super().__init__(why)
+        self.part = part
 
 
 class Kind(NamedTuple):
@@ -213,7 +221,12 @@ def _kernel(value: object) -> Profile:
     if not isinstance(value, dict) or not isinstance(value.get("version"), str):
         wanted = "a release such as '6.12', or a table with version and features"
         raise ValueError(f"expected {wanted}, not {value!r}")  # noqa: TRY004 -- what is wrong is told, not raised
-    return Profile.of(value["version"], {name: choice for name, choice in value.items() if name != "version"})
+    try:
+        return Profile.of(value["version"], {name: choice for name, choice in value.items() if name != "version"})
+    except FeatureError as error:
+        raise PartError(error.feature, str(error)) from None
+    except ValueError as error:
+        raise PartError("version", str(error)) from None
 
 
 def _spell_kernel(kernel: Profile) -> object:
