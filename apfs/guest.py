@@ -20,7 +20,7 @@ class Guest(System):
     def __init__(self, host: System, mdev: MatrixMdev) -> None:
         """Boot it, as silently as a host: zcrypt is loaded and the bus has scanned; vfio_ap is not loaded."""
         machine = GuestMachine(host.machine, mdev)
-        super().__init__(machine, host.profile, mdev.mdev.uuid, host.revision, Guest, host.tree.nodes)
+        super().__init__(machine, host.profile, mdev.mdev.uuid, host.revision, Guest, host)
         self.clock = host.clock
         layout.build(self)
         machine.reprogrammed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from apfs import layout
@@ -13,6 +14,7 @@ from apfs.ap.zcrypt import switch_card, switch_queue
 from apfs.errors import KernelError
 from apfs.guest import Guest
 from apfs.scenario.model import Scenario
+from apfs.scenario.reader import text_of
 from apfs.system import System
 from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import open_guest
@@ -29,6 +31,7 @@ class Host(System):
         """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
         self.scenario = scenario or Scenario()
         super().__init__(_machine(self.scenario), self.scenario.kernel, self.scenario.name, self.scenario.driver, Guest)
+        self.scenario_text = partial(text_of, self.scenario)
         self.config_events = self.scenario.config_events
         layout.build(self)
         self._boot()

@@ -15,6 +15,7 @@ from apfs.ap.qinfo import coprocessor_of, hwinfo_of, with_fields
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import GuestJournal, Journal
+from apfs.journal.records import Time
 from apfs.kernel.device import MiscDevice, SysClass
 from apfs.kernel.machine import NoMachine
 from apfs.kernel.module import Module
@@ -52,23 +53,27 @@ class System:
         name: str,
         revision: str,
         start_guest: Callable[[System, MatrixMdev], System],
-        nodes: Nodes[Tree] | None = None,
+        host: System | None = None,
     ) -> None:
         """Connect the parts; nothing is loaded, scanned or shown yet.
 
         `profile` is the Linux that it runs, `name` what it is called, `revision` that of the driver's migration series;
         only `ctl/status` shows the latter two. `start_guest` boots the guest of this system that has opened a mediated
-        device. A guest shares `nodes` with its host.
+        device. A guest has a `host`, and shares its table of nodes.
         """
         self._start_guest = start_guest
         self.name = name
         self.revision = revision
         self.machine = machine
         self.profile = profile
-        self.journal = journal = Journal() if nodes is None else GuestJournal(nodes.stir)
+        nodes: Nodes[Tree] | None = host.tree.nodes if host else None
+        journal = GuestJournal(nodes.stir, host.journal, name) if host and nodes else Journal()
+        self.journal: Journal = journal
+        self.is_guest = host is not None
+        self.scenario_text: Callable[[], str | None] = lambda: None
         self.clock: Literal["real", "manual"] = "manual"
         """Who lets time pass: a front end, in `real` time, or only callers of `tick`."""
-        self.tree = Tree(journal, nodes)
+        self.tree: Tree = Tree(journal, nodes)
         self.real_machine: RealMachine = NoMachine()
         """What sandboxes see beside this one."""
         self.ap_bus = ApBus(self.tree, machine, profile)
@@ -195,6 +200,11 @@ class System:
         self.clock = "real"
         for guest in self.guests:
             guest.follow_clock()
+
+    def pass_time(self, seconds: int) -> None:
+        """Let time pass, as it has by the clock of a front end."""
+        self.tick(seconds)
+        self.journal.add(Time(seconds))
 
     def tick(self, seconds: int) -> None:
         """Let time pass, for guests too. A bus scans whenever its period is over, that of a host before its guests'.

@@ -39,6 +39,7 @@ class CardBus(Protocol):
     poll_timer: PollTimer
     profile: Profile
     default_domain: int
+    scans: int
 
     def poll(self) -> None:
         """Let the poll timer run out if something has armed it."""

@@ -100,14 +100,23 @@ def card_op_modes_show(card: ApCard) -> str:
     return _op_modes(card_hardware(card), card.profile)
 
 
+def _effects(card: ApCard) -> tuple[object, ...]:
+    """Return what asking a card can change: the bus scans for want of a queue, and kernels keep answers."""
+    return card.bus.scans, card.answered, tuple(card.machine.unanswered.items())
+
+
+def _queue_effects(queue: ApQueue) -> tuple[object, ...]:
+    return _effects(queue.card)
+
+
 CARD_ATTRIBUTES = (
     Attribute("type", 0o444, type_show, None, card_bound),
     Attribute("online", 0o644, card_online_show, card_online_store, card_bound),
     Attribute("load", 0o444, card_load_show, None, card_bound),
-    Attribute("serialnr", 0o444, serialnr_show, None, card_coprocessor),
-    Attribute("API_ordinalnr", 0o444, api_ordinalnr_show, None, card_ep11),
-    Attribute("FW_version", 0o444, fw_version_show, None, card_ep11),
-    Attribute("op_modes", 0o444, card_op_modes_show, None, card_ep11),
+    Attribute("serialnr", 0o444, serialnr_show, None, card_coprocessor, effects=_effects),
+    Attribute("API_ordinalnr", 0o444, api_ordinalnr_show, None, card_ep11, effects=_effects),
+    Attribute("FW_version", 0o444, fw_version_show, None, card_ep11, effects=_effects),
+    Attribute("op_modes", 0o444, card_op_modes_show, None, card_ep11, effects=_effects),
 )
 
 # -- queues ----------------------------------------------------------------------------------------
@@ -195,6 +204,6 @@ MODULE_PARAMETERS = (
 QUEUE_ATTRIBUTES = (
     Attribute("online", 0o644, queue_online_show, queue_online_store, queue_bound),
     Attribute("load", 0o444, queue_load_show, None, queue_bound),
-    Attribute("mkvps", 0o444, mkvps_show, None, queue_has_keys),
-    Attribute("op_modes", 0o444, queue_op_modes_show, None, queue_ep11),
+    Attribute("mkvps", 0o444, mkvps_show, None, queue_has_keys, effects=_queue_effects),
+    Attribute("op_modes", 0o444, queue_op_modes_show, None, queue_ep11, effects=_queue_effects),
 )

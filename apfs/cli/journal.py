@@ -45,7 +45,8 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
 
     \b
     TYPES
-        store refusal uevent log guest interrupt ioctl reset migration verb crash
+        store refusal uevent log guest interrupt ioctl reset migration verb open close transfer read setattr time
+        inside crash
 
     \b
     EXAMPLE
@@ -70,7 +71,7 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
     if follow and lines is None:
         lines = 10
     try:
-        monitor.print_journal(place, render, types=types, lines=lines, follow=follow)
+        monitor.print_journal(place, render, types=types, lines=lines, follow=follow, header=as_json)
     except table.MountsError as error:
         fail(str(error), error.exit_status)
     except ValueError as error:

@@ -133,7 +133,7 @@ class Channel(SpecialFile):
         """Report whether something is to be done with eventfds."""
         return select.POLLIN | select.POLLRDNORM if self.to_signal or self.to_drop else 0
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Close the files of the last reply that were never opened."""
         self.closed = True
         for handed in self._waiting:

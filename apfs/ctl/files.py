@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from apfs.ctl.channel import Channel
 from apfs.ctl.console import ConsoleFile
+from apfs.ctl.header import head
 from apfs.ctl.status import status
 from apfs.ctl.views import JournalFile, journal, kmsg, uevents
 from apfs.sysfs.entries import Special
@@ -27,6 +28,9 @@ CTL_ENTRIES = (
     Special("console", 0o200, lambda system, _read, _write: ConsoleFile(system)),
     _view("kmsg", kmsg),
     _view("uevents", uevents),
+    Special(
+        "header", 0o444, lambda system, _read, _write: TextFile(system.journal, "/ctl/header", partial(head, system))
+    ),
     _view("journal", journal),
     Special("ioctl", 0o600, lambda system, _read, _write: Channel(system.journal, system.handed)),
     Special(

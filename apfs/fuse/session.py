@@ -61,7 +61,7 @@ class ScanTimer:
             due = self._host.until_scan
             with trio.CancelScope() as self._sleep:
                 await trio.sleep(due)
-                self._host.tick(due)
+                self._host.pass_time(due)
                 self.ticked()
 
 

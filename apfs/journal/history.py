@@ -5,18 +5,18 @@ A `Host` in this process and the file `ctl/journal` of a mount give the same his
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from apfs.journal.records import LogLine, Record, Refusal, Store, Uevent
-from apfs.journal.text import from_line, in_words
+from apfs.journal.text import from_line, in_words, to_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apfs.journal.log import Journal
-    from apfs.journal.records import Action
+    from apfs.journal.records import Action, Header
 
 R = TypeVar("R", bound=Record)
 
@@ -32,6 +32,9 @@ class History:
     entries: tuple[tuple[int, Record], ...] = ()
     """The records with their sequence numbers, which start at 1 and are never used again."""
 
+    header: Header | None = field(default=None, compare=False)
+    """What a `ctl/journal` begins with: the host, and its scenario."""
+
     @classmethod
     def of(cls, journal: Journal) -> History:
         """Return what is in a journal now."""
@@ -40,13 +43,15 @@ class History:
     @classmethod
     def parse(cls, text: str) -> History:
         """Return the history in the text of a `ctl/journal`. `ValueError` names the first line that is not a record."""
-        entries = []
+        entries, header = [], None
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                entries.append(from_line(line))
+                header = to_header(line) if number == 1 else header
+                if number > 1 or header is None:
+                    entries.append(from_line(line))
             except ValueError as error:
                 raise ValueError(f"line {number} is {error}") from None
-        return cls(tuple(entries))
+        return cls(tuple(entries), header)
 
     def __iter__(self) -> Iterator[Record]:
         return (record for _, record in self.entries)

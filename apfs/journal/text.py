@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from apfs.journal.records import (
+    FORMAT,
     KINDS,
+    Close,
     Crash,
     GuestUpdate,
+    Header,
+    Inside,
+    Ioctl,
     LogLine,
     Migration,
+    Open,
     QueuesReset,
     Record,
     Refusal,
+    Setattr,
     Store,
+    Time,
+    Transfer,
     Uevent,
     Verb,
 )
@@ -27,8 +36,8 @@ _WORDS = {
 """The words that a field with a vocabulary can have, by kind of record and name of the field."""
 
 
-def to_line(sequence: int, record: Record) -> str:
-    """Return a record as a line of `ctl/journal`, one JSON object, without the newline."""
+def to_line(sequence: int, record: Record | Header) -> str:
+    """Return a record, or with number 0 the header, as a line of `ctl/journal`: one JSON object, without newline."""
     return json.dumps({"seq": sequence} | record.as_dict())
 
 
@@ -37,16 +46,39 @@ def from_line(line: str) -> tuple[int, Record]:
     try:
         fields = json.loads(line)
         sequence = fields.pop("seq")
-        kind = KINDS[fields.pop("type")]
-        if kind is Uevent:
-            fields["keys"] = tuple(fields["keys"].items())
-        record = kind(**fields)
-        known = all(fields[name] in words for name, words in _WORDS[kind].items())
+        record = _record(fields)
     except (ValueError, KeyError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise ValueError(f"not a record of a journal of this apfs: {line!r}")
+        raise ValueError(f"not a record of a journal of this apfs: {line!r}") from None
     return sequence, record
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    """Return the record with these fields, and a type."""
+    kind = KINDS[fields.pop("type")]
+    if kind is Uevent:
+        fields["keys"] = tuple(fields["keys"].items())
+    if kind is Inside:
+        fields["record"] = _record(fields["record"])
+    for name, words in _WORDS[kind].items():
+        if fields[name] not in words:
+            raise ValueError(fields[name])
+    return kind(**fields)
+
+
+def to_header(line: str) -> Header | None:
+    """Return the header if a line of `ctl/journal` is one. `ValueError` if there is a form that nobody knows in it."""
+    try:
+        fields = json.loads(line)
+        if fields.pop("type") != Header.kind:
+            return None
+        del fields["seq"]
+        number = fields["format"]
+        header = Header(**fields) if number == FORMAT else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"not the header of a journal: {line!r}") from None
+    if header is None:
+        raise ValueError(f"a header of form {number}, while this apfs knows {FORMAT}: {line!r}")
+    return header
 
 
 def head_of_line(line: str | bytes) -> tuple[int, str]:
@@ -97,8 +129,31 @@ def summary(record: Record) -> tuple[str, str]:
         case Crash(operation, traceback):
             what, why = operation, (traceback.splitlines() or [""])[-1]
         case _:
-            what = " ".join(f"{value}" for name, value in record.as_dict().items() if name != "type")
+            what = _what(record)
     return printable(what), printable(why)
+
+
+def _what(record: Record) -> str:
+    """Return what happened, of records that never say why."""
+    match record:
+        case Open(path, access, file):
+            words = [path, access or "ioctls", f"file {file}"]
+        case Close(path, file):
+            words = [path, f"file {file}"]
+        case Transfer(path, file, direction, _, content):
+            words = [direction, f"{len(content) // 2} bytes", path, f"file {file}"]
+        case Setattr(path, mode, uid, gid):
+            told = (("mode", None if mode is None else f"{mode:04o}"), ("uid", uid), ("gid", gid))
+            words = [path, *(f"{name} {value}" for name, value in told if value is not None)]
+        case Time(seconds):
+            words = [f"{seconds} s"]
+        case Inside(guest, inner):
+            words = [f"{guest}:", in_words(inner)]
+        case Ioctl(path, request):
+            words = [path, request]
+        case _:
+            words = [f"{value}" for name, value in record.as_dict().items() if name != "type"]
+    return " ".join(words)
 
 
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}

@@ -51,6 +51,19 @@ def status(mountpoint: str) -> str:
         return file.read().decode()
 
 
+def head(mountpoint: str) -> str:
+    """Return the content of `ctl/header`, which makes a journal one that can be replayed. `MountsError` without a host.
+
+    A host of an older version of apfs has none.
+    """
+    try:
+        with _open(mountpoint, "header") as file, _reading(mountpoint):
+            return file.read().decode()
+    except table.MountsError:
+        status(mountpoint)
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A record of the journal."""
@@ -118,13 +131,23 @@ class JournalReader:
 
 
 def print_journal(
-    mountpoint: str, render: Callable[[str], str], *, types: Collection[str], lines: int | None, follow: bool
+    mountpoint: str,
+    render: Callable[[str], str],
+    *,
+    types: Collection[str],
+    lines: int | None,
+    follow: bool,
+    header: bool = False,
 ) -> None:
     """Print the last `lines` records (None: all), each line of the journal as `render` shows it, and perhaps go on.
+
+    With `header` that line comes first, if all records are to be printed.
 
     `MountsError` if there is no host, or when it is gone. Ends by SIGPIPE when nobody reads what is printed.
     """
     reader, records = JournalReader(mountpoint), Entries(types)
+    if header and lines is None and not types:
+        sys.stdout.write(head(mountpoint))
 
     def new() -> Iterator[Entry]:
         return itertools.chain.from_iterable(map(records.of, reader.new()))

@@ -65,6 +65,16 @@ def loads(text: str, source: str = "scenario") -> Scenario:
         raise origin.error(mistake.reason, mistake.where) from None
 
 
+def text_of(scenario: Scenario) -> str:
+    """Return a text of which `loads` makes the same scenario: the one that it was made from, unless it was changed."""
+    text = scenario.source.text
+    if loads(text) == scenario:
+        return text
+    from apfs.scenario.writer import dumps  # noqa: PLC0415 -- needs tomlkit, which hosts do not
+
+    return dumps(scenario)
+
+
 # -- TOML's tables ----------------------------------------------------------------------------------
 
 

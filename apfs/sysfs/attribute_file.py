@@ -7,13 +7,14 @@ import select
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
-from apfs.journal.records import Store
+from apfs.journal.records import Read, Store
 from apfs.sysfs.openfile import PAGE_SIZE, READY, record_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apfs.journal.log import Journal
+    from apfs.journal.records import Details
     from apfs.sysfs.entries import Attribute
     from apfs.sysfs.faults import Faults
 
@@ -85,13 +86,15 @@ class AttributeFile:
                 show = opening.attribute.show
                 if show is None:
                     raise KernelError(errno.EIO, "the attribute has no show function")
+                if opening.attribute.effects is not None:
+                    show = self._watched
                 self._text = text = show(opening.subject).encode("latin-1")[:_SHOW_MAX]
                 self._seen = True
             elif self.gone and offset >= len(text):
                 # The rest of the text can still be read; after that the node is needed.
                 self._check()
         except KernelError as error:
-            record_refusal(opening.journal, "read", opening.path(), "", error)
+            record_refusal(opening.journal, "read", opening.path(), "", error, self._details)
             raise
         piece = text[offset : offset + size]
         self._next = offset + len(piece)
@@ -118,10 +121,26 @@ class AttributeFile:
                 raise KernelError(errno.EIO, "the attribute has no store function")
             store(opening.subject, text)
         except KernelError as error:
-            record_refusal(opening.journal, "write", path, text, error)
+            record_refusal(opening.journal, "write", path, text, error, self._details)
             raise
         opening.journal.add(Store(path, text))
         return taken
+
+    def _watched(self, subject: object) -> str:
+        """Make the text of an attribute whose show function can have an effect, and put that into the journal."""
+        opening = self._opening
+        attribute, path = opening.attribute, opening.path()
+        assert attribute.effects is not None and attribute.show is not None  # noqa: S101, PT018 -- see the caller
+        before = attribute.effects(subject)
+        text = attribute.show(subject)
+        if attribute.effects(subject) != before:
+            opening.journal.add(Read(path))
+        return text
+
+    @property
+    def _details(self) -> Details | None:
+        """What distinguishes a request to a file that was removed from one to a file that came later."""
+        return {"gone": True} if self.gone else None
 
     def _check(self) -> None:
         if self.gone:

@@ -24,7 +24,8 @@ class Attribute:
     `show(subject)` returns the text, `store(subject, text)` takes what was written up to its first NUL (or, if `raw`,
     with all its NULs, for stores that count bytes); both may raise `KernelError`. If the mode allows an access for
     which there is no function, the access gives EIO. `visible` decides whether this particular subject has the
-    attribute. `kernels(profile)` decides which kernels have it at all (apfs.kernel.profile).
+    attribute. `kernels(profile)` decides which kernels have it at all (apfs.kernel.profile). `effects(subject)` is for
+    a show function that can change something: a value that is another one if it did.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Attribute:
     visible: Callable[[Any], bool] | None = None
     raw: bool = False
     kernels: Callable[[Any], bool] | None = None
+    effects: Callable[[Any], object] | None = None
 
     def present(self, subject: object) -> bool:
         """Whether this subject has the attribute at present."""
@@ -159,6 +161,11 @@ class Access(NamedTuple):
     read: bool
     write: bool
     mode: int | None
+
+    @property
+    def letters(self) -> str:
+        """`r`, `w`, `rw` or nothing."""
+        return "r" * self.read + "w" * self.write
 
     def check(self, mode: int) -> None:
         """Raise EACCES, for root as well, if a file of this mode cannot be opened like this."""

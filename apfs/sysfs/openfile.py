@@ -10,21 +10,29 @@ import select
 from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
-from apfs.journal.records import Refusal
+from apfs.journal.records import Close, Open, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apfs.journal.log import Journal
-    from apfs.journal.records import Operation
+    from apfs.journal.records import Details, Operation
 
 PAGE_SIZE = 4096
 READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
 
-def record_refusal(journal: Journal, operation: Operation, path: str, data: str, error: KernelError) -> None:
-    """Put a refused request into the journal."""
-    journal.add(Refusal(operation, path, data, error.name, error.why))
+def record_refusal(
+    journal: Journal,
+    operation: Operation,
+    path: str,
+    data: str,
+    error: KernelError,
+    details: Details | None = None,
+) -> None:
+    """Put a refused request into the journal; `details` are what else it consists of."""
+    refusal = Refusal(operation, path, data, error.name, error.why, input=details)
+    journal.add(refusal, len(details.get("content", "")) if details else 0)
 
 
 class SpecialFile:
@@ -43,6 +51,9 @@ class SpecialFile:
     watches: ClassVar[bool] = False
     """Whether `watch` is called with the other files that are polled by the process that opened this one."""
 
+    tracked: ClassVar[bool] = False
+    """Whether opening and closing it changes something, so that the journal tells of both."""
+
     writing: ClassVar[Operation] = "write"
     """What the journal calls a refused write."""
 
@@ -50,13 +61,25 @@ class SpecialFile:
         self._journal = journal
         self.path = path
         """Where it is, or whatever else identifies it for people."""
+        self._number = 0
+
+    def number(self) -> int:
+        """Return the number by which the journal names it."""
+        if not self._number:
+            self._number = self._journal.new_file()
+        return self._number
+
+    def record_open(self, journal: Journal, path: str, access: str) -> None:
+        """Put into the journal that it was opened, by its name in the tree, for reading (`r`) and writing (`w`)."""
+        journal.add(Open(path, access, self.number()))
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return up to `size` bytes, none at the end."""
         try:
             return self.on_read(offset, size)
         except KernelError as error:
-            record_refusal(self._journal, "read", self.path, "", error)
+            details: Details | None = {"file": self._number, "size": size} if self._number else None
+            record_refusal(self._journal, "read", self.path, "", error, details)
             raise
 
     def write(self, data: bytes) -> int:
@@ -64,7 +87,11 @@ class SpecialFile:
         try:
             return self.on_write(data)
         except KernelError as error:
-            record_refusal(self._journal, self.writing, self.path, self._shown(data), error)
+            details: Details = {"file": self._number} if self._number else {}
+            shown = self._shown(data)
+            if shown.encode("latin-1") != data:
+                details["content"] = data.hex()
+            record_refusal(self._journal, self.writing, self.path, shown, error, details or None)
             raise
 
     def sync(self) -> None:
@@ -72,7 +99,8 @@ class SpecialFile:
         try:
             self.on_sync()
         except KernelError as error:
-            record_refusal(self._journal, "fsync", self.path, "", error)
+            details: Details | None = {"file": self._number} if self._number else None
+            record_refusal(self._journal, "fsync", self.path, "", error, details)
             raise
 
     def poll(self) -> int:
@@ -80,6 +108,12 @@ class SpecialFile:
         return READY
 
     def close(self) -> None:
+        """Close it once."""
+        self.on_close()
+        if self._number:
+            self._journal.add(Close(self.path, self._number))
+
+    def on_close(self) -> None:
         """Release what belongs to this open file."""
 
     def watch(self, file: object) -> None:

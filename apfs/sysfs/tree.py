@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
+from apfs.journal.records import Setattr
 from apfs.sysfs.attribute_file import AttributeFile, Opening
 from apfs.sysfs.directory import Directory
 from apfs.sysfs.entries import AttributeOf, Description, Iattr, description
@@ -177,8 +178,10 @@ class Tree:
             if found is None:
                 raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         except KernelError as error:
-            record_refusal(self.journal, "open", self.path(node), "", error)
+            record_refusal(self.journal, "open", self.path(node), "", error, {"access": access.letters})
             raise
+        if isinstance(found, SpecialFile) and found.tracked:
+            found.record_open(self.journal, self.path(node), access.letters)
         return found
 
     def _remember(self, node: int, access: Access, found: AttributeOf) -> Opening:
@@ -234,6 +237,7 @@ class Tree:
             old.uid if uid is None else uid,
             old.gid if gid is None else gid,
         )
+        self.nodes.tree_of(node, self).journal.add(Setattr(self.path(node), mode, uid, gid))
 
     @property
     def owned(self) -> bool:

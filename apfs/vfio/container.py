@@ -43,7 +43,7 @@ class Container(IoctlFile):
         self._groups: list[GroupFile] = []
         self.backend: Type1 | None = None
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Close the file."""
         self._core.references -= 1
 
@@ -128,7 +128,7 @@ class GroupFile(IoctlFile):
         self._container: Container | Iommufd | None = None
         self._references = 1
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Close the group's own file."""
         self._release()
 
@@ -201,7 +201,8 @@ class GroupFile(IoctlFile):
 
     def _get_device_fd(self, request: Request) -> Reply:
         """Open the device of that name, a UUID, and return its descriptor. EFAULT, EINVAL, ENODEV, EMFILE, EPERM."""
-        text, nul, _ = request.memory.partition(b"\0")
+        end = request.memory.find(b"\0") + 1
+        text, nul, _ = request.look(end or len(request.memory)).partition(b"\0")
         if not nul or len(text) >= uapi.PAGE:
             raise KernelError(
                 errno.EINVAL if len(text) >= uapi.PAGE else errno.EFAULT, "the name has no end within a readable page"
@@ -239,7 +240,7 @@ class GroupDeviceFile(DeviceFile):
         super().__init__(journal, device, device.name)
         device.core.references += 1
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Close the device once; the last close lets go of the container or iommufd."""
         self.device.core.references -= 1
         self.device.close()

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from apfs.errors import KernelError
-from apfs.journal.records import Interrupt
+from apfs.journal.records import Interrupt, Transfer
 from apfs.kernel.device import SYS, UEVENT, emit
 from apfs.sysfs.entries import Attribute, Link
 from apfs.sysfs.openfile import SpecialFile
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from apfs.journal.log import Journal
-    from apfs.journal.records import Irq, Keys
+    from apfs.journal.records import Direction, Irq, Keys
     from apfs.kernel.profile import Profile
     from apfs.vfio.fsm import MigrationFlags
     from apfs.vfio.request import EventFd
@@ -30,6 +30,7 @@ class TransferFile(SpecialFile):
     """The file of a migration session, as a driver makes it."""
 
     seekable = False
+    tracked = True
     inode: ClassVar[str]
     """What it is called in /proc/PID/fd, behind `anon_inode:`."""
 
@@ -43,9 +44,25 @@ class TransferFile(SpecialFile):
         self.opened += 1
         return self
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Close it once."""
         self.opened -= 1
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return the next bytes, and put them into the journal."""
+        piece = super().read(offset, size)
+        self._record("read", size, piece)
+        return piece
+
+    def write(self, data: bytes) -> int:
+        """Take the next bytes, and put them into the journal."""
+        taken = super().write(data)
+        self._record("write", len(data), data)
+        return taken
+
+    def _record(self, direction: Direction, size: int, piece: bytes | memoryview) -> None:
+        content = piece.hex()
+        self._journal.add(Transfer(self.path, self.number(), direction, size, content), len(content))
 
 
 class MigrationOps(Protocol):

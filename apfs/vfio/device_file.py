@@ -221,7 +221,7 @@ class CdevFile(DeviceFile):
         device.cdev_files += 1
         device.core.references += 2
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Unbind and close the device."""
         if self._access is not None:
             self.device.bound = False

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
+from apfs.journal.records import Close
 from apfs.sysfs.openfile import Relay
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class HandedFile(Relay):
     Until then it is in the list of its channel, which closes the files that were never opened.
     """
 
+    tracked = True
+
     def __init__(self, new: NewFile, journal: Journal, registry: Registry[HandedFile]) -> None:
         super().__init__(journal, new.file)
         self._registry = registry
@@ -29,6 +32,10 @@ class HandedFile(Relay):
         self.name = registry.unique(new.name)
         registry.add(self.name, self)
         self._taken = False
+
+    def number(self) -> int:
+        """Return the number by which the journal names the file."""
+        return self.file.number()
 
     def take(self) -> HandedFile:
         """Open it; ENXIO the second time, as opening /proc/self/fd/N of an anonymous file does."""
@@ -45,4 +52,5 @@ class HandedFile(Relay):
     def close(self) -> None:
         """Close the file; its name goes."""
         self._registry.discard(self.name)
-        super().close()
+        self.file.on_close()
+        self._journal.add(Close(f"/ctl/fds/{self.name}", self.number()))

@@ -10,14 +10,15 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from apfs.errors import KernelError
-from apfs.journal.records import Ioctl
-from apfs.sysfs.openfile import SpecialFile, record_refusal
+from apfs.errors import KernelError, errno_name
+from apfs.journal.records import Ioctl, Refusal
+from apfs.sysfs.openfile import SpecialFile
 from apfs.vfio.uapi import PAGE, S32, U32, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from apfs.journal.records import Details, Record
     from apfs.vfio.uapi import CStruct
 
 
@@ -55,12 +56,39 @@ class Request:
     full: bool = False
     pointed: bytes = b""
     """The readable bytes of the array that the argument points at, for requests of `uapi.POINTED`."""
+    _looked: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
+    """Up to where the memory was looked at: that much of it is nobody's secret, and goes into the journal."""
+
+    def look(self, end: int) -> bytes:
+        """Return the memory up to an offset, or as far as it can be read."""
+        piece = self.memory[:end]
+        self._looked[0] = max(self._looked[0], len(piece))
+        return piece
 
     def take(self, size: int, offset: int = 0) -> bytes:
         """Copy bytes in; EFAULT if the caller's memory cannot be read."""
-        if len(self.memory) < offset + size:
+        piece = self.look(offset + size)
+        if len(piece) < offset + size:
             raise KernelError(errno.EFAULT, f"{size} bytes at {self.arg + offset:#x} cannot be read")
-        return self.memory[offset : offset + size]
+        return piece[offset:]
+
+    def details(self, file: int) -> Details:
+        """Return what the journal has of the request, made on the open file of that number.
+
+        `memory` is what was looked at, and `length` how many bytes could be read, if these are more.
+        """
+        details: Details = {"file": file, "cmd": self.cmd, "arg": self.arg}
+        if self.memory:
+            details["memory"] = self.memory[: self._looked[0]].hex()
+        if self._looked[0] < len(self.memory):
+            details["length"] = len(self.memory)
+        if self.descriptor is not None:
+            details["descriptor"] = _described(self.descriptor)
+        if self.full:
+            details["full"] = True
+        if self.pointed:
+            details["pointed"] = self.pointed.hex()
+        return details
 
     def struct(self, layout: CStruct) -> tuple[int, ...]:
         """Copy a struct in whose first field is `argsz`; EFAULT, then EINVAL if that is too small."""
@@ -82,7 +110,7 @@ class Request:
         if size > PAGE:
             raise KernelError(errno.E2BIG, f"size {size} is more than a page")
         values = layout.unpack(self.take(min(size, layout.size)).ljust(layout.size, b"\0"))
-        if any(self.memory[layout.size : size]):
+        if any(self.look(size)[layout.size :]):
             raise KernelError(errno.E2BIG, f"bytes behind the {layout.size} of {layout.name} are not zero")
         self.take(size)
         return values
@@ -127,6 +155,24 @@ class Reply:
     file: NewFile | None = None
     why: str = field(default="", compare=False)
 
+    def details(self) -> Details | None:
+        """Return what the journal has of the answer: `value`, `writes`, and the number of the new `file`."""
+        details: Details = {}
+        if self.value > 0:
+            details["value"] = self.value
+        if self.writes:
+            details["writes"] = [[write.address, write.data.hex()] for write in self.writes]
+        if self.file is not None:
+            details["file"] = self.file.file.number()
+        return details or None
+
+
+def _described(descriptor: Descriptor) -> int | str:
+    """Return what the journal has of a descriptor: the number of the open file, or what else it is."""
+    if isinstance(descriptor, SpecialFile) and descriptor.tracked:
+        return descriptor.number()
+    return "eventfd" if isinstance(descriptor, EventFd) else "foreign"
+
 
 DONE = Reply()
 
@@ -135,6 +181,7 @@ class IoctlFile(SpecialFile):
     """An open file that understands ioctls, and nothing else: it has neither read nor write."""
 
     seekable = False
+    tracked = True
     is_device: ClassVar[bool] = False
     """Whether number 0x75 means VFIO_DEVICE_FEATURE here."""
 
@@ -148,10 +195,11 @@ class IoctlFile(SpecialFile):
             reply = self._carry_out(request)
         except KernelError as error:
             reply = Reply(-error.errno, why=error.why)
+        asked, answer = request.details(self.number()), reply.details()
+        outcome: Record = Ioctl(self.path, name, input=asked, answer=answer)
         if reply.value < 0:
-            record_refusal(self._journal, "ioctl", self.path, name, KernelError(-reply.value, reply.why))
-        else:
-            self._journal.add(Ioctl(self.path, name))
+            outcome = Refusal("ioctl", self.path, name, errno_name(-reply.value), reply.why, input=asked, answer=answer)
+        self._journal.add(outcome, len(asked.get("memory", "")) + len(asked.get("pointed", "")))
         return reply
 
     def _carry_out(self, request: Request) -> Reply:

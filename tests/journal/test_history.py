@@ -18,16 +18,23 @@ from apfs.journal.history import History
 from apfs.journal.log import Journal
 from apfs.journal.records import (
     KINDS,
+    Close,
     Crash,
     GuestUpdate,
+    Inside,
     Interrupt,
     Ioctl,
     LogLine,
     Migration,
+    Open,
     QueuesReset,
+    Read,
     Record,
     Refusal,
+    Setattr,
     Store,
+    Time,
+    Transfer,
     Uevent,
     Verb,
 )
@@ -41,6 +48,7 @@ MASKS = st.frozensets(st.integers(0, 255), max_size=4).map(lambda numbers: Mask.
 FIELDS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
     Uevent: {"keys": st.dictionaries(TEXTS, TEXTS).map(lambda keys: tuple(keys.items()))},
     GuestUpdate: {"adapters": MASKS, "domains": MASKS, "control_domains": MASKS},
+    Inside: {"record": st.builds(Refusal) | st.builds(Verb)},
 }
 RECORDS = st.one_of(*(st.builds(kind, **FIELDS.get(kind, {})) for kind in KINDS.values()))
 
@@ -191,6 +199,14 @@ EVERY_KIND = [
     (QueuesReset(8, {"05.0004": 7}), "queues: 8, 05.0004 failed with 7", ""),
     (Migration(UUID, "RUNNING", "STOP"), f"{UUID} RUNNING -> STOP", ""),
     (Verb("plug 7 CEX7P"), "plug 7 CEX7P", ""),
+    (Open("/dev/vfio/0", "rw", 3), "/dev/vfio/0 rw file 3", ""),
+    (Open("/dev/iommu", "", 4), "/dev/iommu ioctls file 4", ""),
+    (Close("/dev/vfio/0", 3), "/dev/vfio/0 file 3", ""),
+    (Transfer("/dev/x", 5, "write", 4, "00ff"), "write 2 bytes /dev/x file 5", ""),
+    (Read("/sys/a"), "/sys/a", ""),
+    (Setattr("/sys/a", 0o600, None, 5), "/sys/a mode 0600 gid 5", ""),
+    (Time(30), "30 s", ""),
+    (Inside(UUID, Verb("scan")), f"{UUID}: verb scan", ""),
     (Crash("read", "Traceback:\n  line\nZeroDivisionError: division"), "read", "ZeroDivisionError: division"),
     (Crash("read", ""), "read", ""),
 ]

@@ -31,7 +31,7 @@ def vocabularies() -> list[tuple[type[Record], str, tuple[str, ...]]]:
 def test_the_fields_that_have_a_vocabulary() -> None:
     assert {(kind.kind, name) for kind, name, _ in vocabularies()} == {
         *(("refusal", "operation"), ("uevent", "action"), ("log", "level"), ("interrupt", "irq")),
-        *(("migration", "before"), ("migration", "after")),
+        *(("migration", "before"), ("migration", "after"), ("transfer", "direction")),
     }
 
 

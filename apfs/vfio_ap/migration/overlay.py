@@ -274,9 +274,9 @@ class _OverlayFile(MigrationFile):
             self._migration.device.pin(1)
         return super().take()
 
-    def close(self) -> None:
+    def on_close(self) -> None:
         """Close it once, and let go of the device."""
-        super().close()
+        super().on_close()
         if self._migration.pins_device:
             self._migration.device.pin(-1)
 
