@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from apfs.ap.bus import ApBus
 from apfs.ap.hardware import KEY_DIGITS, CardHardware, Machine, Traffic, default_serial
 from apfs.ap.qinfo import coprocessor_of, hwinfo_of, with_fields
+from apfs.ap.scan_timer import let_pass
 from apfs.ap.zcdn import ZcdnClass
 from apfs.errors import KernelError
 from apfs.journal.log import GuestJournal, Journal
@@ -207,20 +208,8 @@ class System:
         self.journal.add(Time(seconds))
 
     def tick(self, seconds: int) -> None:
-        """Let time pass, for guests too. A bus scans whenever its period is over, that of a host before its guests'.
-
-        For all of them the time has passed before the first one scans: a scan may make a guest scan, and its timer
-        starts again then.
-        """
-        while seconds:
-            buses = list(self.buses())
-            step = min(seconds, self.until_scan)
-            seconds -= step
-            for bus in buses:
-                bus.until_scan -= step
-            for bus in buses:
-                if not bus.until_scan:
-                    bus.scan()
+        """Let time pass, for guests too. A bus scans whenever its period is over, that of a host before its guests'."""
+        let_pass(seconds, self.buses)
 
     def buses(self) -> Iterator[ApBus]:
         """Yield the AP buses of this system and of its guests, that of a host before its guests'."""
