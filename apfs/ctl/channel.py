@@ -16,7 +16,8 @@ each ioctl it
    for the descriptor's number, or null if the ioctl returns it. The reply is null if the file is not one of VFIO.
 
 Without a request, reading gives what is to be done with eventfds, `{"signal": [...], "drop": [...]}`; poll(2) tells
-when there is something. Replies are lines, which may take several reads.
+when there is something. Replies are lines, which may take several reads. Behind a line that has nothing to do is an
+end of file, so that programs that read everything below a mount come to an end.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Channel(SpecialFile):
         self._request: dict[str, object] | None = None
         self._polled: list[object] = []
         self._line = b""
+        self._said_nothing = False
+        """Whether what was read last is that there is nothing to do."""
         self.to_signal: list[int] = []
         self.to_drop: list[int] = []
         self.closed = False
@@ -76,11 +79,11 @@ class Channel(SpecialFile):
         """Take a request, instead of the one before; EINVAL if it is not a JSON object."""
         try:
             request = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise KernelError(errno.EINVAL, f"not JSON: {error}") from None
         if not isinstance(request, dict):
             raise KernelError(errno.EINVAL, "not a JSON object")
-        self._request, self._polled, self._line = request, [], b""
+        self._request, self._polled, self._line, self._said_nothing = request, [], b"", False
         for handed in self._waiting:
             handed.abandon()
         self._waiting = []
@@ -96,6 +99,9 @@ class Channel(SpecialFile):
             self._line = _line(self._answer(self._request))
             self._request = None
         elif not self._line:
+            self._said_nothing = not (self.to_signal or self.to_drop or self._said_nothing)
+            if not (self.to_signal or self.to_drop or self._said_nothing):
+                return b""
             self._line = _line({"signal": self.to_signal, "drop": self.to_drop})
             self.to_signal, self.to_drop = [], []
         piece, self._line = self._line[:size], self._line[size:]
@@ -104,13 +110,15 @@ class Channel(SpecialFile):
     def _answer(self, request: dict[str, object]) -> object:
         if not self._polled or not isinstance(self._polled[0], IoctlFile):
             return None
-        cmd, arg, memory = request.get("cmd"), request.get("arg"), request.get("memory")
-        if not (isinstance(cmd, int) and isinstance(arg, int) and isinstance(memory, str)):
+        cmd, arg = request.get("cmd"), request.get("arg")
+        if not (isinstance(cmd, int) and isinstance(arg, int) and isinstance(request.get("memory"), str)):
             raise KernelError(errno.EINVAL, "a request has cmd, arg and memory")
+        try:
+            memory, pointed = (bytes.fromhex(str(request.get(key, ""))) for key in ("memory", "pointed"))
+        except ValueError as error:
+            raise KernelError(errno.EINVAL, f"not bytes in hex: {error}") from None
         descriptor = self._descriptor(request.get("descriptor"))
-        full = request.get("full") is True
-        pointed = bytes.fromhex(str(request.get("pointed", "")))
-        made = Request(cmd, arg, bytes.fromhex(memory), descriptor, full, pointed)
+        made = Request(cmd, arg, memory, descriptor, request.get("full") is True, pointed)
         return self._report(self._polled[0].ioctl(made))
 
     def _descriptor(self, described: object) -> Descriptor | None:

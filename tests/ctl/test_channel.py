@@ -75,6 +75,14 @@ def test_without_a_request_there_is_nothing_to_do(client: Client) -> None:
     assert client.line() == {"signal": [], "drop": []}
 
 
+def test_reading_the_channel_to_its_end_ends(client: Client) -> None:
+    assert json.loads(client.shell.cat("/ctl/ioctl")) == {"signal": [], "drop": []}
+    assert client.line() == {"signal": [], "drop": []}
+    assert client.channel.read(0, 100) == b""
+    client.ask(client.open("/dev/vfio/vfio"), cmd=0x3B64)
+    assert client.line() == {"signal": [], "drop": []}
+
+
 def test_files_that_nobody_came_for_are_forgotten(client: Client) -> None:
     """A supervisor that serves for months is offered millions of files."""
     nothing = calls(lambda: client.channel.write(b"{}"))
@@ -91,7 +99,7 @@ def test_values_and_writes(client: Client) -> None:
     assert client.ask(group, cmd=0x3B67, arg=0x1000, memory="00")["value"] == -errno.EFAULT
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'"x"'])
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000, b"1" * 9999])
 def test_what_is_no_request(client: Client, text: bytes) -> None:
     with pytest.raises(KernelError) as refusal:
         client.channel.write(text)
@@ -196,7 +204,14 @@ def test_a_refused_ioctl_is_one_record_with_the_error_as_others_call_it(
 
 
 @pytest.mark.parametrize(
-    ("operation", "data"), [("write", "[]"), ("read", '{"cmd": 1}'), ("read", '{"cmd": 1, "arg": "x", "memory": ""}')]
+    ("operation", "data"),
+    [
+        ("write", "[]"),
+        ("read", '{"cmd": 1}'),
+        ("read", '{"cmd": 1, "arg": "x", "memory": ""}'),
+        ("read", '{"cmd": 1, "arg": 1, "memory": "0"}'),
+        ("read", '{"cmd": 1, "arg": 1, "memory": "", "pointed": "xy"}'),
+    ],
 )
 def test_what_is_no_request_is_one_record(client: Client, operation: str, data: str) -> None:
     container = client.open("/dev/vfio/vfio")
