@@ -157,10 +157,10 @@ def _end_with(run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def close_others(keep: int) -> None:
-    """Close, in a child that runs on without exec, all descriptors but the standard streams and one."""
+def close_others(*keep: int) -> None:
+    """Close, in a child that runs on without exec, all descriptors but the standard streams and those to keep."""
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if descriptor > 2 and descriptor != keep:  # noqa: PLR2004 -- standard streams
+        if descriptor > 2 and descriptor not in keep:  # noqa: PLR2004 -- standard streams
             with contextlib.suppress(OSError):  # that of the directory itself is closed already
                 os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""What a sandbox looks like: /sys, /dev, /run and the module tools, put together as arguments of bwrap(1)."""
+"""What a sandbox looks like: /sys, /dev and /run, put together from both sides, and the arguments of bwrap(1)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.mounts import environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from apfs.sandbox.seccomp import Nodes
 
 HOST = "/dev/apfs"
@@ -54,6 +56,8 @@ _OWN = frozenset(("/dev", "/run", *(f"/sys/{merged}".rstrip("/") for merged in M
 _MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
 TOOLS = "/run/apfs/bin"
+GATE = "/run"
+"""Where bwrap mounts an empty file system for the file that it waits for; it is taken away before it goes on."""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,46 @@ class Sandbox:
     nodes: Nodes = "devices"
 
 
+class Bind(NamedTuple):
+    """A file or directory, shown at a place too."""
+
+    source: str
+    """Its path below the mount if it is emulated, else below the real directory that the tree covers."""
+    place: str
+    emulated: bool
+    is_dir: bool
+
+
+class Link(NamedTuple):
+    """A symbolic link."""
+
+    text: str
+    place: str
+
+
+class Directory(NamedTuple):
+    """A new directory."""
+
+    place: str
+    mode: int = 0o755
+
+
+class Empty(NamedTuple):
+    """A new file without content."""
+
+    place: str
+
+
+Step = Bind | Link | Directory | Empty
+
+
+class Tree(NamedTuple):
+    """A directory whose entries are put together, in this order."""
+
+    place: str
+    steps: list[Step]
+
+
 def _entries(directory: Path) -> dict[str, os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
@@ -75,82 +119,109 @@ def _entries(directory: Path) -> dict[str, os.DirEntry[str]]:
         return {}
 
 
-def _keep(entry: os.DirEntry[str], destination: str) -> list[str]:
-    """Return the arguments that show a real entry at its own place again."""
+def _text(link: os.DirEntry[str]) -> str:
+    return os.readlink(link.path)  # noqa: PTH115 -- text wanted
+
+
+def _keep(entry: os.DirEntry[str], tree: str, path: str) -> Step:
+    """Return the step that shows a real entry at its own place again."""
     if entry.is_symlink():
-        return ["--symlink", str(Path(entry.path).readlink()), destination]
-    return ["--dev-bind-try", entry.path, destination]
+        return Link(_text(entry), f"{tree}/{path}")
+    return Bind(path, f"{tree}/{path}", emulated=False, is_dir=entry.is_dir())
 
 
-def compose_sys(mount: Path) -> list[str]:
-    """Return the arguments that put /sys together."""
-    arguments = ["--tmpfs", "/sys"]
+def _show(entry: os.DirEntry[str], source: str, place: str) -> Bind:
+    """Return the step that shows an emulated entry."""
+    return Bind(source, place, emulated=True, is_dir=entry.is_dir())
+
+
+def _compose_sys(mount: Path) -> Iterator[Step]:
+    """Yield the merged directories with what is there now, and what may come."""
     for merged in sorted(MERGED):
-        emulated = _entries(mount / "sys" / merged)
-        for name, entry in _entries(Path("/sys") / merged).items():
-            path = f"{merged}/{name}".lstrip("/")
-            if name not in emulated and path not in _APART:
-                arguments += _keep(entry, f"/sys/{path}")
-        for name, entry in emulated.items():
-            path = f"{merged}/{name}".lstrip("/")
-            if path in MERGED:
-                arguments += ["--dir", f"/sys/{path}"]
-            elif entry.is_symlink():
-                arguments += ["--symlink", str(Path(entry.path).readlink()), f"/sys/{path}"]
-            elif path not in ALWAYS:
-                arguments += ["--bind", str(mount / MIXED.get(path, f"sys/{path}")), f"/sys/{path}"]
-    return arguments + _compose_what_comes_and_goes(mount)
+        yield from _merge(mount, merged)
+    yield from _compose_what_comes_and_goes(mount)
 
 
-def _compose_what_comes_and_goes(mount: Path) -> list[str]:
-    """Return the arguments for what may not be there now."""
-    arguments = []
-    for path, place in ALWAYS.items():
-        arguments += ["--bind", str(mount / place), f"/sys/{path}"]
+def _merge(mount: Path, merged: str) -> Iterator[Step]:
+    """Yield the entries of a directory of /sys that has some of both sides."""
+    emulated = _entries(mount / "sys" / merged)
+    for name, entry in _entries(Path("/sys") / merged).items():
+        path = f"{merged}/{name}".lstrip("/")
+        if name not in emulated and path not in _APART:
+            yield _keep(entry, "/sys", path)
+    for name, entry in emulated.items():
+        path = f"{merged}/{name}".lstrip("/")
+        if path in MERGED:
+            yield Directory(f"/sys/{path}")
+        elif entry.is_symlink():
+            yield Link(_text(entry), f"/sys/{path}")
+        elif path not in ALWAYS:
+            yield _show(entry, MIXED.get(path, f"sys/{path}"), f"/sys/{path}")
+
+
+def _compose_what_comes_and_goes(mount: Path) -> Iterator[Step]:
+    """Yield what may not be there now."""
+    for path, source in ALWAYS.items():
+        yield Bind(source, f"/sys/{path}", emulated=True, is_dir=True)
     for path in sorted(LATER):
         if not os.path.lexists(mount / "sys" / path):
-            arguments += ["--symlink", f"{HOST}/sys/{path}", f"/sys/{path}"]
-    return arguments
+            yield Link(f"{HOST}/sys/{path}", f"/sys/{path}")
 
 
-def compose_dev(mount: Path, nodes: Nodes) -> list[str]:
-    """Return the arguments that put /dev together: the real one, the emulated nodes, and the mount itself."""
-    arguments = ["--tmpfs", "/dev"]
+def _compose_dev(mount: Path, nodes: Nodes) -> Iterator[Step]:
+    """Yield the real nodes, the emulated ones, and the mount itself."""
     source = "dev" if nodes == "files" else "ctl/sandbox/dev"
-    names = {"vfio", "vfio-ap", "iommu", "apfs"} | _entries(mount / source).keys()
+    emulated = _entries(mount / source)
+    names = {"vfio", "vfio-ap", "iommu", "apfs"} | emulated.keys()
     for name, entry in _entries(Path("/dev")).items():
         if name not in names:
-            arguments += _keep(entry, f"/dev/{name}")
-    arguments += ["--bind", str(mount), HOST, "--bind", str(mount / "dev/vfio-ap"), "/dev/vfio-ap"]
-    for name, entry in _entries(mount / source).items():
-        arguments += ["--bind", entry.path, f"/dev/{name}"]
+            yield _keep(entry, "/dev", name)
+    yield Bind(".", HOST, emulated=True, is_dir=True)
+    if "vfio-ap" not in emulated:
+        yield Bind("dev/vfio-ap", "/dev/vfio-ap", emulated=True, is_dir=True)
+    for name, entry in emulated.items():
+        yield _show(entry, f"{source}/{name}", f"/dev/{name}")
     if nodes != "files":
+        directories = set()
         for name, entry in _entries(mount / ZCRYPT_NODES).items():
-            arguments += ["--bind", entry.path, f"/dev/{name.replace('!', '/')}"]
+            *above, _ = name.split("!")
+            directory = "/".join(("/dev", *above))
+            if above and directory not in directories:
+                directories.add(directory)
+                yield Directory(directory)
+            yield _show(entry, f"{ZCRYPT_NODES}/{name}", f"/dev/{name.replace('!', '/')}")
     if not (mount / source / "vfio").is_dir():
-        arguments += ["--symlink", f"{HOST}/{source}/vfio", "/dev/vfio"]
-    return arguments
+        yield Link(f"{HOST}/{source}/vfio", "/dev/vfio")
 
 
-def compose_run(empty: int) -> list[str]:
-    """Return the arguments that put /run together: lock and udev are private, the rest is the real one's.
+def _compose_run() -> Iterator[Step]:
+    """Yield lock and udev, which are private, the directory of module tools, and the rest, which is the real one's.
 
-    libudev's monitors turn themselves off unless /run/udev/control exists; `empty` is a descriptor to copy it from.
-    A udevd that is started replaces it.
+    libudev's monitors turn themselves off unless /run/udev/control exists. A udevd that is started replaces it.
     """
-    arguments = ["--tmpfs", "/run"]
     for name, entry in _entries(Path("/run")).items():
         if name not in ("lock", "udev", "apfs"):
-            arguments += _keep(entry, f"/run/{name}")
-    arguments += ["--perms", "1777", "--dir", "/run/lock", "--dir", "/run/udev/data", "--dir", TOOLS]
-    return [*arguments, "--file", str(empty), "/run/udev/control"]
+            yield _keep(entry, "/run", name)
+    yield Directory("/run/lock", 0o1777)
+    for place in ("/run/udev", "/run/udev/data", "/run/apfs", TOOLS, f"{TOOLS}/real"):
+        yield Directory(place)
+    yield Empty("/run/udev/control")
+
+
+def trees(mount: Path, nodes: Nodes) -> list[Tree]:
+    """Return the directories that are put together for a sandbox on a mount."""
+    return [
+        Tree("/sys", list(_compose_sys(mount))),
+        Tree("/dev", list(_compose_dev(mount, nodes))),
+        Tree("/run", list(_compose_run())),
+    ]
 
 
 def compose_module_tools() -> list[str]:
     """Return the arguments that let modprobe and its like act on the emulated host and never on the real kernel.
 
-    They are usually links to one program, kmod. A script takes its place, and the real one is kept aside for uses
-    that only read.
+    They are usually links to one program, kmod, and go by their names. A script takes its place, and the real one is
+    kept aside for uses that only read.
     """
     script = str(resources.files("apfs.sandbox") / "module-tools.sh")
     arguments = []
@@ -167,13 +238,13 @@ def compose_module_tools() -> list[str]:
     return arguments
 
 
-def arguments(mount: Path, sandbox: Sandbox, empty: int) -> list[str]:
-    """Return the arguments of bwrap for a sandbox on a mount; `empty` is a descriptor of an empty file."""
-    arguments = ["--die-with-parent", "--dev-bind", "/", "/"]
-    arguments += compose_sys(mount) + compose_dev(mount, sandbox.nodes) + compose_run(empty) + compose_module_tools()
-    arguments += namespaces(sandbox)
+def arguments(mount: Path, sandbox: Sandbox, gate: int) -> list[str]:
+    """Return the arguments of bwrap for a sandbox on a mount. Where it waits for `gate`, the trees are put together."""
+    arguments = ["--die-with-parent", "--dev-bind", "/", "/", *namespaces(sandbox)]
     if Path("/proc/modules").exists():
         arguments += ["--ro-bind", str(mount / "ctl/sandbox/modules"), "/proc/modules"]
+    arguments += ["--tmpfs", GATE, "--file", str(gate), f"{GATE}/gate"]
+    arguments += compose_module_tools()
     arguments += _make_room([destination for _, destination in sandbox.binds] + sandbox.tmpfs)
     for source, destination in sandbox.binds:
         arguments += ["--bind", source, destination]
@@ -210,5 +281,7 @@ def _make_room(destinations: list[str]) -> list[str]:
             renewed.add(parent)
             arguments += ["--tmpfs", str(parent)]
             for name, entry in _entries(parent).items():
-                arguments += _keep(entry, f"{parent}/{name}")
+                is_link = entry.is_symlink()
+                arguments += ["--symlink", _text(entry)] if is_link else ["--dev-bind-try", entry.path]
+                arguments.append(f"{parent}/{name}")
     return arguments

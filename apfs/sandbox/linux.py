@@ -19,7 +19,7 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 OPENAT2, PIDFD_GETFD = 437, 438  # the same on all architectures
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
 """Ways to resolve a path, for `open_path` (linux/openat2.h)."""
-MS_BIND, MNT_DETACH = 0x1000, 2
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MNT_DETACH = 2, 4, 0x1000, 0x4000, 2
 _OPEN_HOW = struct.Struct("=3Q")
 """struct open_how: flags, mode, resolve."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -99,8 +99,13 @@ def open_path(directory: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def bind(source: str, destination: str) -> None:
-    """Show a file or directory at another place as well (mount(2), MS_BIND)."""
-    call("mount", os.fsencode(source), os.fsencode(destination), None, ctypes.c_ulong(MS_BIND), None)
+    """Show a file or directory, and what is mounted below it, at another place as well (mount(2), MS_BIND, MS_REC)."""
+    call("mount", os.fsencode(source), os.fsencode(destination), None, ctypes.c_ulong(MS_BIND | MS_REC), None)
+
+
+def mount_tmpfs(place: str) -> None:
+    """Cover a directory with an empty file system in memory."""
+    call("mount", b"tmpfs", os.fsencode(place), b"tmpfs", ctypes.c_ulong(MS_NOSUID | MS_NODEV), b"mode=0755")
 
 
 def detach(place: str) -> None:

@@ -11,15 +11,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from apfs.mounts import environment, guests, server, table
-from apfs.sandbox import compose, linux, supervisor, uevents
+from apfs.sandbox import assemble, compose, linux, supervisor, uevents
 from apfs.sandbox.devtmpfs import Devtmpfs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from apfs.sandbox.compose import Sandbox
     from apfs.sandbox.seccomp import Nodes
@@ -86,10 +87,10 @@ def run(
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     status_reader, status_writer = os.pipe()
     block_reader, block_writer = os.pipe()
-    empty = os.open(os.devnull, os.O_RDONLY)
+    gate_reader, gate = assemble.make_gate()
     words = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
     sandbox.nodes = supervisor.possible(sandbox.nodes, mount)
-    words += compose.arguments(mount, sandbox, empty)
+    words += compose.arguments(mount, sandbox, gate_reader)
     # The terminal's signals are for the command alone: this process and bwrap, which only wait for it, ignore them.
     ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
     restored = [
@@ -97,7 +98,7 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
         for number, handler in ignored.items()
         if handler != signal.SIG_IGN
     ]
-    for descriptor in (status_writer, block_reader, empty):
+    for descriptor in (status_writer, block_reader, gate_reader):
         os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
     ours, theirs = socket.socketpair()
     # The command keeps the descriptors that it would have without a sandbox, hence close_fds. Nobody else runs in
@@ -107,29 +108,23 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
         close_fds=False,
         preexec_fn=lambda: _prepare(theirs, sandbox.nodes),  # noqa: PLW1509 -- see above
     )
-    for descriptor in (status_writer, block_reader, empty):
+    for descriptor in (status_writer, block_reader, gate_reader):
         os.close(descriptor)
     theirs.close()
     watch = supervisor.supervise(ours, mount, sandbox.nodes)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: _end(box, number))
 
-    def wait(descriptor: int) -> None:
-        """Wait until a descriptor can be read. In the meantime bwrap, too, may be stopped at one of its calls."""
-        if watch is not None:
-            watch.serve(descriptor)
-        else:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.poll()
-
+    wait = partial(_wait, watch)
     pump = None
     try:
         with os.fdopen(status_reader) as statuses:
             wait(status_reader)
             first = statuses.readline()
-            if first and (sandbox.private_network or sandbox.nodes != "files"):
-                pid = json.loads(first)["child-pid"]
+            pid = json.loads(first)["child-pid"] if first else None
+            if pid is not None:
+                _put_together(mount, sandbox, pid, gate, wait)
+            if pid is not None and (sandbox.private_network or sandbox.nodes != "files"):
                 pump, ready = uevents.start(
                     mount, pid, lambda: Devtmpfs(mount, pid, sandbox.nodes).follow, network=sandbox.private_network
                 )
@@ -148,6 +143,28 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     if '"exit-code"' not in rest:
         raise SandboxError(_advice())
     return status
+
+
+def _wait(watch: supervisor.Supervisor | None, descriptor: int) -> None:
+    """Wait until a descriptor can be read. In the meantime bwrap, too, may be stopped at one of its calls."""
+    if watch is not None:
+        watch.serve(descriptor)
+    else:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+
+
+def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Callable[[int], None]) -> None:
+    """Have the directories of the sandbox put together while bwrap, whose child is `pid`, waits at the gate."""
+    child, done = assemble.start(mount, sandbox.nodes, pid, gate)
+    os.close(gate)
+    wait(done)
+    with os.fdopen(done) as reasons:
+        reason = reasons.read()
+    os.waitpid(child, 0)
+    if reason:
+        raise SandboxError(f"the sandbox could not be made: {reason}")
 
 
 def _prepare(channel: socket.socket, nodes: Nodes) -> None:

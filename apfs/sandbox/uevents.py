@@ -13,12 +13,11 @@ import socket
 import stat
 import struct
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.mounts.server import close_others
-from apfs.sandbox import linux
+from apfs.sandbox import linux, namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,29 +112,10 @@ class Sender:
 def join(pid: int, *, network: bool) -> None:
     """Move this process into the user namespace of another, and if `network` into its network namespace."""
     linux.die_with_parent()
-    namespaces = [("net", linux.CLONE_NEWNET)] if network else []
-    own_user = Path("/proc/self/ns/user").readlink() == Path(f"/proc/{pid}/ns/user").readlink()
-    if not own_user:
-        namespaces.insert(0, ("user", linux.CLONE_NEWUSER))
-        while not is_mapped(pid):
-            time.sleep(0.001)
-    # Open all before entering the first: afterwards the others may be out of reach.
-    descriptors = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind) for name, kind in namespaces]
-    for descriptor, kind in descriptors:
-        linux.enter(descriptor, kind)
-        os.close(descriptor)
-    if network and not own_user:
+    if namespaces.join(pid, *(["net"] if network else [])) and network:
         # libudev believes only messages whose sender is root in the listener's eyes.
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-
-
-def is_mapped(pid: int) -> bool:
-    """Whether the user namespace of a process has its users and groups, without which no process can become root in it.
-
-    bubblewrap tells of its child before it has written them.
-    """
-    return all(Path(f"/proc/{pid}/{name}").read_text() for name in ("uid_map", "gid_map"))
 
 
 def has_udevd(pid: int) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.sandbox import uevents
+from apfs.sandbox import namespaces, uevents
 from tests.sandbox.conftest import exec_as_nobody
 from tests.tools.conftest import inside
 
@@ -163,10 +163,10 @@ def test_a_user_namespace_is_joined_when_it_has_users() -> None:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         of_process = Path(f"/proc/{process.pid}")
-        assert not uevents.is_mapped(process.pid)
+        assert not namespaces.is_mapped(process.pid)
         (of_process / "uid_map").write_text(f"0 {os.getuid()} 1")
-        assert not uevents.is_mapped(process.pid)
+        assert not namespaces.is_mapped(process.pid)
         (of_process / "setgroups").write_text("deny")
         (of_process / "gid_map").write_text(f"0 {os.getgid()} 1")
-        assert uevents.is_mapped(process.pid)
+        assert namespaces.is_mapped(process.pid)
         process.stdin.close()
