@@ -41,9 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"mounts", "vfio"},
     "vmm": {"mounts", "sandbox"},
     "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
+    "report": {"errors", "journal", "kernel", "ap", "ctl", "host", "scenario", "testing"},
     "cli": {
-        *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "sandbox", "scenario", "testing", "vfio"),
-        "vmm",
+        *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "report", "sandbox", "scenario"),
+        *("testing", "vfio", "vmm"),
     },
     "__main__": {"cli"},
     "__init__": {"errors", "host", "journal", "mounts", "scenario", "testing"},

@@ -30,6 +30,7 @@ COMMANDS = {
     "libvirtd": "Run libvirtd on an emulated host.",
     "status": "Show the state of a host.",
     "journal": "Show what happened on a host, and why.",
+    "report": "Draw what happened on a host, as a page.",
     "migrate": "Live-migrate a guest, or check beforehand.",
     "scenario": "List, show and validate descriptions of hosts.",
     "record": "Write a scenario that describes a machine.",

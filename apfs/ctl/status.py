@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apfs import __version__
 from apfs.ap.mask import NONE, Mask
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from apfs.vfio_ap.ops import MatrixMdev
 
 
-def _matrix(matrix: Matrix) -> dict[str, list[int]]:
-    return {axis: list(mask) for axis, mask in matrix._asdict().items()}
+def _matrix(matrix: Matrix) -> dict[str, Mask]:
+    return matrix._asdict()
 
 
 def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
@@ -37,13 +37,13 @@ def _card(card: ApCard, assigned: Mask, in_use: Mask) -> dict[str, object]:
         "config": card.config,
         "online": card_online(card),
         "chkstop": card.chkstop,
-        "drivers": {driver.name: list(domains) for driver, domains in card.bound.items() if domains},
-        "unbound": list(card.queues - card.all_bound()),
-        "assigned": list(to_vfio & assigned),
-        "in_use": list(to_vfio & in_use),
-        "offline": list(card.zcrypt_bound() - online_queues(card)),
-        "deconfigured": list(card.queues - card.states.config),
-        "checkstopped": list(card.states.chkstop),
+        "drivers": {driver.name: domains for driver, domains in card.bound.items() if domains},
+        "unbound": card.queues - card.all_bound(),
+        "assigned": to_vfio & assigned,
+        "in_use": to_vfio & in_use,
+        "offline": card.zcrypt_bound() - online_queues(card),
+        "deconfigured": card.queues - card.states.config,
+        "checkstopped": card.states.chkstop,
     }
 
 
@@ -84,13 +84,21 @@ def _guest(guest: System) -> dict[str, object]:
 
 
 def status(system: System) -> str:
-    """Return the state of the host as one JSON object: masks, cards, queues, mediated devices, guests and so on."""
+    """Return the state of the host as one JSON object."""
+    return json.dumps(document(system), indent=1, default=list) + "\n"
+
+
+def document(system: System) -> dict[str, Any]:
+    """Return the state of the host: masks, cards, queues, mediated devices, guests and so on.
+
+    Sets of adapters and of domains are `Mask`s, of which JSON makes lists: whoever asks often pays for none.
+    """
     bus = system.ap_bus
     bound, queues, complete = bus.bindings()
     devices = {mdev.uuid: matrix_mdev(mdev) for mdev in system.mdev_bus.mdevs}
     mdevs = {uuid: mdev for uuid, mdev in devices.items() if mdev}
     bad_resets = system.vfio_ap.driver.bad_resets if system.vfio_ap else {}
-    document = {
+    return {
         "apfs": __version__,
         "scenario": system.name,
         "kernel": {"version": system.profile.version, "changes": system.profile.changes()},
@@ -101,9 +109,9 @@ def status(system: System) -> str:
         "kvm": system.vfio.kvm,
         "bindings": {"bound": bound, "queues": queues, "complete": complete},
         "ap_domain": bus.default_domain,
-        "adapters": list(bus.qci.adapters) if bus.heeds_qci else None,
-        "usage_domains": list(bus.qci.domains) if bus.heeds_qci else None,
-        "control_domains": list(bus.qci.control_domains) if bus.heeds_qci else None,
+        "adapters": bus.qci.adapters if bus.heeds_qci else None,
+        "usage_domains": bus.qci.domains if bus.heeds_qci else None,
+        "control_domains": bus.qci.control_domains if bus.heeds_qci else None,
         "apmask": bus.reservation.apmask.hex256(),
         "aqmask": bus.reservation.aqmask.hex256(),
         "cards": _cards(system, list(mdevs.values())),
@@ -124,4 +132,3 @@ def status(system: System) -> str:
         "unbound_mdevs": [uuid for uuid in devices if uuid not in mdevs],
         "modules": {module.name: {"refcnt": module.refcount} for module in system.modules.values() if module.loaded},
     }
-    return json.dumps(document, indent=1) + "\n"

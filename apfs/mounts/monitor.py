@@ -64,6 +64,12 @@ def head(mountpoint: str) -> str:
         return ""
 
 
+def journal(mountpoint: str) -> str:
+    """Return the content of `ctl/journal`. `MountsError` if there is no host to look at."""
+    with _open(mountpoint, "journal") as file, _reading(mountpoint):
+        return b"".join(iter(lambda: file.read(_CHUNK), b"")).decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A record of the journal."""

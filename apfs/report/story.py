@@ -1,0 +1,218 @@
+"""What happened on a host as steps: each request with its outcome, all that it led to, and what it changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from apfs.journal.records import Crash, Ioctl, Migration, Record, Refusal, Store, Verb
+from apfs.journal.text import printable, summary
+from apfs.report.picture import Picture, patch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from apfs.report.moments import Moment
+
+Entries = Iterable[tuple[int, Record]]
+Step = dict[str, Any]
+
+OUTCOMES = (Store, Refusal, Verb, Ioctl, Crash)
+"""The records that end a step: what led to them came before."""
+SHOWN = 100
+"""Records of a step that a page has; of a store to `apmask` that moves 65,536 queues it has this many, and counts."""
+
+
+def story(title: str, entries: Entries, moments: Sequence[Moment], facts: dict[str, str], note: str = "") -> Step:
+    """Return a host as the page has it.
+
+    `moments` are pictures with the number of the record after which the host was like that, ascending. The first one is
+    also that of all that was before. `facts` are about the host as such, `note` about what the page cannot show.
+    """
+    table = _Cards()
+    pictures = [(moment.after, table.numbered(moment.picture)) for moment in moments]
+    return {
+        "title": title,
+        "facts": facts,
+        "note": note,
+        "first": pictures[0][1],
+        "steps": list(_steps(entries, pictures)),
+        "cards": table.cards,
+        "axes": _axes((picture for _, picture in pictures), table.cards),
+    }
+
+
+class _Cards:
+    """The cards of all pictures, each once: of 256 in a picture most are alike, and so are those of the next one."""
+
+    def __init__(self) -> None:
+        self.cards: list[Picture] = []
+        self._numbers: dict[str, int] = {}
+
+    def numbered(self, picture: Picture) -> Picture:
+        """Return a picture with numbers in place of its cards."""
+        return {**picture, "cards": {apid: self._number(card) for apid, card in picture["cards"].items()}}
+
+    def _number(self, card: Picture) -> int:
+        number = self._numbers.setdefault(repr(card), len(self.cards))
+        if number == len(self.cards):
+            self.cards.append(card)
+        return number
+
+
+def _steps(entries: Entries, pictures: Sequence[tuple[int, Picture]]) -> Iterator[Step]:
+    following = iter(pictures[1:])
+    coming = next(following, None)
+    picture = pictures[0][1]
+    for records in _grouped(entries):
+        step = _step(records)
+        before = picture
+        while coming and coming[0] <= records[-1][0]:
+            picture, coming = coming[1], next(following, None)
+        if changes := patch(before, picture):
+            step["patch"] = changes
+        yield step
+
+
+def _grouped(entries: Entries) -> Iterator[list[tuple[int, Record]]]:
+    """Yield the records that belong together: an outcome is the last one of them."""
+    group: list[tuple[int, Record]] = []
+    for entry in entries:
+        group.append(entry)
+        if isinstance(entry[1], OUTCOMES):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _step(records: list[tuple[int, Record]]) -> Step:
+    *effects, (number, outcome) = records
+    if not isinstance(outcome, OUTCOMES):
+        effects, what, where, why, kind = records, "what happened by itself", "", "", "none"
+    else:
+        what, where = _request(outcome)
+        why, kind = summary(outcome)[1], outcome.kind
+    step: Step = {"first": records[0][0], "last": number, "kind": kind, "what": what}
+    if where:
+        step["where"] = where
+    if why:
+        step["why"] = why
+    if isinstance(outcome, Refusal):
+        step["errno"] = outcome.errno
+    if effects:
+        step["effects"] = [
+            [sequence, record.kind, *filter(None, summary(record))] for sequence, record in effects[:SHOWN]
+        ]
+    if len(effects) > SHOWN:
+        step["left"] = dict(Counter(record.kind for _, record in effects[SHOWN:]))
+    if moved := _migrations(effects):
+        step["migration"] = moved
+    return step
+
+
+def _request(outcome: Record) -> tuple[str, str]:
+    """Return what was asked for in few words, and of whom."""
+    match outcome:
+        case Store(path, data) | Refusal("write", path, data):
+            folder, _, name = path.rpartition("/")
+            return printable(f"{name} \N{LEFTWARDS ARROW} {data.strip()}"), printable(folder)
+        case Refusal("console", path, data):
+            return printable(data.strip()), printable(path)
+        case Refusal(operation, path, data):
+            folder, _, name = path.rpartition("/")
+            return printable(f"{operation} {name} {data}".strip()), printable(folder)
+        case Ioctl(path, request):
+            return request, printable(path)
+        case _:
+            return summary(outcome)[0], ""
+
+
+def _migrations(effects: list[tuple[int, Record]]) -> list[list[str]]:
+    """Return the migration states that devices went through: UUID, before, after."""
+    return [[record.mdev, record.before, record.after] for _, record in effects if isinstance(record, Migration)]
+
+
+def _axes(pictures: Iterable[Picture], cards: Iterable[Picture]) -> dict[str, list[int]]:
+    """Return the adapters and domains that there are, or that are assigned, at any moment."""
+    adapters: set[str] = set()
+    domains = {text for card in cards for text in card["queues"].values()}
+    for picture in pictures:
+        adapters.update(picture["cards"])
+        for mdev in picture["mdevs"].values():
+            adapters.add(mdev["matrix"]["adapters"])
+            domains.add(mdev["matrix"]["domains"])
+    return {"adapters": _all(adapters), "domains": _all(domains)}
+
+
+def _all(texts: set[str]) -> list[int]:
+    return sorted({number for text in texts for number in _numbers(text)})
+
+
+def _numbers(ranges: str) -> Iterator[int]:
+    """Yield the numbers of a text that `Mask.ranges` made."""
+    for run in ranges.split():
+        first, _, last = run.partition("-")
+        yield from range(int(first, 16), int(last or first, 16) + 1)
+
+
+def together(stories: Sequence[Step]) -> list[list[int]]:
+    """Return the order of the steps of one host, or of two: pairs of host and step.
+
+    Hosts do not share a clock. What is known is that a stream leaves before it arrives: a source reaches STOP_COPY
+    before the target of the same device leaves RESUMING, and releases the device later than that. Other steps of two
+    hosts may have been in any order; those of the host that is named first are shown first.
+    """
+    if len(stories) == 1:
+        return [[0, index] for index in range(len(stories[0]["steps"]))]
+    order: list[list[int]] = []
+    done = [0, 0]
+
+    def up_to(host: int, end: int) -> None:
+        order.extend([host, index] for index in range(done[host], end))
+        done[host] = max(done[host], end)
+
+    for source, sent, received in _transfers(stories):
+        up_to(source, sent + 1)
+        up_to(1 - source, received + 1)
+    for host in (0, 1):
+        up_to(host, len(stories[host]["steps"]))
+    return order
+
+
+def _transfers(stories: Sequence[Step]) -> list[tuple[int, int, int]]:
+    """Return the migrations between two hosts: which one is the source, its step, and that of the target."""
+    found = []
+    for source in (0, 1):
+        sent, received = _sent(stories[source]), _received(stories[1 - source])
+        for uuid, steps in sent.items():
+            found += [(source, *pair) for pair in zip(steps, received.get(uuid, ()), strict=False)]
+    return sorted(found, key=lambda transfer: transfer[1] + transfer[2])
+
+
+def _sent(host: Step) -> dict[str, list[int]]:
+    steps: dict[str, list[int]] = {}
+    for index, step in enumerate(host["steps"]):
+        for uuid, _, after in step.get("migration", ()):
+            if after == "STOP_COPY":
+                steps.setdefault(uuid, []).append(index)
+    return steps
+
+
+def _received(host: Step) -> dict[str, list[int]]:
+    """Return the steps in which devices left RESUMING, or a stream was refused, whichever came first."""
+    steps: dict[str, list[int]] = {}
+    resuming: set[str] = set()
+    for index, step in enumerate(host["steps"]):
+        refused = step["kind"] == "refusal" and step["what"].startswith("data_stream")
+        left = {uuid for uuid in resuming if refused and step.get("where", "").endswith(uuid)}
+        for uuid, before, after in step.get("migration", ()):
+            if after == "RESUMING":
+                resuming.add(uuid)
+            elif before == "RESUMING" and uuid in resuming:
+                left.add(uuid)
+        for uuid in left:
+            steps.setdefault(uuid, []).append(index)
+        resuming -= left
+    return steps
