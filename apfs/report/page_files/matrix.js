@@ -87,7 +87,8 @@ class Matrix {
     const wide = this.box.clientWidth;
     if (!wide || !this.columns.length) return;
     const fitting = Math.floor((wide - 34) / this.columns.length);
-    this.size = Math.round(Math.min(LARGEST, Math.max(SMALLEST, Math.min(fitting, 38) * 1.5 ** this.zoom)));
+    const usual = Math.max(SMALLEST, Math.min(fitting, 38));
+    this.size = Math.round(Math.min(LARGEST, Math.max(SMALLEST, usual * 1.5 ** this.zoom)));
     this.left = 34;
     this.top = this.size < 36 ? 42 : 24;
     this.sizer.style.width = `${this.left + this.columns.length * this.size}px`;
@@ -190,18 +191,27 @@ class Matrix {
       }
     }
     context.globalAlpha = 1;
+    const around = new Path2D(); // what has changed: a line only where a neighbour has not
+    const edge = (alone, x1, y1, x2, y2) => {
+      if (!alone) return;
+      around.moveTo(x1, y1);
+      around.lineTo(x2, y2);
+    };
     for (let row = firstRow; row < lastRow; row++) {
       for (let column = firstColumn; column < lastColumn; column++) {
         const at = row * width + column;
         if (cells.flags[at]) this.drawFlag(context, x(column), y(row), cells.flags[at]);
-        if (this.index !== this.before && changed(at)) {
-          let end = column + 1;
-          if (size <= 8) while (end < lastColumn && changed(row * width + end)) end++;
-          this.ring(context, x(column), y(row), (end - column) * size, size, colours.changed, size > 8 ? 2 : 1);
-          column = end - 1;
-        }
+        if (this.index === this.before || !changed(at)) continue;
+        const [west, east, north, south] = [x(column) + 1, x(column) + size - 1, y(row) + 1, y(row) + size - 1];
+        edge(row === 0 || !changed(at - width), west - 1, north, east + 1, north);
+        edge(row === this.rows.length - 1 || !changed(at + width), west - 1, south, east + 1, south);
+        edge(column === 0 || !changed(at - 1), west, north - 1, west, south + 1);
+        edge(column === width - 1 || !changed(at + 1), east, north - 1, east, south + 1);
       }
     }
+    context.strokeStyle = colours.changed;
+    context.lineWidth = 2;
+    context.stroke(around);
     for (const name of this.named) {
       const row = this.rows.indexOf(parseInt(name, 16)), column = this.columns.indexOf(parseInt(name.slice(3), 16));
       if (row >= firstRow && row < lastRow && column >= firstColumn && column < lastColumn) this.drawCross(context, x(column), y(row));
@@ -246,21 +256,21 @@ class Matrix {
     context.fillRect(0, 0, left, height);
     context.font = `11px ${colours.sans}`;
     context.textBaseline = "middle";
-    const every = Math.ceil(13 / size);
+    const every = [1, 2, 4, 8].find((count) => count * size >= 13); // of many numbers those that are round in hex
     for (let row = firstRow; row < lastRow; row++) {
       if (y(row) + size / 2 < top) continue;
-      if (kept[0][rows[row]]) this.bar(context, left - 4, y(row) + 1, 2, size - 1);
+      if (kept[0][rows[row]]) this.bar(context, left - 4, y(row), 2, size > 8 ? size - 1 : size);
       const here = place?.row === row;
-      if (!here && (row % every || (place && Math.abs(place.row - row) < every))) continue;
+      if (!here && (rows[row] % every || (place && Math.abs(place.row - row) < every))) continue;
       context.fillStyle = here ? colours.focus : colours.soft;
       context.textAlign = "right";
       context.fillText(hex(rows[row], 2), left - 8, y(row) + size / 2);
     }
     for (let column = firstColumn; column < lastColumn; column++) {
       if (x(column) + size / 2 < left) continue;
-      if (kept[1][columns[column]]) this.bar(context, x(column) + 1, top - 4, size - 1, 2);
+      if (kept[1][columns[column]]) this.bar(context, x(column), top - 4, size > 8 ? size - 1 : size, 2);
       const here = place?.column === column;
-      if (!here && (column % every || (place && Math.abs(place.column - column) < every))) continue;
+      if (!here && (columns[column] % every || (place && Math.abs(place.column - column) < every))) continue;
       context.fillStyle = here ? colours.focus : colours.soft;
       context.save();
       context.translate(x(column) + size / 2, top - 8);

@@ -187,13 +187,13 @@ const buttons = [
   button("|◀", "before everything (Home)", () => go(0)), button("◀", "one step back (Left)", () => move(-1)),
   button("▶", "one step on (Right)", () => move(1)), button("▶|", "the end (End)", () => go(data.order.length)),
 ];
-const nextRefusal = button("next ✕", "next refusal (r)", () => toRefusal(1));
+const nextRefusal = button("next refusal", "next refusal (r)", () => toRefusal(1));
 const now = h("section", { class: "now", "aria-live": "polite", "aria-label": "what happened at this moment" });
 const list = h("div", { class: "list", role: "listbox", tabindex: 0, "aria-label": "steps" });
 const rows = h("div", { class: "rows" }), space = h("div", {});
 list.append(space, rows);
 const search = h("input", { type: "search", placeholder: "search (/)", "aria-label": "search in the steps", oninput: () => select() });
-const choice = h("select", { "aria-label": "which steps", oninput: () => select() },
+const choice = h("select", { "aria-label": "which steps", onchange: () => select() },
   [["all", "all steps"], ["patch", "what changed something"], ["refusal", "refusals"], ["migration", "migration"]].map(([value, text]) => h("option", { value }, text)));
 const found = h("span", { class: "soft", "aria-live": "polite" });
 const printed = h("table", { class: "print-only" });

@@ -1,0 +1,124 @@
+"""Reports in a real browser: what is clicked, pressed and read there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selenium.webdriver.common.keys import Keys
+
+from tests.report.stories import MARKUP, SECOND, THIRD, a_day, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apfs import Shell
+    from tests.report.conftest import Browser
+
+    Show = Callable[..., Browser]
+
+NOW, LEGEND, READOUT, MATRIX = ".now", ".legend li", ".readout", ".box canvas"
+
+
+def test_time_moves_the_matrix(show: Show) -> None:
+    browser = show(told("kernel-doc", a_day), title="kernel-doc")
+    assert browser.text("#counter") == "moment 11 of 11"
+    browser.find("[title^='before everything']").click()
+    assert browser.text("#counter") == "moment 0 of 11"
+    assert "it was when its journal began" in browser.text(NOW)
+    assert "vfio_ap, free 1" in browser.texts(LEGEND)
+    assert "assigned, no guest runs (device 1) 4" in browser.texts(LEGEND)
+    browser.press(Keys.ARROW_RIGHT * 3)
+    assert browser.text("#counter") == "moment 3 of 11"
+    assert "guest ← 1" in browser.text(NOW)
+    assert "4 queues: assigned, no guest runs (device 1) → in a guest (device 1)" in browser.texts(".moves li")
+    assert "in a guest (device 1) 4" in browser.texts(LEGEND)
+    browser.press("r")
+    assert f"EADDRINUSE: queue 06.0047 is assigned to {THIRD}" in browser.text(".now .refused")
+    assert browser.texts(".row[aria-selected=true]") == ["7 EADDRINUSE assign_adapter ← 6"]
+    browser.screenshot("report")
+    browser.press(Keys.END)
+    assert "vfio_ap, free 4" in browser.texts(LEGEND)
+    browser.press(Keys.ARROW_LEFT, on="input[type=range]")
+    assert browser.text("#counter") == "moment 10 of 11"
+    assert browser.run("return location.hash") == "#10"
+
+
+def test_a_queue_is_read_by_keys_and_by_pointer(show: Show) -> None:
+    browser = show(told("kernel-doc", a_day))
+    browser.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.END, on=MATRIX)
+    assert browser.text(READOUT) == (
+        f"06.00ff assigned, but filtered out: device 3, {THIRD}; not passed to the guest: 06.00ff without a driver; "
+        "check-stopped; not reserved by apmask and aqmask; card CEX5A accel, offline, check-stopped"
+    )
+    browser.press(Keys.HOME, Keys.ARROW_UP, on=MATRIX)
+    assert browser.text(READOUT).startswith("05.0004 assigned, no guest runs: device 1, ")
+    browser.press("1", Keys.ESCAPE, on=MATRIX)
+    assert browser.text(READOUT).startswith("Point at a queue")
+    browser.point(MATRIX, 34 + 38 + 19, 24 + 19)
+    assert browser.text(READOUT).startswith(f"05.0047 assigned, no guest runs: device 2, {SECOND}")
+    browser.find(".device:nth-of-type(2) button").click()
+    assert browser.find(".device:nth-of-type(2) button").get_attribute("aria-pressed") == "true"
+
+
+def test_steps_are_searched_and_chosen(show: Show) -> None:
+    browser = show(told("kernel-doc", a_day))
+    browser.press("/")
+    browser.driver.switch_to.active_element.send_keys("apmask")
+    assert browser.texts(".row .text") == ["apmask ← -5"]
+    browser.find(".row").click()
+    assert browser.text("#counter") == "moment 5 of 11"
+    assert "reserved" not in browser.text(NOW)
+    assert "moved" in browser.run("return document.querySelector('tr.moved').className")
+    browser.press(Keys.BACKSPACE * 6, on="input[type=search]")
+    browser.find("option[value=refusal]").click()
+    assert [text.split()[1] for text in browser.texts(".row")] == ["EADDRINUSE", "EINVAL"]
+    browser.press(Keys.ARROW_DOWN, on=".list")
+    assert "EINVAL" in browser.text(".now .refused")
+
+
+def test_texts_of_hosts_are_inert(show: Show) -> None:
+    browser = show(told("kernel-doc", a_day), title=MARKUP)
+    assert browser.text("h1") == MARKUP
+    browser.press("R")
+    assert MARKUP in browser.text(".now .what")
+    assert browser.run("return document.scripts.length") == 2
+    # What is not in the page itself does not run, nor is anything loaded.
+    browser.run("const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.head.append(s)")
+    assert browser.run("return window.ran === undefined")
+    browser.run("document.body.append(Object.assign(new Image(), { src: 'http://127.0.0.1:9/x.png' }))")
+    refused = browser.complaints()
+    assert len(refused) == 2
+    assert all("Content Security Policy" in text for text in refused)
+
+
+def half(shell: Shell) -> None:
+    """Take half of the queues from zcrypt."""
+    shell.echo("-0x80-0xff", "/sys/bus/ap/aqmask")
+
+
+def test_65536_queues(show: Show) -> None:
+    browser = show(told("largest", half))
+    assert browser.texts(LEGEND) == ["zcrypt 32,768", "vfio_ap, free 32,768"]
+    assert browser.texts(".moves li") == ["32,768 queues: zcrypt → vfio_ap, free"]
+    assert "and 65,4" in browser.text(NOW)
+    browser.screenshot("report-largest")
+    small = browser.find(".size").size["width"]
+    browser.press("+", "+", Keys.PAGE_DOWN, Keys.END, Keys.PAGE_DOWN, on=MATRIX)
+    assert browser.find(".size").size["width"] > 2 * small
+    assert browser.text(READOUT).startswith("10.00ff vfio_ap, free; not reserved by apmask and aqmask")
+    assert browser.find(MATRIX).size["width"] <= browser.find(".box").size["width"]
+
+
+def test_dark_and_on_paper(show: Show) -> None:
+    browser = show(told("kernel-doc", a_day))
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    light = browser.run(colour)
+    browser.emulate(prefers_color_scheme="dark")
+    assert browser.run(colour) != light
+    browser.emulate("print", prefers_color_scheme="dark")
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert browser.run(colour) == "rgb(255, 255, 255)"
+    assert not browser.find(".time").is_displayed()
+    printed = browser.texts(".print-only tr")
+    assert len(printed) == 11
+    assert f"7 refused assign_adapter ← 6 /sys/devices/vfio_ap/matrix/{SECOND} EADDRINUSE" in printed[3]
