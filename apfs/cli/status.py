@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from apfs.cli import hosts
 from apfs.cli.streams import end_as_filters_do, fail
 
+if TYPE_CHECKING:
+    from types import FrameType
+
+_SECONDS = 1
+
 
 @click.command()
 @hosts.argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the content of ctl/status.")
-def command(mountpoint: str | None, *, as_json: bool) -> None:
+@click.option(
+    "--watch", "-w", is_flag=True, help="Show the tables on a terminal, always as they are now, until Ctrl-C."
+)
+def command(mountpoint: str | None, *, as_json: bool, watch: bool) -> None:
     """Show the state of the host mounted at MOUNT: cards, queues, mediated devices and guests, as tables.
 
     Cards and queues that are alike share a line, with their numbers as ranges. On a terminal there are colours, unless
@@ -27,17 +37,52 @@ def command(mountpoint: str | None, *, as_json: bool) -> None:
     """
     from apfs.mounts import monitor, table
 
-    end_as_filters_do()
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other: `apfs journal --follow --json` is for programs")
     place = hosts.find(mountpoint)
     try:
+        if watch:
+            _watch(place)
+        end_as_filters_do()
         text = monitor.status(place)
+        if not as_json:
+            from apfs.cli import tables, terminal  # slow to import
+
+            text = tables.status(json.loads(text), terminal.console(sys.stdout))
     except table.MountsError as error:
         fail(str(error), error.exit_status)
-    if not as_json:
-        from apfs.cli import tables, terminal  # slow to import
-
-        try:
-            text = tables.status(json.loads(text), terminal.console(sys.stdout))
-        except KeyError as error:
-            fail(f"{place} is served by another version of apfs, its status lacks {error}: --json shows it", 2)
+    except KeyError as error:
+        fail(f"{place} is served by another version of apfs, its status lacks {error}: --json shows it", 2)
     click.echo(text, nl=False, color=True)
+
+
+class _EndedError(BaseException):
+    """A signal asks to end; the terminal is to be left as it was."""
+
+
+def _watch(place: str) -> NoReturn:
+    """Show the state of a host until a signal ends that, or the host."""
+    from rich.live import Live
+
+    from apfs.cli import tables, terminal
+    from apfs.mounts import monitor
+
+    out = terminal.console(sys.stdout)
+    if not out.is_terminal or out.is_dumb_terminal:
+        raise click.UsageError("--watch needs a terminal: `apfs journal --follow` is for pipes and files")
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise _EndedError(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        with Live(console=out, screen=True, auto_refresh=False) as live:
+            for text in monitor.statuses(place, _SECONDS):
+                out.width = terminal.width()  # somebody may have resized it
+                live.update(tables.view(json.loads(text)), refresh=True)
+    except _EndedError as ended:
+        signal.signal(ended.args[0], signal.SIG_DFL)
+        signal.raise_signal(ended.args[0])
+    raise AssertionError(place)  # statuses end by a signal or an error only

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -52,12 +53,14 @@ def record(line: str, out: Console) -> str:
 def status(document: dict[str, Any], out: Console) -> str:
     """Return the content of `ctl/status` as tables. Those that would be empty are left out."""
     with out.capture() as captured:
-        for title, table in _tables(document):
-            if table.row_count:
-                out.print(title, style=_BOLD)
-                out.print(table)
-                out.print()
+        out.print(view(document))
     return without_padding(captured.get().rstrip())
+
+
+def view(document: dict[str, Any]) -> Group:
+    """Return these tables as something that can be drawn."""
+    shown = ((title, table) for title, table in _tables(document) if table.row_count)
+    return Group(*(part for title, table in shown for part in (Text(title, _BOLD), table, Text())))
 
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[str, Table]]:

@@ -20,12 +20,17 @@ def console(file: TextIO) -> Console:
     """
     return Console(
         file=file,
-        width=max(shutil.get_terminal_size().columns, _NARROWEST) if file.isatty() else _UNLIMITED,
+        width=width() if file.isatty() else _UNLIMITED,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         markup=False,
         highlight=False,
         emoji=False,
     )
+
+
+def width() -> int:
+    """Return how wide a line may be on a terminal, which somebody may resize."""
+    return max(shutil.get_terminal_size().columns, _NARROWEST)
 
 
 def without_padding(text: str) -> str:

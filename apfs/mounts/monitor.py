@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -62,6 +63,23 @@ def head(mountpoint: str) -> str:
     except table.MountsError:
         status(mountpoint)
         return ""
+
+
+def statuses(mountpoint: str, seconds: float) -> Iterator[str]:
+    """Yield the content of `ctl/status` now and every some seconds. `MountsError` when the mount goes away, at once.
+
+    In between no file of the mount is open, which would keep it from being unmounted.
+    """
+    with table.MOUNTINFO.open("rb", buffering=0) as changes:
+        poller = select.poll()
+        poller.register(changes, select.POLLPRI)
+        device = os.stat(guests.split(mountpoint)[0]).st_dev  # noqa: PTH116 -- a text
+        while True:
+            yield status(mountpoint)
+            until = time.monotonic() + seconds
+            while (left := until - time.monotonic()) > 0:
+                if poller.poll(left * 1000) and not table.is_mounted(device):
+                    raise table.MountsError(f"{mountpoint} was unmounted")
 
 
 def journal(mountpoint: str) -> str:

@@ -105,6 +105,37 @@ def follow() -> Iterator[Callable[..., Follower]]:
         follower.process.communicate()
 
 
+class Watcher:
+    """An `apfs status --watch` on a terminal, whose screen is read until a text is there."""
+
+    def __init__(self, host: Path) -> None:
+        self._ours, theirs = pty.openpty()
+        env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+        env |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "60"}
+        command = [*APFS, "status", "--watch", str(host)]
+        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+        os.close(theirs)
+
+    def until(self, text: str) -> str:
+        """Return what is shown up to a text, which must come."""
+        shown = b""
+        while text.encode() not in shown:
+            ready, _, _ = select.select([self._ours], [], [], TIMEOUT)
+            assert ready, shown.decode()
+            piece = _read_terminal(self._ours)
+            assert piece, shown.decode()
+            shown += piece
+        return shown.decode()
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return exit status and what was shown since."""
+        shown = b""
+        while piece := _read_terminal(self._ours):
+            shown += piece
+        os.close(self._ours)
+        return self.process.wait(TIMEOUT), shown.decode().replace("\r\n", "\n")
+
+
 # -- status -------------------------------------------------------------------------------------------
 
 
@@ -117,6 +148,39 @@ def test_status(host: Path) -> None:
     assert re.search(r"^05 +vfio_ap +unassigned +0004 0047 00ab 00ff$", text, re.MULTILINE)
     assert re.search(rf"^{UUID} +0 +vfio0 +guest +RUNNING$", text, re.MULTILINE)
     assert re.search(r"console verb tick", text)
+
+
+SCREEN, CURSOR = "\x1b[?1049l", "\x1b[?25h"
+"""What gives a terminal its former screen, and its cursor, back."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watch_shows_what_changes_until_a_signal_ends_it(host: Path, number: signal.Signals) -> None:
+    watcher = Watcher(host)
+    assert "apmask           00-ff" in re.sub(r"\x1b\[[0-9;]*m", "", watcher.until("modules "))
+    (host / "sys/bus/ap/apmask").write_text("-5")
+    watcher.until("00-04 06-ff")
+    watcher.process.send_signal(number)
+    status, shown = watcher.end()
+    assert status == -number
+    assert SCREEN in shown
+    assert CURSOR in shown
+    assert "Traceback" not in shown
+
+
+def test_watch_ends_with_the_mount(host: Path) -> None:
+    watcher = Watcher(host)
+    watcher.until("modules ")
+    apfs("umount", "--lazy", str(host))  # it may be reading right now
+    status, shown = watcher.end()
+    assert status == 1
+    assert shown.endswith(f"{SCREEN}apfs: {host} was unmounted\n")
+
+
+def test_watch_is_for_terminals(host: Path) -> None:
+    assert "--watch needs a terminal" in apfs("status", "--watch", str(host), status=2).stderr
+    assert "exclude each other" in apfs("status", "--watch", "--json", str(host), status=2).stderr
+    assert "--watch needs a terminal" in on_terminal("status", "--watch", str(host), TERM="dumb")
 
 
 def test_links_to_the_mount(host: Path, tmp_path: Path) -> None:
