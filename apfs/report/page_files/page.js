@@ -41,6 +41,7 @@ function stepAt(where) {
 
 function namedIn(step) {
   const texts = [step.why ?? "", ...(step.effects ?? []).filter(([, kind]) => kind === "log").map(([, , text]) => text)];
+  texts.push(...(step.verdicts?.findings ?? []).map(([queue]) => queue ?? ""));
   return new Set(texts.join(" ").match(/\b[0-9a-f]{2}\.[0-9a-f]{4}\b/g) ?? []);
 }
 
@@ -111,12 +112,7 @@ class Panel {
     const state = this.host.state(this.index), was = this.host.state(this.before);
     const devices = Object.entries(state.mdevs);
     if (devices.length) yield h("h3", {}, "Mediated devices");
-    for (const [uuid, mdev] of devices) yield this.device(uuid, mdev, was.mdevs[uuid]);
-    if (Object.keys(state.guests).length) {
-      yield h("h3", {}, "Guests");
-      yield this.table(["uuid", "cards", "queues", "modules", "mode", "guests"], Object.entries(state.guests).map(([uuid, guest]) =>
-        [this.label(uuid), guest.cards, guest.queues, guest.modules, guest.mode, guest.guests]));
-    }
+    for (const [uuid, mdev] of devices) yield this.device(uuid, mdev, was.mdevs[uuid], state.guests[uuid]);
     yield h("h3", {}, "Host");
     const rows = { ...state.masks, ...state.host }, before = { ...was.masks, ...was.host };
     yield h("table", {}, h("tbody", {}, Object.entries(rows).map(([name, value]) =>
@@ -142,7 +138,7 @@ class Panel {
     return h("span", { class: `hue-${number % HUES}` }, h("span", { class: "number" }, `${number + 1}`), " ", h("code", {}, uuid));
   }
 
-  device(uuid, mdev, was) {
+  device(uuid, mdev, was, guest) {
     const number = this.host.devices.indexOf(uuid), pressed = this.matrix.highlight === number;
     const highlight = () => {
       this.matrix.highlight = pressed ? null : number;
@@ -153,9 +149,11 @@ class Panel {
       h("th", { scope: "row" }, name), ["adapters", "domains", "control_domains"].map((axis) => h("td", { class: "mono" }, mdev[key][axis] || "none")));
     const filtered = Object.entries(mdev.filtered);
     return h("article", { class: `device hue-${number % HUES}` },
-      h("header", {}, this.label(uuid), h("button", { "aria-pressed": `${pressed}`, onclick: highlight }, "show in the matrix")),
+      h("header", {}, this.label(uuid), h("button", { "aria-pressed": `${pressed}`, onclick: highlight, title: "show in the matrix" }, "show")),
       h("div", { class: "soft" }, `opened by ${mdev["opened by"]}, migration ${mdev.migration}`),
-      h("table", {}, h("thead", {}, h("tr", {}, ["", "adapters", "domains", "control domains"].map((head) => h("th", { scope: "col" }, head)))),
+      guest && h("div", { class: "soft" }, `its guest sees cards ${guest.cards}; queues: ${guest.queues}; modules: ${guest.modules}`,
+        guest.mode === "usual" ? "" : `; ${guest.mode}`, guest.guests === "none" ? "" : `; guests of its own: ${guest.guests}`),
+      h("table", {}, h("thead", {}, h("tr", {}, ["", "adapters", "domains", "control"].map((head) => h("th", { scope: "col" }, head)))),
         h("tbody", {}, row("matrix", "matrix"), row("guest_matrix", "guest_matrix"))),
       filtered.length && h("ul", {}, filtered.map(([what, why]) =>
         h("li", {}, h("b", { class: "mono" }, what), " is filtered out: ", h("span", { class: "why" }, why)))) || null);
@@ -270,10 +268,20 @@ function tell() {
     step.why ? h("div", { class: "refused", role: "note" }, step.why) : null,
     moves.length ? h("ul", { class: "moves" }, moves.slice(0, 6).map((text) => h("li", {}, text))) : null,
     step.patch && !moves.length ? h("p", { class: "soft" }, "No queue changes hands; what changes is marked in the tables.") : null,
+    step.verdicts ? verdicts(step.verdicts) : null,
     step.effects ? h("div", { class: "effects", tabindex: 0, role: "region", "aria-label": "what it led to" }, h("table", {},
       h("thead", {}, h("tr", {}, ["record", "type", "what it led to"].map((head) => h("th", { scope: "col" }, head)))),
       h("tbody", {}, step.effects.map(([number, kind, what, why]) => h("tr", {}, h("td", {}, `${number}`), h("td", {}, kind), h("td", { class: "mono" }, what, why && h("div", { class: "why" }, why)))))),
       step.left && h("p", { class: "soft" }, `and ${counts(step.left)}`)) : null);
+}
+
+function verdicts({ findings, left, fitting }) { // what a target thinks of each queue in a stream
+  const heads = ["queue", "verdict", "source", "target"];
+  return h("div", { class: "verdicts scroll" }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
+    h("tbody", {}, findings.map(([queue, what, source, target]) => h("tr", {}, h("td", { class: "mono" }, queue || "all"),
+      h("td", {}, h("span", { class: "why" }, `✕ ${what}`)), h("td", { class: "mono" }, source), h("td", { class: "mono" }, target))),
+    fitting.map((queue) => h("tr", {}, h("td", { class: "mono" }, queue), h("td", {}, "✓ fits"), h("td"), h("td"))))),
+  left ? h("p", { class: "soft" }, `and ${left.toLocaleString("en")} more`) : null);
 }
 
 function go(where) {
