@@ -1,8 +1,9 @@
-"""What changes of the host's configuration mean to guests: what is lost at once, and what is looked at for more."""
+"""What changes of the host mean to guests: what is lost at once, what is looked at for more, and in which order."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from apfs.ap.mask import Mask
 from apfs.ap.qinfo import FIELDS, OLDEST
@@ -24,6 +25,22 @@ class Assigned(Protocol):
 
     def push(self) -> None:
         """Program the guest."""
+
+
+_Device = TypeVar("_Device", bound=Assigned)
+
+
+def turns(mdevs: Iterable[_Device], domains: Mask) -> list[tuple[int, _Device]]:
+    """Return when to filter for devices, each of which has some of these domains on an adapter whose queues are bound.
+
+    Linux filters with each queue (vfio_ap_mdev_probe_queue). With the first one of a device, other adapters may come in
+    that have waited for any filtering; with the last one comes the adapter itself. Those between change nothing.
+    """
+    found = []
+    for mdev in mdevs:
+        own = list(domains & mdev.matrix.domains)
+        found += [(apqi, mdev) for apqi in dict.fromkeys((own[0], own[-1]))]
+    return sorted(found, key=itemgetter(0))
 
 
 def difference(one: Qci, other: Qci) -> Matrix:

@@ -588,6 +588,35 @@ def test_a_card_of_another_type_is_unbound_and_bound_again() -> None:
 # -- when: guests come and go -----------------------------------------------------------------------------------------
 
 
+def test_each_queue_that_is_bound_filters() -> None:
+    # vfio_ap_mdev_probe_queue: the first one of adapter 5 lets adapter 6 in, which has waited for any filtering.
+    bench = built()
+    bench.run_guest(M1)
+    bench.unbind("06.0047")
+    bench.put(M1, "assign_domain", 0x47)
+    bench.put(M1, "unassign_domain", 0x47)
+    assert bench.guest_matrix(M1) == FIVE
+    bench.host.set_tapq(5, {"mex4k": 1})
+    bench.mark()
+    bench.host.scan()
+    assert [adapters for adapters, _, _ in bench.pushes()] == [mask_text(()), mask_text((6,)), mask_text((5, 6))]
+    assert bench.guest_matrix(M1) == FOUR
+
+
+def test_queues_of_several_devices_go_and_come_in_the_order_of_their_domains() -> None:
+    bench = Bench()
+    bench.create(M1, M2)
+    bench.assign(M1, (5,), (0x47, 0xFF))
+    bench.assign(M2, (5,), (4, 0xAB))
+    for uuid in (M1, M2):
+        bench.run_guest(uuid)
+    bench.host.set_tapq(5, {"mex4k": 1})
+    bench.mark()
+    bench.host.scan()
+    pushes = [(record.mdev, record.adapters) for record in bench.records(GuestUpdate)]
+    assert pushes == [(M2, mask_text(())), (M1, mask_text(())), (M2, mask_text((5,))), (M1, mask_text((5,)))]
+
+
 def test_a_guest_gets_what_is_there_and_leaves_it() -> None:
     bench = stale()
     bench.run_guest(M1, 0)
