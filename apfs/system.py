@@ -341,7 +341,7 @@ class System:
         ENODEV if zcrypt does not have the queue, or cannot use it.
         """
         queue = self.ap_bus.queue(*apqn)
-        if queue is None or apqn.apqi not in queue.card.zcrypt_bound() or not queue.usable:
+        if queue is None or apqn.apqi not in queue.card.zcrypt_bound() & queue.card.usable_queues():
             raise KernelError(errno.ENODEV, f"nobody can send requests to {apqn}: zcrypt cannot use it")
         queue.card.requests += count
         queue.card.queue_requests[apqn.apqi] = queue.card.queue_requests.get(apqn.apqi, 0) + count

@@ -20,7 +20,7 @@ _NONE = Traffic()
 def queue_traffic(queue: ApQueue) -> Traffic:
     """Return what a queue has under way."""
     card = queue.card
-    if not card.machine.traffic or queue.apqi not in card.zcrypt_bound() or not queue.usable:
+    if not card.machine.traffic or queue.apqi not in card.zcrypt_bound() & card.usable_queues():
         return _NONE
     return card.machine.traffic.get(queue.apqn, _NONE)
 

@@ -65,6 +65,17 @@ def test_nobody_can_send_to_a_queue_that_cannot_be_used(box: Bench) -> None:
         box.console("requests 00.0004 count=1")
 
 
+def test_a_queue_in_error_state_has_nothing_under_way(box: Bench) -> None:
+    """ap_queue_usable: the device state has to be operating; what was under way is flushed when it is not."""
+    box.console("requests 00.0004 count=2 waiting=3 pending=2 load=40", "configure 0 off")
+    box.echo(1, f"{FIRST}/reset")  # fails, as the hardware is gone, which the bus does not know
+    assert box.cat(f"{FIRST}/config") == "1\n"
+    assert counts(box, FIRST) == ["2", "0", "0", "0"]
+    assert counts(box, CARD) == ["2", "0", "0", "0"]
+    with refused("ENODEV"):
+        box.console("requests 00.0004 count=1")
+
+
 def test_a_request_that_gets_no_answer(box: Bench) -> None:
     """ep11_mkvps_show: a request that fails leaves the states as dashes."""
     keys = box.cat(f"{FIRST}/mkvps")
