@@ -5,6 +5,8 @@ The number that the kernel calls itself is not asked for: that of a distribution
 
 from __future__ import annotations
 
+import errno
+import re
 from typing import TYPE_CHECKING
 
 from apfs.ap.names import Apqn, card_name, parse_card_name
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _USUAL_DEPTHS = {7: False, 8: True}
 _LOW_MINORS = 128
+_CCA_KEYS = re.compile("AES (NEW|CUR|OLD)")
 _BIND_STATE = 0xC000
 """Bits of `ap_functions` that only queues have."""
 
@@ -74,6 +77,26 @@ def _seen_of_cards(files: Reader) -> Iterator[tuple[str, Value]]:
     if names:
         yield "driver_override", "driver_override" in names
         yield "queue_ap_functions", "ap_functions" in names
+    one_of_each = {apqn.apid: path for apqn, path in _bound(files, "cex4queue")}
+    # Whoever records keys says so if they cannot be read.
+    asked = (files.text(f"{path}/mkvps", refusal=errno.EACCES) or "" for path in one_of_each.values())
+    keys = next(filter(_CCA_KEYS.match, asked), None)
+    if keys:
+        yield "mkvps_asym", "ASYM" in keys
+
+
+def _bound(files: Reader, driver: str) -> Iterator[tuple[Apqn, str]]:
+    """Yield the queues that a driver has, with their directories."""
+    for name in files.names(f"{BUS}/drivers/{driver}"):
+        apqn = Apqn.parse(name)
+        if apqn:
+            yield apqn, f"{DEVICES}/{card_name(apqn.apid)}/{apqn}"
+
+
+def _interrupts_of_nobody(files: Reader, queue: str) -> bool:
+    """Whether a queue of vfio_ap that no guest has is said to interrupt, as it did while zcrypt had it."""
+    enabled = files.text(f"{queue}/interrupt") == "Interrupts enabled."
+    return enabled and files.text(f"{queue}/status") in (None, "assigned", "unassigned")
 
 
 def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
@@ -86,9 +109,11 @@ def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
         yield "matrix_features", "features" in matrix
     for name in {"vfio_mdev", "vfio_ap_mdev"}.intersection(files.names("/sys/bus/mdev/drivers")):
         yield "mdev_driver", name
-    bound = next(filter(None, map(Apqn.parse, files.names(f"{BUS}/drivers/vfio_ap"))), None)
-    if bound:
-        yield "queue_status", "status" in files.names(f"{DEVICES}/{card_name(bound.apid)}/{bound}")
+    queues = [path for _, path in _bound(files, "vfio_ap")]
+    if queues:
+        yield "queue_status", "status" in files.names(queues[0])
+    if any(_interrupts_of_nobody(files, queue) for queue in queues):
+        yield "interrupt_live", False
     uuid = next(filter(is_uuid, matrix), None)
     if uuid:
         names = files.names(f"{MATRIX}/{uuid}")

@@ -6,15 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apfs.host import Host
-from apfs.kernel.profile import DEFAULT, PROFILES, Profile
+from apfs.kernel.profile import DEFAULT, PROFILES, Profile, releases, rows
 from apfs.recording.recorder import record
 from apfs.scenario.reader import load, loads
 from apfs.scenario.writer import dumps
+from apfs.testing.files import Shell
 from tests.hosts import M1
 from tests.kernels.rows import toml
 from tests.recording.machines import Copy
+from tests.recording.test_round_trip import sysfs
 
 MACHINE = f"""
 [qci]
@@ -56,6 +60,29 @@ def test_releases(version: str) -> None:
 def test_single_features_of_others(version: str, changes: dict[str, object]) -> None:
     kernel = Profile.of(version, changes)
     assert recorded(toml(kernel)) == kernel
+
+
+def shown(host: Host) -> dict[str, str]:
+    """Return what sysfs shows but for modes, which are not looked at.
+
+    Nor does it count whether iommufd is loaded: an old kernel looks the same as a new one without it.
+    """
+    found = {path: text if text.startswith("link") else text.partition(" ")[2] for path, text in sysfs(host).items()}
+    aside = ("/sys/kernel/debug", "/sys/class/misc/iommu", "/sys/devices/virtual/misc/iommu")
+    numbers = [path for path, text in found.items() if text.endswith("misc/iommu") and path.startswith("/sys/dev")]
+    return {path: text for path, text in found.items() if not path.startswith((*aside, *numbers))}
+
+
+@given(
+    st.sampled_from(releases()),
+    st.dictionaries(st.sampled_from([*rows()]), st.integers(0, 3), max_size=2),
+)
+def test_any_kernel(version: str, picks: dict[str, int]) -> None:
+    """What is recognised shows the same as what was recorded."""
+    changes = {name: rows()[name].choices[pick % len(rows()[name].choices)] for name, pick in picks.items()}
+    host = Host(loads(toml(Profile.of(version, changes)) + MACHINE))
+    host.scan()
+    assert shown(Host(loads(record(Shell(host)).text()))) == shown(host)
 
 
 def test_kernel_of_a_distribution() -> None:

@@ -194,6 +194,7 @@ def test_what_a_scenario_has_no_words_for() -> None:
     copy.directories[f"{BUS}/drivers/cex4queue"].remove("06.0047")
     copy.directories[f"{BUS}/drivers/vfio_ap"].append("06.0047")
     copy.put("/sys/devices/ap/card06/06.0047/status", "unassigned\n")
+    copy.put("/sys/devices/ap/card06/06.0047/interrupt", "Interrupts disabled.\n")
     recording = record(copy)
     assert notes(recording) == [
         "New devices are not bound to drivers there (drivers_autoprobe is 0); here they are.",
