@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from apfs.kernel.profile import NEWEST, OLDEST, Profile
-from tests.tools.conftest import EXAMPLE, U1, M, inside, need
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.tools.conftest import EXAMPLE, U1, U2, M, inside, need
 
 BOTH = pytest.mark.parametrize("version", [OLDEST, NEWEST])
+CALLOUT = Path(__file__).with_name("callout.py")
 MDEVCTL = """
 mkdir -p /etc/mdevctl.d/scripts.d/{callouts,notifiers}
 mdevctl types
@@ -94,3 +93,35 @@ def test_libvirt_and_udev(host: Path, version: str) -> None:
     assert f"MODALIAS=ap:t{14 if kernel.cex8 else 13:02X}" in lines
     assert ("/dev/iommu" in lines) == kernel.iommufd
     assert ("vfio0" in lines) == kernel.vfio_cdev
+
+
+@BOTH
+def test_callouts_of_mdevctl(host: Path) -> None:
+    """What s390-tools' callout asks of sysfs before a device starts is there in every kernel."""
+    need("mdevctl")
+    script = """
+    mkdir -p /etc/mdevctl.d/scripts.d/{callouts,notifiers}
+    cp "$3" /etc/mdevctl.d/scripts.d/callouts
+    for uuid in $1 $2; do
+        mdevctl define --uuid $uuid --parent matrix --type vfio_ap-passthrough
+        mdevctl modify --uuid $uuid --addattr=assign_adapter --value=0x2
+        mdevctl modify --uuid $uuid --addattr=assign_domain --value=0x1f
+    done
+    mdevctl start --uuid $1
+    mdevctl start --uuid $2 && exit 1
+    mdevctl modify --uuid $2 --delattr --index=1
+    mdevctl modify --uuid $2 --delattr --index=0
+    mdevctl modify --uuid $2 --addattr=assign_adapter --value=5
+    mdevctl modify --uuid $2 --addattr=assign_domain --value=6
+    mdevctl start --uuid $2 && exit 1
+    mdevctl list --dumpjson
+    """
+    result = inside(script, U1, U2, str(CALLOUT), scenario=host, options=("--tmpfs", "/etc/mdevctl.d"))
+    assert f"APQN 2.31 already in use by {U1}\n" in result.stderr
+    assert "APQN 5.6 is the host's\n" in result.stderr
+    ((_, devices),) = json.loads(result.stdout)[0].items()
+    running = {uuid: device["attrs"] for found in devices for uuid, device in found.items()}
+    assert running[U1] == [{"assign_adapter": "0x2"}, {"assign_domain": "0x1f"}]  # as defined
+    domains = [{"assign_domain": "6"}, {"assign_domain": "11"}]
+    assert running[M] == [{"assign_adapter": "2"}, *domains, {"assign_control_domain": "6"}]
+    assert U2 not in running
