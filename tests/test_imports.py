@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "guest": {"errors", "vfio_ap", "system", "layout"},
     "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout", "guest"},
     "recording": {"errors", "kernel", "ap", "vfio_ap", "scenario", "host"},
+    "replay": {"errors", "journal", "sysfs", "vfio", "system", "scenario", "ctl", "host"},
     # the front ends
     "mounts": {"errors", "journal"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
@@ -43,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
     "report": {"errors", "journal", "kernel", "ap", "ctl", "host", "scenario", "testing"},
     "cli": {
-        *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "report", "sandbox", "scenario"),
+        *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "replay", "report", "sandbox", "scenario"),
         *("testing", "vfio", "vmm"),
     },
     "__main__": {"cli"},

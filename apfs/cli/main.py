@@ -31,6 +31,7 @@ COMMANDS = {
     "status": "Show the state of a host.",
     "journal": "Show what happened on a host, and why.",
     "report": "Draw what happened on a host, as a page.",
+    "replay": "Do again what a journal tells, and compare.",
     "migrate": "Live-migrate a guest, or check beforehand.",
     "scenario": "List, show and validate descriptions of hosts.",
     "record": "Write a scenario that describes a machine.",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from apfs.host import Host
+    from apfs.journal.records import Details
     from apfs.sysfs.entries import Description, Stat
     from apfs.sysfs.openfile import SpecialFile
     from apfs.sysfs.tree import OpenFile
@@ -73,7 +74,8 @@ def _answered(
         except KernelError as error:
             raise FUSEError(error.errno) from None
         except Exception:  # noqa: BLE001 -- see above
-            self.host.journal.add(Crash(handler.__name__, traceback.format_exc()))
+            asked = self.asked(handler.__name__, args)
+            self.host.journal.add(Crash(handler.__name__, traceback.format_exc(), input=asked))
             raise FUSEError(errno.EIO) from None
         finally:
             if self._journal.last != self._heard or self._changes.count != self._changed or self.pollers:
@@ -126,6 +128,21 @@ class Operations(pyfuse3.Operations):
         """Numbers of uevents and of other changes at that time. One of them grows whenever a name changes."""
         self._uid, self._gid = os.getuid(), os.getgid()
         self._born = time.time_ns()
+
+    def asked(self, name: str, args: tuple[object, ...]) -> Details | None:
+        """Return what the journal has of a request that found a defect: enough to make it again, if it is about a file.
+
+        `args` are those of the handler of that name.
+        """
+        match name, args:
+            case "open", (int(inode), int(flags), *_):
+                return {"path": self._tree.path(inode), "access": _ACCESS[flags & os.O_ACCMODE].letters}
+            case "read" | "write", (int(fh), *_, data) if fh in self._files:
+                file = self._files[fh]
+                number = {"file": file.number()} if not isinstance(file, AttributeFile) and file.tracked else {}
+                content = {"content": data.hex()} if isinstance(data, bytes) else {}
+                return {"path": file.path, **number, **content}
+        return None
 
     def _node(self, inode: int) -> int:
         return self._root if inode == pyfuse3.ROOT_INODE else inode

@@ -76,6 +76,11 @@ class AttributeFile:
         """The identity of the attribute."""
         return self._opening.node
 
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return self._opening.path()
+
     def read(self, offset: int, size: int) -> bytes:
         """Return a part of the text, which is made again unless reading continues where it ended (seq_read_iter)."""
         opening, text = self._opening, self._text

@@ -73,6 +73,10 @@ class Files(ABC):
         """Everything that happened until now."""
         return History.parse(self.cat("/ctl/journal"))
 
+    def recording(self) -> str:
+        """Return header and journal, which `apfs replay` and `History.parse` read: one JSON object per line."""
+        return self.cat("/ctl/header") + self.cat("/ctl/journal")
+
     def refusals(self, path: str = "*") -> list[Refusal]:
         """Return the refused requests of a path or a pattern of paths."""
         return self.journal.refusals(path)

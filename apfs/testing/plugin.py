@@ -7,9 +7,11 @@ the rest of apfs only when a fixture is used.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, get_args
+from zlib import crc32
 
 import pytest
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from apfs.testing.mounted import Clock, MountedHost, Pair
 
 MARKER = "apfs_scenario"
+JOURNALS = "--apfs-journals"
+_LONGEST = 180
+"""Characters of a test's name in the name of a file, which may have 255 bytes."""
 _HOSTS = pytest.StashKey[dict[str, "Files"]]()
 _LIBVIRTS = pytest.StashKey[dict[str, "Libvirt"]]()
 
@@ -30,6 +35,15 @@ class _Wanted(NamedTuple):
 
     scenarios: tuple[str, ...]
     clock: Clock
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our option."""
+    parser.getgroup("apfs").addoption(
+        JOURNALS,
+        metavar="DIR",
+        help="keep the journals of failed tests' hosts in this directory, for `apfs replay`",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,11 +58,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of the journals of a failed test's hosts."""
+    """Show the end of the journals of a failed test's hosts, and keep the whole journals if that is wanted."""
     report = yield
     if report.failed:
+        directory = item.config.getoption(JOURNALS)
         for name, host in _hosts(item).items():
-            report.sections.append((f"apfs journal of {name}", _journal(host)))
+            kept = f"{_kept(directory, item.nodeid, name, host)}\n" if directory else ""
+            report.sections.append((f"apfs journal of {name}", kept + _journal(host)))
         for name, libvirt in item.stash.get(_LIBVIRTS, {}).items():
             report.sections.append((f"apfs logs of {name}", libvirt.report()))
     return report
@@ -183,6 +199,23 @@ def _hosts(item: pytest.Item) -> dict[str, Files]:
         if isinstance(value, testing.Files) and not any(value is host for host in known.values())
     }
     return known | others
+
+
+def _kept(directory: str, test: str, name: str, host: Files) -> str:
+    """Keep a journal, and say where."""
+    from pathlib import Path  # noqa: PLC0415 -- see the head of the file
+    from urllib.parse import quote  # noqa: PLC0415
+
+    function, bracket, parameters = test.partition("[")
+    stem = function.replace("::", ".").replace("/", ".") + bracket + quote(parameters, safe="[]=,+@ ")
+    stem = stem[:_LONGEST] + (f"~{crc32(test.encode()):08x}" if len(stem) > _LONGEST else "")
+    path = Path(directory, f"{stem}.{name}.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(host.recording(), "utf-8")
+    except OSError as error:
+        return f"cannot be kept: {error}"
+    return f"kept: apfs replay {shlex.quote(str(path))}"
 
 
 def _journal(host: Files) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 # Those of other pages need another machine, or are compared by the tests of what they show.
-PAGES = ("README.md", "docs/migration.md", "docs/scenarios.md")
+PAGES = ("README.md", "docs/migration.md", "docs/scenarios.md", "docs/replay.md")
 _BLOCK = re.compile(r"^```console\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 _MOUNTPOINT = "/tmp/z"  # noqa: S108 -- the one of the pages; tests have a directory of their own instead
 _END = "=== end of what it prints\n"

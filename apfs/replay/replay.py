@@ -1,0 +1,150 @@
+"""Replaying a journal: each request is made again, and what comes of it is compared with what came of it before."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apfs.host import Host
+from apfs.journal.records import Crash, Inside
+from apfs.replay.requests import Requester
+from apfs.scenario.reader import loads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from apfs.journal.history import History
+    from apfs.journal.records import Record
+    from apfs.scenario.model import Scenario
+
+
+class ReplayError(Exception):
+    """A journal that cannot be replayed, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A request of which something is not as it was: its outcome or, if that is the same, what it led to."""
+
+    number: int
+    """Number of the request's outcome in the journal."""
+    outcome: Record
+    """That outcome."""
+    recorded: Record | None
+    """A record that is missing now, or that is another one; None if there is only one more now."""
+    now: Record | None
+    """A record that was not there; None if there is only one fewer now."""
+    note: str = ""
+    """What else is to be said: why the request cannot be made, or how many more records differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of it."""
+
+    host: Host
+    """The host, as it is after all requests."""
+    requests: int
+    records: int
+    differences: tuple[Difference, ...]
+    """One for each request that had another outcome, or other consequences."""
+
+
+def replay(history: History, scenario: Scenario | None = None) -> Replay:
+    """Replay a journal, on the host of its header or another one. `ReplayError`, `ScenarioError`."""
+    _check(history)
+    host = _host(history, scenario)
+    requester = Requester(host)
+    requests, differences = 0, []
+    for recorded in _requests(history):
+        number, outcome = recorded[-1]
+        before = host.journal.last
+        note = requester.make(outcome)
+        now = [record for _, record in host.journal.since(before)]
+        requests += 1
+        if found := _compare(number, outcome, [record for _, record in recorded], now, note):
+            differences.append(found)
+    return Replay(host, requests, len(history), tuple(differences))
+
+
+def _check(history: History) -> None:
+    """Refuse journals with something missing: a record, or the outcome of the last ones."""
+    last = 0
+    for number, _ in history.entries:
+        if number != last + 1:
+            missing = f"record {number} follows record {last}: what was in between is missing"
+            raise ReplayError(missing if last else f"the host had dropped the first {number - 1:,} records")
+        last = number
+    if last and not history.entries[-1][1].outcome:
+        why = "it was cut off, or something was done to the host that was no request, as by a method of `Host`"
+        raise ReplayError(f"its last record, {last}, led to nothing: {why}")
+
+
+def _host(history: History, scenario: Scenario | None) -> Host:
+    header = history.header
+    if header is not None and header.guest is not None:
+        raise ReplayError(f"it is that of the guest {header.guest}: that of its host has the guest's requests too")
+    if scenario is None:
+        if header is None or header.scenario is None:
+            raise ReplayError("it has no header, which `apfs journal --json` prints: name the scenario by --scenario")
+        scenario = loads(header.scenario, "scenario of the journal")
+    host = Host(scenario)
+    if header is not None and header.clock == "real":
+        host.follow_clock()
+    return host
+
+
+def _requests(history: History) -> Iterator[list[tuple[int, Record]]]:
+    """Yield the records of each request: what it led to, and its outcome, which is the last one."""
+    request: list[tuple[int, Record]] = []
+    for entry in history.entries:
+        request.append(entry)
+        if entry[1].outcome:
+            yield request
+            request = []
+
+
+def _compare(number: int, outcome: Record, recorded: list[Record], now: list[Record], note: str) -> Difference | None:
+    """Return what is different about a request: its outcome or else the first of the other records, None if nothing."""
+    before, after = [_fields(record) for record in recorded], [_fields(record) for record in now]
+    if before == after:
+        return None
+    if not after or before[-1] != after[-1]:
+        return Difference(number, outcome, outcome, now[-1] if now and now[-1].outcome else None, note)
+    lost = _without(zip(before, recorded, strict=True), after)
+    new = _without(zip(after, now, strict=True), before)
+    if lost or new:
+        more = max(len(lost), len(new)) - 1
+        note = f"and {more:,} more" if more else ""
+        return Difference(number, outcome, lost[0] if lost else None, new[0] if new else None, note)
+    place = next(place for place, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
+    return Difference(number, outcome, recorded[place], now[place], "in another order")
+
+
+def _without(records: Iterable[tuple[str, Record]], others: Iterable[str]) -> list[Record]:
+    """Return the records that are not among others, each as often as it is more than there."""
+    left = Counter(others)
+    result = []
+    for fields, record in records:
+        if left[fields]:
+            left[fields] -= 1
+        else:
+            result.append(record)
+    return result
+
+
+def _fields(record: Record) -> str:
+    """Return a record as a text that is equal if nothing differs that matters."""
+    fields = record.as_dict()
+    _drop_place(record, fields)
+    return json.dumps(fields)
+
+
+def _drop_place(record: Record, fields: dict[str, Any]) -> None:
+    """Keep of the traceback of a crash what went wrong: where that is depends on the version."""
+    if isinstance(record, Inside):
+        _drop_place(record.record, fields["record"])
+    elif isinstance(record, Crash):
+        fields |= {"operation": "", "input": None, "traceback": record.traceback.strip().rpartition("\n")[2]}
