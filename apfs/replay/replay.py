@@ -54,19 +54,30 @@ class Replay:
 
 def replay(history: History, scenario: Scenario | None = None) -> Replay:
     """Replay a journal, on the host of its header or another one. `ReplayError`, `ScenarioError`."""
+    host, steps = begin(history, scenario)
+    found = list(steps)
+    return Replay(host, len(found), len(history), tuple(filter(None, found)))
+
+
+def begin(history: History, scenario: Scenario | None = None) -> tuple[Host, Iterator[Difference | None]]:
+    """Boot the host of a journal, or another one, for whoever wants to look at it between requests.
+
+    Each item of the iterator is one request, made when it is asked for, and what is different about it. `ReplayError`,
+    `ScenarioError`.
+    """
     _check(history)
     host = _host(history, scenario)
+    return host, _steps(history, host)
+
+
+def _steps(history: History, host: Host) -> Iterator[Difference | None]:
     requester = Requester(host)
-    requests, differences = 0, []
     for recorded in _requests(history):
         number, outcome = recorded[-1]
         before = host.journal.last
         note = requester.make(outcome)
         now = [record for _, record in host.journal.since(before)]
-        requests += 1
-        if found := _compare(number, outcome, [record for _, record in recorded], now, note):
-            differences.append(found)
-    return Replay(host, requests, len(history), tuple(differences))
+        yield _compare(number, outcome, [record for _, record in recorded], now, note)
 
 
 def _check(history: History) -> None:

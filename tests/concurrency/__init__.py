@@ -1,0 +1,1 @@
+"""Many processes at once on one mount, and the proof that what they saw has an order."""
