@@ -10,13 +10,13 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from apfs.mounts import environment
 from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 PYTHON = (sys.executable, "-P")
 """The interpreter for processes of our own: without modules of the current directory, in which others may write, or in
@@ -79,27 +79,58 @@ def check_fuse() -> None:
         raise MountsError("; ".join(map(str, environment.mount_problems(facts))))
 
 
+class Server(Protocol):
+    """The process of a server; `subprocess.Popen` is one."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, as `communicate` has found it."""
+
+    def communicate(self) -> tuple[bytes, ...]:
+        """Wait for its end, and return what it wrote; standard error comes last."""
+
+
+S = TypeVar("S", bound=Server)
+
+
+def start_interpreter(words: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a command of apfs in a new interpreter and a session of its own, with some descriptors."""
+    return subprocess.Popen(
+        [*PYTHON, "-m", "apfs", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+
+
 def start_server(mountpoint: str, options: list[str], lifeline: int | None = None) -> subprocess.Popen[bytes]:
     """Start `apfs mount --foreground` in a session of its own and return it when the mount answers.
 
     For programs that live on, which may have threads: it is a new interpreter. `lifeline` is the reading end of a pipe:
     when its other end is closed, the server ends. `MountsError` with the server's message and exit status if it failed.
     """
+    return start_by(start_interpreter, mountpoint, options, lifeline)
+
+
+def start_by(
+    start: Callable[[Sequence[str], Sequence[int]], S], mountpoint: str, options: list[str], lifeline: int | None
+) -> S:
+    """Start a server as `start_server` does, with a function that starts a command of apfs with some descriptors."""
     mountpoint = absolute(mountpoint)
     ready, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
-    command = [*PYTHON, "-m", "apfs", "mount", "--foreground", "--ready-fd", str(writer)]
-    command += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
-    server = subprocess.Popen(
-        [*command, *options, "--", mountpoint],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=inherited,
-        start_new_session=True,
-    )
-    os.close(writer)
-    _wait_until_it_answers(mountpoint, ready, lambda: (server.communicate()[1], server.returncode))
+    words = ["mount", "--foreground", "--ready-fd", str(writer)]
+    words += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
+    try:
+        server = start([*words, *options, "--", mountpoint], inherited)
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(writer)
+    _wait_until_it_answers(mountpoint, ready, lambda: (server.communicate()[-1], server.returncode or 0))
     return server
 
 
@@ -116,7 +147,7 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     gc.freeze()  # garbage collection, which happens at exit at the latest, would copy pages: 13 ms
     child = os.fork()
     if child == 0:
-        _end_with(lambda: _become_server(ready_writer, errors_writer, serve))
+        end_with(lambda: _become_server(ready_writer, errors_writer, serve))
     os.close(ready_writer)
     os.close(errors_writer)
     with os.fdopen(errors, "rb") as output:
@@ -134,7 +165,7 @@ def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> Non
     serve(ready)
 
 
-def _end_with(run: Callable[[], None]) -> NoReturn:
+def end_with(run: Callable[[], None]) -> NoReturn:
     """Run the rest of this process, and end it as the interpreter would, but without what belongs to its caller.
 
     The process that forked, a command or a program that calls one, has `finally` clauses and exit handlers, which are
@@ -152,8 +183,9 @@ def _end_with(run: Callable[[], None]) -> NoReturn:
     except BaseException:  # noqa: BLE001 -- it ends here
         traceback.print_exc()
     finally:
-        with contextlib.suppress(Exception):
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
         os._exit(status)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from apfs.mounts import guests, migration, server, table
+from apfs.testing import forks
 from apfs.testing.files import Files
-from apfs.testing.processes import COMMAND_SECONDS, Closing, end, run
+from apfs.testing.processes import COMMAND_SECONDS, Closing, checked, end
 
 if TYPE_CHECKING:
     import subprocess
@@ -90,16 +91,9 @@ class MountedFiles(Files):
         With `check` an exit status other than 0 is a `CalledProcessError`, which shows standard error too. 125 means
         that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
         """
-        words = [*server.PYTHON, "-m", "apfs", "exec", "--die-with-parent", *self.selection, *options]
-        return run(
-            [*words, "--", *command],
-            command,
-            check=check,
-            stdin=stdin or "",
-            env={**os.environ, **(env or {})},
-            cwd=cwd,
-            timeout=timeout,
-        )
+        words = ["exec", "--die-with-parent", *self.selection, *options, "--", *command]
+        result = forks.run(words, stdin=stdin or "", env={**os.environ, **(env or {})}, cwd=cwd, timeout=timeout)
+        return checked(result, command, check=check)
 
     def sh(
         self,
@@ -137,7 +131,7 @@ class MountedHost(MountedFiles, Closing):
                 options = ["--scenario", argument, "--clock", clock]
                 if allow_other is not None:
                     options.append("--allow-other" if allow_other else "--no-allow-other")
-                self._server = server.start_server(place, options, lifeline=reader)
+                self._server = server.start_by(_start, place, options, lifeline=reader)
         except BaseException:
             os.close(self._lifeline)
             # If the server has come as far as mounting, it removes the directory itself.
@@ -198,6 +192,10 @@ class Pair:
     def check(self, uuid: str) -> migration.Check:
         """Say whether the target would accept the guest, and if not, why; nothing is changed."""
         return migration.check(self.source.path, self.target.path, uuid)
+
+
+def _start(words: Sequence[str], descriptors: Sequence[int]) -> forks.Command:
+    return forks.Command(words, talks=False, pass_fds=descriptors)
 
 
 @contextlib.contextmanager

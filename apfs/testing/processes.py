@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     import os
@@ -36,6 +36,12 @@ def run(
     result = subprocess.run(
         words, check=False, input=stdin, capture_output=True, text=True, env=env, cwd=cwd, timeout=timeout
     )
+    return checked(result, named, check=check)
+
+
+def checked(result: subprocess.CompletedProcess[str], named: Words, *, check: bool) -> subprocess.CompletedProcess[str]:
+    """Return the result of a command, with its own name. With `check` a status other than 0 raises, as with `run`."""
+    result.args = named
     if check and result.returncode:
         error = subprocess.CalledProcessError(result.returncode, named, result.stdout, result.stderr)
         error.add_note(result.stderr.rstrip())
@@ -43,7 +49,20 @@ def run(
     return result
 
 
-def end(server: subprocess.Popen[Any]) -> None:
+class Ending(Protocol):
+    """A process that can be ended; `subprocess.Popen` is one."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+    def communicate(self, said: Any = ..., timeout: float | None = None) -> object:  # noqa: ANN401 -- text or bytes
+        """Wait for its end. `TimeoutExpired` after that many seconds."""
+
+
+def end(server: Ending) -> None:
     """Tell a server to end and wait for it; kill it if it does not. Nothing if it has ended."""
     server.terminate()
     try:

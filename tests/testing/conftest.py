@@ -113,15 +113,19 @@ class Project:
         )
 
     def processes(self) -> list[int]:
-        """Return the processes that have to do with a mount of this project."""
+        """Return the processes that have to do with a mount of this project, or fork those that have.
+
+        Forks have the command line and the first environment of the process that forked them.
+        """
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    words = (entry / "cmdline").read_bytes()
+                    words, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
                 except OSError:
                     continue
-                if os.fsencode(self.tmp / "apfs-") in words:
+                forks = b"apfs.cli.forkserver" in words and os.fsencode(f"TMPDIR={self.tmp}\0") in environment
+                if forks or os.fsencode(self.tmp / "apfs-") in words:
                     found.append(int(entry.name))
         return found
 

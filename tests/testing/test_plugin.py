@@ -241,12 +241,14 @@ def test_whatever_ends_the_run_nothing_stays(
 
 DYING = """
 import os
+import select
 import signal
 import pytest
 
 def kill(host):
-    os.kill(host.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, host.pid, os.WEXITED | os.WNOWAIT)
+    with open(os.pidfd_open(host.pid), "rb") as ended:
+        os.kill(host.pid, signal.SIGKILL)
+        select.select([ended], [], [])
 
 def test_killed(apfs_mount):
     os.open(apfs_mount.path / "sys/bus/ap/scans", os.O_RDONLY)  # still open when the mount is cleared away

@@ -1,0 +1,93 @@
+"""The process that forks commands for a test program; the program's side is `apfs.testing.forks`.
+
+    python -m apfs.cli.forkserver DESCRIPTOR
+
+It has imported what commands need, and runs nothing itself: neither trio nor FUSE has been started when it forks, and
+it has no threads. The descriptor is a socket, by which it gets a connection for each command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import socket
+import sys
+from typing import NoReturn
+
+from apfs.cli import main
+from apfs.mounts.server import close_others, end_with
+from apfs.testing.forks import NUMBER
+
+_USED = ("apfs.cli.exec", "apfs.cli.mount", "apfs.sandbox.run", "apfs.host", "apfs.scenario.reader")
+_MOST_DESCRIPTORS = 64
+
+
+def serve(control: socket.socket) -> None:
+    """Fork until the other end is closed. Commands that still run are told by their own means that this has ended."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready in running:
+                poll.unregister(ready)
+                _tell_end(ready, *running.pop(ready))
+                continue
+            said, (*connections,), _, _ = socket.recv_fds(control, 1, 1)
+            if not said:
+                return
+            connection = socket.socket(fileno=connections[0])
+            pid = os.fork()
+            if pid == 0:
+                _become_command(connection)
+            pidfd = os.pidfd_open(pid)
+            poll.register(pidfd, select.POLLIN)
+            running[pidfd] = pid, connection
+            with contextlib.suppress(OSError):  # the caller has ended
+                socket.send_fds(connection, (NUMBER.pack(pid),), (pidfd,))
+
+
+def _tell_end(pidfd: int, pid: int, connection: socket.socket) -> None:
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(pidfd)
+    with connection, contextlib.suppress(OSError):
+        connection.send(NUMBER.pack(status))
+
+
+def _become_command(connection: socket.socket) -> NoReturn:
+    end_with(lambda: _run(connection))
+
+
+def _run(connection: socket.socket) -> None:
+    """Become what a new process would be: all is taken from the request, but nothing from the server."""
+    os.setsid()
+    size, (directory, *descriptors), _, _ = socket.recv_fds(connection, NUMBER.size, _MOST_DESCRIPTORS)
+    with connection.makefile("rb") as file:
+        request = json.loads(file.read(*NUMBER.unpack(size)))
+    connection.close()
+    os.fchdir(directory)
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    numbers = request["numbers"]
+    # First to where none is in the way of another.
+    highest = max(*numbers, *descriptors) + 1
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, highest) for descriptor in descriptors]
+    for descriptor, number in zip(high, numbers, strict=True):
+        os.dup2(descriptor, number)
+    close_others(*numbers)
+    main.main(request["words"], prog_name="apfs")
+
+
+if __name__ == "__main__":
+    for module in _USED:
+        importlib.import_module(module)
+    with contextlib.suppress(ImportError):  # a command will say what to install
+        importlib.import_module("apfs.fuse.session")
+    gc.freeze()
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,261 @@
+"""Commands of apfs that start at once: a server process has imported everything, and forks for each of them.
+
+The server is started when it is first needed, and ends with this process, however that ends. It knows nothing of the
+commands: each has a connection of its own, by which it gets what a new process would get from this one, and which
+tells how it ended. `apfs.cli.forkserver` is the other side.
+
+What a fork shares with the server is what was there when that started: limits of resources, niceness and namespaces.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import json
+import os
+import select
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from apfs.mounts.server import PYTHON
+from apfs.mounts.table import MountsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NUMBER = struct.Struct("=i")
+"""What is sent before the text of a request: its size. Comes back twice: the pid, with a pidfd, and the exit status."""
+_CHUNK = 1 << 16
+
+
+class _Server:
+    """The process that forks."""
+
+    def __init__(self) -> None:
+        self._owner = _identity()
+        # Messages of this kind arrive as a whole, so that several processes and threads may send.
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [*PYTHON, "-m", "apfs.cli.forkserver", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def serves(self) -> bool:
+        """Whether it runs, and for this process as it is: its forks are the same users."""
+        return self._owner == _identity() and self._process.poll() is None
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Have a command forked that is told by this connection what to do."""
+        socket.send_fds(self._control, (b"c",), (connection.fileno(),))
+
+    def end(self) -> None:
+        """End it, at the end of the process that has started it."""
+        if self._owner[0] == os.getpid():
+            # Not by closing alone: a process forked from this one may have the socket too.
+            with contextlib.suppress(OSError):  # it has ended already
+                self._control.shutdown(socket.SHUT_RDWR)
+            self._process.wait()
+        self._control.close()
+
+
+def _identity() -> tuple[int, tuple[int, int, int], tuple[int, int, int]]:
+    return os.getpid(), os.getresuid(), os.getresgid()
+
+
+_lock = threading.Lock()
+_servers: list[_Server] = []
+"""The server in use comes last. Others belong to the process that this one was forked from, or to another user."""
+
+
+def _server() -> _Server:
+    with _lock:
+        if not _servers or not _servers[-1].serves():
+            if not _servers:
+                atexit.register(_end_all)
+            _servers.append(_Server())
+        return _servers[-1]
+
+
+def _end_all() -> None:
+    while _servers:
+        _servers.pop().end()
+
+
+class Command:
+    """A running command of apfs. It has of `subprocess.Popen` what is needed."""
+
+    def __init__(
+        self,
+        words: Sequence[str | os.PathLike[str]],
+        *,
+        talks: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """Start `apfs` with these words, in a session of its own.
+
+        Its standard error is a pipe, and standard input and output are too if it `talks`; else they are nothing.
+        `pass_fds` have the same numbers there. `OSError` if there is no directory `cwd`; `MountsError` if nobody forks.
+        """
+        self.args = [os.fspath(word) for word in words]
+        self.pid: int
+        self.returncode: int | None = None
+        self._input: BinaryIO | None = None
+        self._outputs: list[tuple[BinaryIO, list[bytes]]] = []
+        with contextlib.ExitStack() as theirs:
+            directory = os.open("." if cwd is None else cwd, os.O_PATH | os.O_DIRECTORY)
+            theirs.callback(os.close, directory)
+            if talks:
+                reader, writer = os.pipe()
+                theirs.callback(os.close, reader)
+                self._input = open(writer, "wb", buffering=0)  # noqa: PTH123, SIM115 -- a descriptor, until it is closed
+                standard = [reader, self._output(theirs)]
+            else:
+                nothing = theirs.enter_context(open(os.devnull, "r+b", buffering=0)).fileno()  # noqa: PTH123
+                standard = [nothing, nothing]
+            descriptors = [directory, *standard, self._output(theirs), *pass_fds]
+            request = {
+                "words": self.args,
+                "environment": dict(os.environ if env is None else env),
+                "umask": _umask(),
+                "numbers": [*range(3), *pass_fds],
+            }
+            self._send_request(json.dumps(request).encode(), descriptors)
+
+    def _output(self, theirs: contextlib.ExitStack) -> int:
+        """Return the end of a new pipe that the command writes to."""
+        reader, writer = os.pipe()
+        theirs.callback(os.close, writer)
+        self._outputs.append((open(reader, "rb", buffering=0), []))  # noqa: PTH123, SIM115 -- until its end
+        return writer
+
+    def _send_request(self, text: bytes, descriptors: list[int]) -> None:
+        self._connection, other = socket.socketpair()
+        try:
+            with other:
+                _server().hand_over(other)
+            socket.send_fds(self._connection, (NUMBER.pack(len(text)),), descriptors)
+            self._connection.sendall(text)
+            said, (self._pidfd,), _, _ = socket.recv_fds(self._connection, NUMBER.size, 1)
+        except (OSError, ValueError):
+            self._connection.close()
+            raise MountsError("the process that starts hosts and commands for tests has ended") from None
+        (self.pid,) = NUMBER.unpack(said)
+
+    def poll(self) -> int | None:
+        """Return the exit status (a negative signal number if one ended it), None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._wait(0)
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Send SIGTERM; nothing if it has ended."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL; nothing if it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def communicate(self, said: bytes = b"", timeout: float | None = None) -> tuple[bytes, ...]:
+        """Say something, read all that is written up to its end, and wait; return standard output, if any, and error.
+
+        `TimeoutExpired` after `timeout` seconds; nothing is lost then: call again, with nothing to say.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            for file, pieces in self._outputs:
+                if not file.closed:
+                    selector.register(file, selectors.EVENT_READ, pieces)
+            if self._input and not self._input.closed:
+                os.set_blocking(self._input.fileno(), False)
+                selector.register(self._input, selectors.EVENT_WRITE)
+            while selector.get_map():
+                ready = selector.select(_left(until))
+                if not ready:
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0)
+                for key, _ in ready:
+                    if key.data is None:
+                        said = self._say(said)
+                        done = not said
+                    else:
+                        key.data.append(os.read(key.fd, _CHUNK))
+                        done = not key.data[-1]
+                    if done:
+                        selector.unregister(key.fileobj)
+                        cast("BinaryIO", key.fileobj).close()
+        self._wait(_left(until))
+        return tuple(b"".join(pieces) for _, pieces in self._outputs)
+
+    def _say(self, text: bytes) -> bytes:
+        """Say as much as there is room for, and return the rest; nothing more if nobody listens."""
+        if not text or self._input is None:
+            return b""
+        try:
+            return text[self._input.write(text) or 0 :]
+        except BrokenPipeError:
+            return b""
+
+    def _wait(self, timeout: float | None) -> None:
+        if self.returncode is not None:
+            return
+        ready, _, _ = select.select([self._pidfd], [], [], timeout)
+        if not ready:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        said = self._connection.recv(NUMBER.size)
+        # If the server was killed, nobody knows.
+        (self.returncode,) = NUMBER.unpack(said) if said else (-signal.SIGKILL,)
+        self._connection.close()
+        os.close(self._pidfd)
+
+
+def _left(until: float | None) -> float | None:
+    """Return how many seconds are left, None for no limit."""
+    return None if until is None else max(until - time.monotonic(), 0)
+
+
+def _umask() -> int:
+    """Return this process's umask, which umask(2) only tells when it changes it."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123 -- read line by line
+        return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
+
+
+def run(
+    words: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: str,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of apfs and return what it said, as `subprocess.run` does.
+
+    `TimeoutExpired` after `timeout` seconds.
+    """
+    command = Command(words, env=env, cwd=cwd)
+    try:
+        said = command.communicate(stdin.encode(), timeout)
+    except BaseException:
+        command.kill()
+        command.communicate()
+        raise
+    assert command.returncode is not None  # noqa: S101 -- it has ended
+    # With the encoding and the newlines of a text file.
+    output, error = (io.TextIOWrapper(io.BytesIO(text)).read() for text in said)
+    return subprocess.CompletedProcess(command.args, command.returncode, output, error)
