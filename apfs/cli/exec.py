@@ -14,6 +14,7 @@ from apfs.cli.streams import fail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apfs.mounts.private import PrivateHost
     from apfs.sandbox.seccomp import Nodes
 
 
@@ -119,19 +120,35 @@ def command(
         125  apfs itself failed        126  COMMAND cannot be run        127  COMMAND was not found
     """
     from apfs.mounts import table
-    from apfs.sandbox import compose, linux, run
 
     hosts.only_one(scenario, mounted)
     if not all(destination.startswith("/") for destination in tmpfs):
         raise click.UsageError("--tmpfs takes an absolute DEST")
     if die_with_parent:
+        from apfs.sandbox import linux
+
         # All that belongs to the sandbox ends with this process, however that ends.
         linux.die_with_parent()
-    if uuids and not scenario and not mounted and table.is_apfs(compose.HOST):
-        mounted = Path(compose.HOST)
-    sandbox = compose.Sandbox(net == "private", keep_id, binds, list(tmpfs), nodes)
-    try:
-        status = run.run(list(words), sandbox, mount=mounted, scenario=scenario or "default", guest_of=uuids)
-    except (run.SandboxError, table.MountsError) as error:
-        fail(str(error), run.FAILED)
+    with contextlib.ExitStack() as stack:
+        host = mounted
+        if uuids and not scenario and not mounted:
+            from apfs.sandbox.compose import HOST
+
+            host = Path(HOST) if table.is_apfs(HOST) else None
+        started = host or stack.enter_context(_private(scenario))
+        # While the host starts.
+        from apfs.sandbox import compose, run
+
+        try:
+            sandbox = compose.Sandbox(net == "private", keep_id, binds, list(tmpfs), nodes)
+            status = run.run(list(words), sandbox, started, uuids)
+        except (run.SandboxError, table.MountsError) as error:
+            fail(str(error), run.FAILED)
     raise SystemExit(status)
+
+
+def _private(scenario: str | None) -> PrivateHost:
+    from apfs.cli import forking
+    from apfs.mounts.private import PrivateHost
+
+    return PrivateHost(scenario or "default", forking.Child)

@@ -19,11 +19,19 @@ import socket
 import sys
 from typing import NoReturn
 
-from apfs.cli import main
+from apfs.cli import forking
 from apfs.mounts.server import close_others, end_with
 from apfs.testing.forks import NUMBER
 
-_USED = ("apfs.cli.exec", "apfs.cli.mount", "apfs.sandbox.run", "apfs.host", "apfs.scenario.reader")
+_USED = (
+    "apfs.cli.main",
+    "apfs.cli.exec",
+    "apfs.cli.mount",
+    "apfs.sandbox.run",
+    "apfs.mounts.private",
+    "apfs.host",
+    "apfs.scenario.reader",
+)
 _MOST_DESCRIPTORS = 64
 
 
@@ -81,7 +89,7 @@ def _run(connection: socket.socket) -> None:
     for descriptor, number in zip(high, numbers, strict=True):
         os.dup2(descriptor, number)
     close_others(*numbers)
-    main.main(request["words"], prog_name="apfs")
+    forking.run(request["words"])
 
 
 if __name__ == "__main__":

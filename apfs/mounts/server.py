@@ -8,9 +8,8 @@ import gc
 import os
 import subprocess
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from apfs.mounts import environment
 from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
@@ -118,20 +117,50 @@ def start_by(
     start: Callable[[Sequence[str], Sequence[int]], S], mountpoint: str, options: list[str], lifeline: int | None
 ) -> S:
     """Start a server as `start_server` does, with a function that starts a command of apfs with some descriptors."""
+    starting = begin_by(start, mountpoint, options, lifeline)
+    starting.wait_until_it_answers()
+    return starting.server
+
+
+def begin_by(
+    start: Callable[[Sequence[str], Sequence[int]], S], mountpoint: str, options: list[str], lifeline: int | None
+) -> Starting[S]:
+    """Start a server as `start_by` does, without waiting."""
     mountpoint = absolute(mountpoint)
     ready, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
     words = ["mount", "--foreground", "--ready-fd", str(writer)]
     words += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
     try:
-        server = start([*words, *options, "--", mountpoint], inherited)
+        return Starting(start([*words, *options, "--", mountpoint], inherited), mountpoint, ready)
     except BaseException:
         os.close(ready)
         raise
     finally:
         os.close(writer)
-    _wait_until_it_answers(mountpoint, ready, lambda: (server.communicate()[-1], server.returncode or 0))
-    return server
+
+
+class Starting(Generic[S]):
+    """A server that may not answer yet."""
+
+    def __init__(self, server: S, mountpoint: str, ready: int) -> None:
+        self.server = server
+        self._mountpoint = mountpoint
+        self._ready = ready
+        self._ended = False
+
+    def wait_until_it_answers(self) -> None:
+        """Return when the mount can be used; once. `MountsError` with the server's message and status if it gave up."""
+        _wait_until_it_answers(self._mountpoint, self._ready, self._end)
+
+    def _end(self) -> tuple[bytes, int]:
+        self._ended = True
+        return self.server.communicate()[-1], self.server.returncode or 0
+
+    def end(self) -> None:
+        """Wait for the end of the server, which has been told to end."""
+        if not self._ended:
+            self._end()
 
 
 def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
@@ -181,7 +210,7 @@ def end_with(run: Callable[[], None]) -> NoReturn:
         else:
             print(end.code, file=sys.stderr)  # noqa: T201 -- as the interpreter does
     except BaseException:  # noqa: BLE001 -- it ends here
-        traceback.print_exc()
+        sys.__excepthook__(*sys.exc_info())
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -223,18 +222,20 @@ def compose_module_tools() -> list[str]:
     They are usually links to one program, kmod, and go by their names. A script takes its place, and the real one is
     kept aside for uses that only read.
     """
-    script = str(resources.files("apfs.sandbox") / "module-tools.sh")
-    arguments = []
-    for name in _MODULE_TOOLS:
-        arguments += ["--ro-bind", script, f"{TOOLS}/{name}"]
+    script = str(Path(__file__).with_name("module-tools.sh"))
+    first, *others = _MODULE_TOOLS
+    arguments = ["--ro-bind", script, f"{TOOLS}/{first}"]
+    for name in others:
+        arguments += ["--symlink", first, f"{TOOLS}/{name}"]
     places = [
         f"{directory}/{name}" for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in _MODULE_TOOLS
     ]
     programs = {os.path.realpath(place) for place in places if os.path.exists(place)}  # noqa: PTH110 -- text wanted
+    first, *others = _READ_ONLY_TOOLS
     for program in sorted(programs):
-        for name in _READ_ONLY_TOOLS:
-            arguments += ["--ro-bind", program, f"{TOOLS}/real/{name}"]
-        arguments += ["--ro-bind", script, program]
+        arguments += ["--ro-bind", program, f"{TOOLS}/real/{first}", "--ro-bind", script, program]
+    for name in others if programs else ():
+        arguments += ["--symlink", first, f"{TOOLS}/real/{name}"]
     return arguments
 
 

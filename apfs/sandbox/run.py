@@ -10,18 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from apfs.mounts import environment, guests, server, table
+from apfs.mounts import environment, guests, table
 from apfs.sandbox import assemble, compose, linux, supervisor, uevents
 from apfs.sandbox.devtmpfs import Devtmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from apfs.mounts.private import PrivateHost
     from apfs.sandbox.compose import Sandbox
     from apfs.sandbox.seccomp import Nodes
 
@@ -53,9 +53,7 @@ def _resolve(command: str) -> None:
         raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
 
 
-def run(
-    command: list[str], sandbox: Sandbox, *, mount: Path | None, scenario: str, guest_of: Sequence[str] = ()
-) -> int:
+def run(command: list[str], sandbox: Sandbox, host: Path | PrivateHost, guest_of: Sequence[str] = ()) -> int:
     """Run a command in a sandbox on a mount, or else on a host of its own, and return its exit status.
 
     With the UUID of a mediated device, it runs on the guest that has the device; with more, on a guest of that one.
@@ -64,24 +62,12 @@ def run(
     if shutil.which("bwrap") is None:
         raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
     _resolve(command[0])
-    if mount is not None:
-        table.check_answers(str(mount))
-        return _run_on(guests.place(table.absolute(str(mount)), *guest_of), command, sandbox)
-    server.check_fuse()
-    private = tempfile.mkdtemp(prefix="apfs-exec-")
-    # When this process ends, however that happens, the pipe is closed, and the server unmounts and ends too.
-    reader, writer = os.pipe()
-    started = None
-    try:
-        started = server.start_server(private, ["--scenario", scenario], lifeline=reader)
-        return _run_on(guests.place(private, *guest_of), command, sandbox)
-    finally:
-        os.close(reader)
-        os.close(writer)
-        if started is None:
-            Path(private).rmdir()
-        else:
-            started.wait()
+    if isinstance(host, Path):
+        table.check_answers(str(host))
+        mount = table.absolute(str(host))
+    else:
+        mount = host.wait()
+    return _run_on(guests.place(mount, *guest_of), command, sandbox)
 
 
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
