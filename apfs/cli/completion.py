@@ -73,24 +73,25 @@ def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return _matching(((place, None) for place in places), incomplete) or directories(ctx, param, incomplete)
 
 
-def mdevs(parameter: str) -> Completer:
-    """Return a completer that offers the mediated devices of the mount that another parameter names."""
-    return _listed(parameter, "dev/vfio-ap")
-
-
 def guests(parameter: str) -> Completer:
     """Return a completer that offers the running guests of the mount that another parameter names."""
-    return _listed(parameter, "guests")
 
-
-def _listed(parameter: str, directory: str) -> Completer:
     def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        names: list[str] = []
-        with contextlib.suppress(OSError):
-            names = os.listdir(Path(ctx.params.get(parameter) or "", directory))  # noqa: PTH208 -- names are wanted
-        return _matching(((name, None) for name in names), incomplete.lower())
+        return _listed(Path(ctx.params.get(parameter) or "", "guests"), incomplete)
 
     return complete
+
+
+def mdevs(mount: str, incomplete: str) -> list[CompletionItem]:
+    """Offer the mediated devices of a mount."""
+    return _listed(Path(mount, "dev/vfio-ap"), incomplete)
+
+
+def _listed(directory: Path, incomplete: str) -> list[CompletionItem]:
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(directory)  # noqa: PTH208 -- names are wanted
+    return _matching(((name, None) for name in names), incomplete.lower())
 
 
 def record_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -102,7 +103,12 @@ def record_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
 def commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the commands in PATH for the first word, and files for all others."""
-    if ctx.params.get(param.name or "") or "/" in incomplete:
+    return command_line(ctx.params.get(param.name or "") or (), incomplete)
+
+
+def command_line(words: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
+    """Offer what can follow these words of a command."""
+    if words or "/" in incomplete:
         return [CompletionItem(incomplete, type="file")]
     found: set[str] = set()
     for directory in os.get_exec_path():

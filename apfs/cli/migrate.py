@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -13,16 +16,53 @@ from apfs.cli import completion
 from apfs.cli.streams import fail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.shell_completion import CompletionItem
+
     from apfs.mounts.migration import Check, Outcome
+    from apfs.mounts.remote import Received
+
+
+_SIGNALS = signal.SIGTERM, signal.SIGHUP
+_LOCAL = 3
+"""How many arguments there are without --send and --receive."""
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer what comes next: two mounts and a device of the first; at an end a device, and a command."""
+    given: tuple[str, ...] = ctx.params.get("operands") or ()
+    end = ctx.params.get("sent") or ctx.params.get("received")
+    if end and given:
+        return completion.command_line(given[1:], incomplete)
+    if end:
+        return completion.mdevs(end, incomplete)
+    if len(given) < _LOCAL - 1:
+        return completion.mounted(ctx, param, incomplete)
+    return completion.mdevs(given[0], incomplete) if len(given) < _LOCAL else []
 
 
 @click.command()
-@click.argument("source", type=click.Path(), shell_complete=completion.mounted)
-@click.argument("target", type=click.Path(), shell_complete=completion.mounted)
-@click.argument("uuid", shell_complete=completion.mdevs("source"))
+@click.argument("operands", nargs=-1, metavar="SOURCE TARGET UUID", shell_complete=_complete)
 @click.option("--check", is_flag=True, help="Change nothing; say whether a migration would succeed, and if not, why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def command(source: str, target: str, uuid: str, *, check: bool, as_json: bool) -> None:
+@click.option(
+    "--send",
+    "sent",
+    metavar="SOURCE",
+    type=click.Path(),
+    help="Migrate from this mount to the one of an `apfs migrate --receive`.",
+    shell_complete=completion.mounted,
+)
+@click.option(
+    "--receive",
+    "received",
+    metavar="TARGET",
+    type=click.Path(),
+    help="Migrate to this mount from the one of an `apfs migrate --send`.",
+    shell_complete=completion.mounted,
+)
+def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str | None, received: str | None) -> None:
     """Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
 
     Does with both hosts what a VMM does: opens the device on the target, stops the guest on the source, takes its
@@ -33,12 +73,19 @@ def command(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     is printed per queue and characteristic, of all queues, also where the driver stops at the first. Where the driver
     gives the source's configuration to the target, it is printed what the target would have.
 
+    Between two machines each has one end: `apfs migrate --send SOURCE UUID` and `apfs migrate --receive TARGET UUID`.
+    They talk over standard input and output, which anything can connect: a COMMAND after the UUID, such as ssh(1), that
+    runs the other end, or socat(1). What happened is printed on standard error, with a COMMAND on standard output. A
+    broken connection is a failed migration. Only when the target has taken the stream and is told to run the guest, a
+    source that does not hear from it keeps the guest stopped, and says so.
+
     \b
     EXAMPLE
         apfs mount --scenario migration-source /tmp/a
         apfs mount --scenario migration-target /tmp/b
         apfs migrate --check /tmp/a /tmp/b 669d9b23-fe1b-4ecb-be08-a2fabca99b71
         apfs migrate /tmp/a /tmp/b 669d9b23-fe1b-4ecb-be08-a2fabca99b71
+        apfs migrate --send /tmp/a $U -- ssh hostb apfs migrate --receive /tmp/b $U
 
     \b
     EXIT STATUS
@@ -46,23 +93,79 @@ def command(source: str, target: str, uuid: str, *, check: bool, as_json: bool) 
     """
     from apfs.mounts import migration
 
+    for number in _SIGNALS:
+        signal.signal(number, _end)  # a migration that has begun is undone
     try:
-        answer = migration.check if check else migration.migrate
-        report = answer(Path(source), Path(target), uuid.lower())
+        if sent and received:
+            raise click.UsageError("--send and --receive exclude each other")
+        if sent or received:
+            _end_of_two(operands, sent, received, only_check=check, as_json=as_json)
+        if len(operands) != _LOCAL:
+            raise click.UsageError("expected SOURCE, TARGET and UUID")
+        uuid = operands[2].lower()
+        source, target = migration.Source(Path(operands[0]), uuid), migration.Target(Path(operands[1]), uuid)
+        report = (migration.check if check else migration.migrate)(source, target)
     except migration.NotPossibleError as error:
         fail(str(error), 2)
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=1))
-    else:
-        click.echo(text(report), color=True)
+    _print(report, as_json=as_json)
     raise SystemExit(0 if report.ok else 1)
 
 
-def text(report: Check | Outcome) -> str:
-    """Return an answer, or what happened, for people."""
-    from apfs.mounts.migration import Check
+def _end(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
-    return _answer(report) if isinstance(report, Check) else _story(report)
+
+def _end_of_two(
+    operands: tuple[str, ...], sent: str | None, received: str | None, *, only_check: bool, as_json: bool
+) -> NoReturn:
+    """Be one end of a migration between machines."""
+    from apfs.mounts import frames, remote
+
+    if not operands:
+        raise click.UsageError("UUID is missing")
+    uuid, *words = operands
+    with _connected(words) as (source, sink):
+        channel = frames.Channel(source, sink)
+        end, mount = (remote.send, sent) if sent else (remote.receive, received or "")
+        report = end(Path(mount), uuid.lower(), channel, only_check=only_check)
+    if report is None:
+        raise SystemExit(0)
+    _print(report, as_json=as_json, err=not words)
+    raise SystemExit(0 if report.ok else 1)
+
+
+@contextlib.contextmanager
+def _connected(command: list[str]) -> Iterator[tuple[int, int]]:
+    """Yield the descriptors from and to the other end, and at last wait for the command, if one connects them."""
+    if not command:
+        if sys.stdin.isatty() or sys.stdout.isatty():
+            raise click.UsageError("standard input and output have to be the other end's, not a terminal: see EXAMPLE")
+        yield 0, 1
+        return
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError as error:
+        fail(f"{command[0]}: {error.strerror}", 2)
+    with process:
+        assert process.stdin is not None  # noqa: S101 -- they are pipes
+        assert process.stdout is not None  # noqa: S101
+        yield process.stdout.fileno(), process.stdin.fileno()
+
+
+def _print(report: Check | Outcome | Received, *, as_json: bool, err: bool = False) -> None:
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=1), err=err)
+    else:
+        click.echo(text(report), err=err, color=True)
+
+
+def text(report: Check | Outcome | Received) -> str:
+    """Return an answer, or what happened, for people."""
+    from apfs.mounts.migration import Check, Outcome
+
+    if isinstance(report, Check):
+        return _answer(report)
+    return _story(report, "migrated" if isinstance(report, Outcome) else "received")
 
 
 def _answer(check: Check) -> str:
@@ -107,8 +210,8 @@ def _matrix(masks: dict[str, list[int]]) -> str:
     return ", ".join(f"{axis.replace('_', ' ')}: {text}" for axis, text in numbers)
 
 
-def _story(outcome: Outcome) -> str:
+def _story(outcome: Outcome | Received, done: str) -> str:
     if outcome.ok:
-        return f"{outcome.uuid}: migrated, {outcome.stream} bytes"
-    headline = f"{outcome.uuid}: not migrated: {outcome.error}"
+        return f"{outcome.uuid}: {done}, {outcome.stream} bytes"
+    headline = f"{outcome.uuid}: not {done}: {outcome.error}"
     return "\n".join([headline, *(f"  {line}" for line in outcome.log)])

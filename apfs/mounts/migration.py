@@ -1,6 +1,7 @@
-"""What `apfs migrate` does: drive two mounts as a VMM drives two hosts, or say beforehand what would happen.
+"""What `apfs migrate` does: drive two hosts as a VMM does, or say beforehand what would happen.
 
-Works on mounts only through their files, like any other program.
+A `Source` and a `Target` are mounts, on which it works only through their files, like any other program. The target
+may be on another machine: `apfs.mounts.remote` has one that stands for it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,49 @@ import errno
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from apfs.errors import errno_name
 from apfs.mounts import monitor, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 _CHUNK = 1 << 20
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class NotPossibleError(Exception):
     """The request makes no sense here: not a mount, no such device, no guest. The message says which."""
+
+
+class StepError(Exception):
+    """A step of a migration that failed: by the name of an errno and the file that gave it, or with another reason."""
+
+    @classmethod
+    def of(cls, name: str, path: str) -> StepError:
+        """Return the error of a file."""
+        return cls(f"{os.strerror(getattr(errno, name, errno.EIO))} ({path})", name, path)
+
+    def __init__(self, reason: str, name: str = "", path: str = "") -> None:
+        super().__init__(reason)
+        self.name = name
+        self.path = path
+
+
+class UnsureError(Exception):
+    """The target was told to run the guest and has not answered."""
+
+
+class Facts(NamedTuple):
+    """What one end of a migration has to know of the other."""
+
+    host: str
+    """Its root directory, by the boot of the machine and the numbers there: two paths with the same are one host."""
+    driver: str
+    migratable: bool
+    secure_execution: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,106 +120,215 @@ class Outcome:
         return asdict(self)
 
 
-def _status(mount: Path) -> dict[str, Any]:
-    try:
-        status: dict[str, Any] = json.loads(monitor.status(str(mount)))
-    except table.MountsError as error:
-        raise NotPossibleError(str(error)) from None
-    return status
+class _Host:
+    """A mount and one of its mediated devices. `NotPossibleError` if there is no such."""
+
+    def __init__(self, mount: Path, uuid: str) -> None:
+        try:
+            status = json.loads(monitor.status(str(mount)))
+        except table.MountsError as error:
+            raise NotPossibleError(str(error)) from None
+        mdev = status["mdevs"].get(uuid)
+        if mdev is None:
+            raise NotPossibleError(f"{mount} has no mediated device {uuid}: create it with the same UUID")
+        root = mount.stat()
+        self.uuid = uuid
+        self.facts = Facts(
+            host=f"{_BOOT.read_text().strip()}:{root.st_dev}:{root.st_ino}",
+            driver=status["driver"],
+            migratable=mdev["migration_state"] is not None,
+            secure_execution=status["secure_execution"],
+        )
+        self._mount = mount
+        self._has_guest = bool(mdev["guest"])
+        self.client = mount / "dev/vfio-ap" / uuid
+        """Where its client files are."""
+        self._forecasts = mount / "ctl/migration" / uuid
 
 
-def _other_host(source: Path, target: Path) -> None:
-    if source.samefile(target):
+class Source(_Host):
+    """The host that a guest leaves. Its steps raise `StepError`."""
+
+    def need_guest(self) -> None:
+        """Make sure that there is a guest. `NotPossibleError` if not."""
+        if not self._has_guest:
+            raise NotPossibleError(
+                f"{self._mount} has no guest running with {self.uuid}: write 1 to dev/vfio-ap/{self.uuid}/guest"
+            )
+
+    def stop(self) -> bytes:
+        """Stop the guest and return its stream."""
+        with _steps():
+            _write(self.client / "migration_state", b"STOP")
+            _write(self.client / "migration_state", b"STOP_COPY")
+            return _read(self.client / "data_stream")
+
+    def resume(self) -> None:
+        """Let the guest go on."""
+        _write_if_possible(self.client / "migration_state", b"RUNNING")
+
+    def close(self) -> None:
+        """End the guest here, because it runs on the target."""
+        with _steps():
+            _write(self.client / "migration_state", b"STOP")
+            _write(self.client / "guest", b"0")
+
+    def preview(self) -> bytes:
+        """Return the stream that a migration would begin with now."""
+        with _steps():
+            return _read(self._forecasts / "stream")
+
+
+class Receiver(Protocol):
+    """The host that a guest goes to, wherever it is."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it."""
+
+    def prepare(self) -> None:
+        """Open the device, unless it is open, and wait for a stream. `StepError` if that is refused."""
+
+    def take(self, stream: bytes) -> None:
+        """Give it the stream. `StepError` if it is refused."""
+
+    def run(self) -> None:
+        """Let the guest run. `StepError` if that is refused, `UnsureError` if nobody knows."""
+
+    def undo(self) -> list[str]:
+        """Take all this back, as far as that is possible, and return what the kernel has logged since the beginning."""
+
+    def forecast(self, stream: bytes) -> dict[str, Any]:
+        """Return what the driver would do with a stream, as `ctl/migration/UUID/check` has it. Changes nothing."""
+
+
+class Target(_Host):
+    """A mount that a guest goes to."""
+
+    def __init__(self, mount: Path, uuid: str) -> None:
+        super().__init__(mount, uuid)
+        self._kmsg = mount / "ctl/kmsg"
+        self._logged: int | None = None
+        """How many lines the log had before; None if nothing has been done yet."""
+
+    def prepare(self) -> None:
+        """Open the device, unless it is open, and wait for a stream."""
+        with _steps():
+            self._logged = len(self._kmsg.read_text().splitlines())
+            if not self._has_guest:
+                _write(self.client / "guest", b"1")
+            # The first ends a session that somebody left, with what was sent in it.
+            _write(self.client / "migration_state", b"STOP")
+            _write(self.client / "migration_state", b"RESUMING")
+
+    def take(self, stream: bytes) -> None:
+        """Give the stream to the driver."""
+        with _steps():
+            _write(self.client / "data_stream", stream)
+
+    def run(self) -> None:
+        """Let the guest run."""
+        with _steps():
+            _write(self.client / "migration_state", b"RUNNING")
+
+    def undo(self) -> list[str]:
+        """Go back to RUNNING, close a device that `prepare` opened, and return what the kernel has logged."""
+        log: list[str] = []
+        if self._logged is None:
+            return log
+        with contextlib.suppress(OSError):
+            log = self._kmsg.read_text().splitlines()[self._logged :]
+        _write_if_possible(self.client / "migration_state", b"RUNNING")
+        if not self._has_guest:
+            _write_if_possible(self.client / "guest", b"0")
+        return log
+
+    def forecast(self, stream: bytes) -> dict[str, Any]:
+        """Return what the driver would do with a stream; for an empty one, whether it would take any."""
+        with (self._forecasts / "check").open("r+b", buffering=0) as file:
+            for start in range(0, len(stream), _CHUNK):
+                file.write(stream[start : start + _CHUNK])
+            answer: dict[str, Any] = json.loads(file.read())
+        return answer
+
+
+def other_host(one: Facts, other: Facts) -> None:
+    """Make sure that these are two hosts. `NotPossibleError` if not."""
+    if one.host == other.host:
         raise NotPossibleError("source and target are the same host")
 
 
-def _mdev(mount: Path, status: dict[str, Any], uuid: str) -> dict[str, Any]:
-    mdev: dict[str, Any] | None = status["mdevs"].get(uuid)
-    if mdev is None:
-        raise NotPossibleError(f"{mount} has no mediated device {uuid}: create it with the same UUID")
-    return mdev
-
-
-def check(source: Path, target: Path, uuid: str) -> Check:
+def check(source: Source, target: Receiver) -> Check:
     """Ask a target what it would do with the stream that a source would send, without changing anything."""
-    statuses = _status(source), _status(target)
-    _other_host(source, target)
-    sending, receiving = (_mdev(mount, status, uuid) for mount, status in zip((source, target), statuses, strict=True))
+    other_host(source.facts, target.facts)
     refused, reasons, stream = None, [], b""
-    if sending["migration_state"] is None:
+    if not source.facts.migratable:
         refused, reasons = "ENOTTY", [Reason(None, "live migration", "not offered", "-")]
     else:
-        if statuses[0]["secure_execution"]:
+        if source.facts.secure_execution:
             refused, reasons = "EPERM", [Reason(None, "secure execution host", "yes", "-")]
         try:
-            stream = _read(source / "ctl/migration" / uuid / "stream")
-        except OSError as error:
-            refused, why = errno_name(error.errno or errno.EIO), Reason(None, "stream", str(error.strerror), "-")
+            stream = source.preview()
+        except StepError as error:
+            number = getattr(errno, error.name)
+            refused, why = error.name, Reason(None, "stream", os.strerror(number), "-")
             reasons.append(why)
-    forecast = _forecast(target, uuid, stream)
-    if refused is None or receiving["migration_state"] is None or statuses[1]["secure_execution"]:
+    forecast = target.forecast(stream)
+    if refused is None or not target.facts.migratable or target.facts.secure_execution:
         refused = forecast["errno"]  # without a source's refusal, or because the target never asks for a stream
     return Check(
-        uuid,
+        source.uuid,
         refused,
         reasons + [Reason(**finding) for finding in forecast["findings"]],
-        {side: status["driver"] for side, status in zip(("source", "target"), statuses, strict=True)},
+        {"source": source.facts.driver, "target": target.facts.driver},
         forecast["judged"],
         forecast["matrix"] if refused is None else None,
         forecast["guest_matrix"] if refused is None else None,
     )
 
 
-def _forecast(target: Path, uuid: str, stream: bytes) -> dict[str, Any]:
-    """Return what a target would do with a stream; for an empty one, whether it would take any."""
-    descriptor = os.open(target / "ctl/migration" / uuid / "check", os.O_RDWR)
-    try:
-        for start in range(0, len(stream), _CHUNK):
-            os.write(descriptor, stream[start : start + _CHUNK])
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            answer: dict[str, Any] = json.loads(file.read())
-    finally:
-        os.close(descriptor)
-    return answer
-
-
-def migrate(source: Path, target: Path, uuid: str) -> Outcome:
+def migrate(source: Source, target: Receiver) -> Outcome:
     """Move a guest from one host to the other; if the target refuses, the guest goes on where it was."""
-    if not _mdev(source, _status(source), uuid)["guest"]:
-        raise NotPossibleError(f"{source} has no guest running with {uuid}: write 1 to dev/vfio-ap/{uuid}/guest")
-    opened = _mdev(target, _status(target), uuid)["guest"]
-    _other_host(source, target)
-    ours, theirs = (mount / "dev/vfio-ap" / uuid for mount in (source, target))
-    kmsg = target / "ctl/kmsg"
-    before = len(kmsg.read_text().splitlines())
+    source.need_guest()
+    other_host(source.facts, target.facts)
     size = 0
     try:
-        if not opened:
-            _write(theirs / "guest", b"1")
-        _write(theirs / "migration_state", b"STOP")  # ends a session that somebody left, with what was sent in it
-        _write(theirs / "migration_state", b"RESUMING")
-        _write(ours / "migration_state", b"STOP")
-        _write(ours / "migration_state", b"STOP_COPY")
-        stream = _read(ours / "data_stream")
+        target.prepare()
+        stream = source.stop()
         size = len(stream)
-        _write(theirs / "data_stream", stream)
-        _write(theirs / "migration_state", b"RUNNING")
-    except OSError as error:
-        log = kmsg.read_text().splitlines()[before:]
-        _write_if_possible(ours / "migration_state", b"RUNNING")
-        _write_if_possible(theirs / "migration_state", b"RUNNING")
-        if not opened:
-            _write_if_possible(theirs / "guest", b"0")
-        what = f"{error.strerror} ({error.filename}); the guest goes on running on the source"
-        return Outcome(uuid, ok=False, stream=size, error=what, log=log)
+        target.take(stream)
+        target.run()
+    except UnsureError as error:
+        # Nothing may start it here, unless somebody knows better.
+        what = (
+            f"{error}; the guest may run on the target, and is stopped on the source: if it runs there, "
+            f"write 0 to {source.client}/guest, if not, RUNNING to {source.client}/migration_state"
+        )
+        return Outcome(source.uuid, ok=False, stream=size, error=what)
+    except StepError as error:
+        source.resume()
+        what = f"{error}; the guest goes on running on the source"
+        return Outcome(source.uuid, ok=False, stream=size, error=what, log=target.undo())
+    except BaseException:  # Ctrl-C and the like
+        source.resume()
+        target.undo()
+        raise
     # From here on the guest runs on the target, and nothing may start it on the source again.
     try:
-        _write(ours / "migration_state", b"STOP")
-        _write(ours / "guest", b"0")
+        source.close()
+    except StepError as error:
+        what = f"{error}; the guest runs on the target, but the source still has it open"
+        return Outcome(source.uuid, ok=False, stream=size, error=what)
+    return Outcome(source.uuid, ok=True, stream=size)
+
+
+@contextlib.contextmanager
+def _steps() -> Iterator[None]:
+    """Say of a file that refuses which one it was."""
+    try:
+        yield
     except OSError as error:
-        what = f"{error.strerror} ({error.filename}); the guest runs on the target, but the source still has it open"
-        return Outcome(uuid, ok=False, stream=size, error=what)
-    return Outcome(uuid, ok=True, stream=size)
+        raise StepError.of(errno_name(error.errno or errno.EIO), str(error.filename)) from None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -182,16 +182,19 @@ class Pair:
     source: MountedHost
     target: MountedHost
 
+    def _ends(self, uuid: str) -> tuple[migration.Source, migration.Target]:
+        return migration.Source(self.source.path, uuid), migration.Target(self.target.path, uuid)
+
     def migrate(self, uuid: str) -> migration.Outcome:
         """Live-migrate the guest of a mediated device from source to target. `ok` tells whether, `error` why not.
 
         `apfs.mounts.migration.NotPossibleError` if a host lacks the device or the source its guest.
         """
-        return migration.migrate(self.source.path, self.target.path, uuid)
+        return migration.migrate(*self._ends(uuid))
 
     def check(self, uuid: str) -> migration.Check:
         """Say whether the target would accept the guest, and if not, why; nothing is changed."""
-        return migration.check(self.source.path, self.target.path, uuid)
+        return migration.check(*self._ends(uuid))
 
 
 def _start(words: Sequence[str], descriptors: Sequence[int]) -> forks.Command:

@@ -66,6 +66,9 @@ def pair(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         (("exec", "-s", "larg"), ["plain,largest"]),
         (("umount", "/nowhere"), ["dir,/nowhere"]),
         (("migrate", "/nowhere", "/nowhere", ""), []),
+        (("migrate", "--send", "/nowhere", ""), []),
+        (("migrate", "--send", "/nowhere", "uuid", "--", "setpr"), ["plain,setpriv"]),
+        (("migrate", "--receive", "/nowhere", "uuid", "--", "cat", "/et"), ["file,/et"]),
         (("exec", "--", "setpr"), ["plain,setpriv"]),
         (("exec", "cat", "/et"), ["file,/et"]),
         (("completion", ""), [f"plain,{shell}" for shell in SHELLS]),
@@ -93,6 +96,7 @@ def test_mounts_and_mediated_devices_are_offered(pair: tuple[Path, Path]) -> Non
     assert ask("umount", target[:-2]) == [f"plain,{target}"]
     assert ask("migrate", escaped, target, UUID[:4].upper()) == [f"plain,{UUID}"]
     assert ask("migrate", escaped, target, "0") == []
+    assert ask("migrate", "--send", escaped, UUID[:4]) == [f"plain,{UUID}"]
 
 
 def test_mounting_is_not_loaded_for_completion() -> None:

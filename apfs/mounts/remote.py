@@ -1,0 +1,287 @@
+"""A migration between machines: both ends of it, over anything that carries bytes.
+
+The source drives, as in a migration on one machine. Both ends say hello; then the source says what the target is to do,
+and the target answers:
+
+    prepare done    take done    run done    closed
+
+The target has the guest wait until the source says `run`, and the source says it when the target has taken the stream.
+Until then, whatever is lost makes both ends undo what they have done. From then on the guest is the target's: a source
+that does not hear that it runs there keeps it stopped, since it must not run twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from apfs import __version__
+from apfs.mounts import frames
+from apfs.mounts.frames import ChannelError, LostError
+from apfs.mounts.migration import (
+    Check,
+    Facts,
+    NotPossibleError,
+    Outcome,
+    Source,
+    StepError,
+    Target,
+    UnsureError,
+    check,
+    migrate,
+    other_host,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from apfs.mounts.frames import Channel
+
+_REASON = {"queue": str | None, "characteristic": str, "source": str, "target": str}
+_AXES = {"adapters", "domains", "control_domains"}
+
+
+@dataclass(slots=True)
+class Received:
+    """What happened on a target."""
+
+    uuid: str
+    ok: bool
+    """Whether the guest runs here and not on the source any more."""
+    stream: int = 0
+    """Bytes of the stream."""
+    error: str | None = None
+    log: list[str] = field(default_factory=list)
+    """What the kernel logged here."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)
+
+
+def send(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Outcome | Check:
+    """Migrate a guest from a mount to the one at the other end of a channel, or ask what would happen."""
+    with _telling(channel):
+        source = Source(mount, uuid)
+        if not only_check:
+            source.need_guest()
+    target = _Remote(channel, _greet(channel, "source", source, only_check=only_check).facts)
+    if only_check:
+        return check(source, target)
+    outcome = migrate(source, target)
+    if outcome.ok:
+        with contextlib.suppress(LostError):
+            channel.send("closed")
+    return outcome
+
+
+def receive(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Received | None:
+    """Let the source at the other end of a channel migrate a guest to a mount, or ask what would happen: then None."""
+    with _telling(channel):
+        target = Target(mount, uuid)
+    if _greet(channel, "target", target, only_check=only_check).check:
+        _answer(target, channel)
+        return None
+    return _serve(target, channel)
+
+
+# -- hello -------------------------------------------------------------------------------------------
+
+
+class _Hello(NamedTuple):
+    facts: Facts
+    check: bool
+
+
+@contextlib.contextmanager
+def _telling(channel: Channel) -> Iterator[None]:
+    """Tell the other end why this one cannot take part."""
+    try:
+        yield
+    except NotPossibleError as error:
+        with contextlib.suppress(LostError):
+            channel.send("sorry", why=str(error))
+        raise
+
+
+def _greet(channel: Channel, role: str, host: Source | Target, *, only_check: bool) -> _Hello:
+    """Exchange hellos. `NotPossibleError` if the two do not fit, which both ends see."""
+    other = "target" if role == "source" else "source"
+    mine = {**host.facts._asdict(), "role": role, "uuid": host.uuid, "check": only_check}
+    try:
+        with contextlib.suppress(LostError):  # it may have said why before it went
+            channel.send("hello", protocol=frames.VERSION, apfs=__version__, **mine)
+        name, theirs = channel.receive("hello", "sorry")
+    except ChannelError as error:
+        raise NotPossibleError(str(error)) from None
+    if name == "sorry":
+        raise NotPossibleError(f"the {other} says: {theirs['why']}")
+    if theirs["role"] == role:
+        raise NotPossibleError(f"both ends are the {role}: one has to --send, the other to --receive")
+    if theirs["uuid"] != host.uuid:
+        raise NotPossibleError(f"the {other} has {theirs['uuid']}, this end {host.uuid}")
+    asked = only_check if role == "source" else theirs["check"]
+    if not asked and (only_check or theirs["check"]):
+        raise NotPossibleError("only the target has --check: give it to the source")
+    hello = _Hello(Facts(**{name: theirs[name] for name in Facts._fields}), asked)
+    other_host(host.facts, hello.facts)
+    return hello
+
+
+# -- the source's end -----------------------------------------------------------------------------------
+
+
+class _Remote:
+    """The target, as the source has it."""
+
+    def __init__(self, channel: Channel, facts: Facts) -> None:
+        self.facts = facts
+        self._channel = channel
+        self._log: list[str] = []
+        self._listens = True
+        """Whether it waits for what is to be done next; if not, it undoes everything by itself."""
+
+    def prepare(self) -> None:
+        """Have the device opened."""
+        self._ask("prepare")
+
+    def take(self, stream: bytes) -> None:
+        """Have the stream taken."""
+        self._ask("take", stream=base64.b64encode(stream).decode())
+
+    def run(self) -> None:
+        """Have the guest run."""
+        self._listens = False
+        try:
+            self._channel.send("run")
+        except LostError as error:
+            raise StepError(str(error)) from None
+        try:
+            self._done()
+        except (ChannelError, KeyboardInterrupt, SystemExit) as error:
+            reason = str(error) if isinstance(error, ChannelError) else "interrupted"
+            raise UnsureError(reason) from None
+
+    def undo(self) -> list[str]:
+        """Have it all undone."""
+        if self._listens:
+            with contextlib.suppress(StepError):
+                self._ask("undo")
+        return self._log
+
+    def forecast(self, stream: bytes) -> dict[str, Any]:
+        """Have the driver asked."""
+        try:
+            self._channel.send("forecast", stream=base64.b64encode(stream).decode())
+            _, answer, findings = self._channel.receive_after("findings", "answer")
+            if not all(map(_is_reason, findings)) or not all(
+                _is_matrix(answer[name]) for name in ("matrix", "guest_matrix")
+            ):
+                raise ChannelError("the other end sends an answer that makes no sense")
+        except ChannelError as error:
+            raise NotPossibleError(str(error)) from None
+        return {**answer, "findings": findings}
+
+    def _ask(self, what: str, **fields: str) -> None:
+        self._listens = False
+        try:
+            self._channel.send(what, **fields)
+            self._done()
+        except ChannelError as error:
+            raise StepError(str(error)) from None
+        self._listens = True
+
+    def _done(self) -> None:
+        name, fields, log = self._channel.receive_after("log", "done", "failed")
+        self._log = [str(line) for line in log]
+        if name == "failed":
+            raise StepError.of(fields["errno"], fields["path"])
+
+
+def _is_reason(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == _REASON.keys()
+        and all(isinstance(value[key], kind) for key, kind in _REASON.items())
+    )
+
+
+def _is_matrix(value: dict[str, Any] | None) -> bool:
+    return value is None or (
+        value.keys() == _AXES
+        and all(isinstance(axis, list) and all(number in range(256) for number in axis) for axis in value.values())
+    )
+
+
+# -- the target's end ------------------------------------------------------------------------------------
+
+
+class _TakenBackError(Exception):
+    """The source does not want to go on."""
+
+
+def _answer(target: Target, channel: Channel) -> None:
+    try:
+        answer = target.forecast(_stream(channel.receive("forecast")[1]))
+        channel.send_list("findings", answer.pop("findings"))
+        channel.send("answer", **answer)
+    except ChannelError as error:
+        raise NotPossibleError(str(error)) from None
+
+
+def _serve(target: Target, channel: Channel) -> Received:
+    try:
+        size = _take_part(target, channel)
+    except (StepError, _TakenBackError) as error:
+        log = target.undo()
+        with contextlib.suppress(LostError):
+            channel.send_list("log", log)
+            if isinstance(error, StepError):
+                channel.send("failed", errno=error.name, path=error.path)
+            else:
+                channel.send("done")
+        return Received(target.uuid, ok=False, error=str(error), log=log)
+    except ChannelError as error:
+        return Received(target.uuid, ok=False, error=str(error), log=target.undo())
+    except BaseException:  # Ctrl-C and the like
+        target.undo()
+        raise
+    # From here on the guest runs here, whatever the source hears of it.
+    try:
+        channel.send("done")
+        channel.receive("closed")
+    except ChannelError as error:
+        what = f"{error}; the guest runs here, but the source may still have it open, stopped"
+        return Received(target.uuid, ok=False, stream=size, error=what)
+    return Received(target.uuid, ok=True, stream=size)
+
+
+def _take_part(target: Target, channel: Channel) -> int:
+    """Do what the source says, until the guest runs here; return the size of the stream."""
+    _next(channel, "prepare")
+    target.prepare()
+    channel.send("done")
+    stream = _stream(_next(channel, "take"))
+    target.take(stream)
+    channel.send("done")
+    _next(channel, "run")
+    target.run()
+    return len(stream)
+
+
+def _next(channel: Channel, name: str) -> dict[str, Any]:
+    asked, fields = channel.receive(name, "undo")
+    if asked == "undo":
+        raise _TakenBackError("the source could not go on, and has taken it back")
+    return fields
+
+
+def _stream(fields: dict[str, Any]) -> bytes:
+    try:
+        return base64.b64decode(fields["stream"], validate=True)
+    except binascii.Error:
+        raise ChannelError("the other end sends a stream that is not base64") from None
