@@ -105,7 +105,8 @@ class Host(System):
 
 def _machine(scenario: Scenario) -> Machine:
     """Return the hardware of a scenario; hosts made from the same scenario do not share it."""
-    machine = Machine(scenario.qci, scenario.environment, secure_execution=scenario.secure_execution)
+    secure, serial = scenario.secure_execution, scenario.serial
+    machine = Machine(scenario.qci, scenario.environment, secure_execution=secure, serial=serial)
     machine.cards = {
         apid: replace(card, queues=dict(card.queues), associations=dict(card.associations))
         for apid, card in scenario.cards.items()

@@ -251,7 +251,7 @@ class System:
             word = with_fields(hwinfo_of(card), fields or {})
         except ValueError as error:
             raise KernelError(errno.EINVAL, str(error)) from None
-        machine.plug(apid, CardHardware(word, serial or default_serial(apid)))
+        machine.plug(apid, CardHardware(word, serial or default_serial(apid, machine.serial)))
         self._tell()
 
     def unplug(self, apid: int) -> None:

@@ -75,9 +75,13 @@ KEY_DIGITS = {"cca": {"aes": 16, "apka": 16, "asym": 32}, "ep11": {"wk": 64}}
 """Length of the patterns of a card's master keys, by its mode."""
 
 
-def default_serial(apid: int) -> str:
+SERIAL = "93AA"
+"""How the serial numbers of a machine's cards begin."""
+
+
+def default_serial(apid: int, start: str = SERIAL) -> str:
     """Return the serial number of a card for which none is given: 16 characters, of which CCA cards show 8."""
-    return f"93AA{apid:04X}00000000"
+    return f"{start}{apid:04X}00000000"
 
 
 @dataclass(slots=True)
@@ -134,8 +138,12 @@ class Traffic:
 class Machine:
     """The AP hardware that one operating system sees."""
 
-    def __init__(self, qci: Qci, environment: Environment = "lpar", *, secure_execution: bool = False) -> None:
+    def __init__(
+        self, qci: Qci, environment: Environment = "lpar", *, secure_execution: bool = False, serial: str = SERIAL
+    ) -> None:
         self._qci = qci
+        self.serial = serial
+        """How the serial numbers of its cards begin, unless they have their own."""
         self.environment: Environment = environment
         self.secure_execution = secure_execution
         self.cards: Mapping[int, CardHardware] = {}

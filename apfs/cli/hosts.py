@@ -56,6 +56,27 @@ def scenario(text: str) -> Decorator:
     )
 
 
+def _changes(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            raise click.UsageError("--set takes KEY=VALUE")
+        found[name] = text
+    return found
+
+
+changes = click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_changes,
+    help="Have another value for a key at the top level of the scenario, such as name or serial. Repeatable.",
+)
+"""The option for hosts of one scenario that differ a little."""
+
+
 def binds(where: str) -> Decorator:
     """Return the option for what the program sees at other places; its value is pairs of source and destination."""
 

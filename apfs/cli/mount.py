@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apfs.cli import completion
+from apfs.cli import completion, hosts
 from apfs.cli.streams import fail
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     show_default=True,
     shell_complete=completion.scenarios_and_files,
 )
+@hosts.changes
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
 @click.option("--allow-other/--no-allow-other", default=None, help="Let other users in. Default: if mounted by root.")
 @click.option(
@@ -45,6 +46,7 @@ def command(
     mountpoint: str,
     scenario: str,
     *,
+    changes: dict[str, str],
     foreground: bool,
     allow_other: bool | None,
     clock: str,
@@ -61,7 +63,8 @@ def command(
     is mount.fuse.apfs(8).
 
     SCENARIO is the name of a scenario of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name
-    of a TOML file.
+    of a TOML file. With --set many hosts can be made of one: `--set name=host-7 --set serial=0007` gives a host a name
+    of its own, and other serial numbers to its cards.
 
     \b
     IN THE MOUNT
@@ -87,7 +90,7 @@ def command(
 
     try:
         server.check_packages()
-        description = load(scenario)
+        description = load(scenario, changes)
         server.check_fuse()
         server.check_mountpoint(mountpoint)
     except (ScenarioError, table.MountsError) as error:

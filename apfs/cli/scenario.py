@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from apfs.cli import completion
+from apfs.cli import completion, hosts
 from apfs.cli.streams import fail
 
 
@@ -68,7 +68,8 @@ def kernels(*, as_json: bool) -> None:
 
 @command.command("validate")
 @click.argument("file", type=click.Path(), shell_complete=completion.scenarios_and_files)
-def validate(file: str) -> None:
+@hosts.changes
+def validate(file: str, *, changes: dict[str, str]) -> None:
     """Check the scenario in FILE, a TOML file or a name of the gallery, by booting its host.
 
     \b
@@ -80,7 +81,7 @@ def validate(file: str) -> None:
     from apfs.scenario.reader import load
 
     try:
-        host = Host(load(file))
+        host = Host(load(file, changes))
     except ScenarioError as error:
         fail(str(error))
     bound, total, _ = host.ap_bus.bindings()

@@ -24,6 +24,7 @@ from apfs.scenario.values import (
     MASK,
     NUMBER,
     NUMBERS,
+    SERIAL_START,
     TEXT,
     UUID,
     Hex,
@@ -60,6 +61,7 @@ _HOST, _QCI, _CARD, _BUS = Scenario(), Qci(), CardHardware(0, ""), BusSettings()
 TOP: Keys = (
     Key("name", TEXT, _HOST.name),
     Key("description", TEXT, _HOST.description),
+    Key("serial", SERIAL_START, _HOST.serial),
     Key("kernel", KERNEL, _HOST.kernel),
     Key("driver", one_of(*REVISIONS), _HOST.driver),
     Key("environment", one_of(*get_args(Environment)), _HOST.environment),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from apfs.ap.hardware import SERIAL
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import Qci
 from apfs.kernel import profile
@@ -76,6 +77,8 @@ class Scenario:
 
     name: str = "unnamed"
     description: str = ""
+    serial: str = SERIAL
+    """How the serial numbers of cards begin that have none of their own."""
     kernel: profile.Profile = profile.DEFAULT
     driver: str = migration.DEFAULT
     environment: Environment = "lpar"

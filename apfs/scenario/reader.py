@@ -15,9 +15,11 @@ from apfs.ap.names import Apqn
 from apfs.ap.qinfo import Qci, with_fields
 from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP, Key
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError, Source
-from apfs.scenario.values import Kind, PartError
+from apfs.scenario.values import FLAG, Kind, PartError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from apfs.scenario.keys import Keys
     from apfs.scenario.lines import Where
 
@@ -32,11 +34,14 @@ def gallery() -> dict[str, str]:
     }
 
 
-def load(name_or_file: str) -> Scenario:
-    """Return a scenario of the gallery, or one from a file; anything with a `/` or a `.` is a file name."""
+def load(name_or_file: str, changes: Mapping[str, str] | None = None) -> Scenario:
+    """Return a scenario of the gallery, or one from a file; anything with a `/` or a `.` is a file name.
+
+    `changes` are as those of `loads`.
+    """
     if "/" in name_or_file or "." in name_or_file:
         try:
-            return loads(Path(name_or_file).read_text("utf-8"), name_or_file)
+            return loads(Path(name_or_file).read_text("utf-8"), name_or_file, changes)
         except OSError as error:
             raise ScenarioError(error.strerror or str(error), name_or_file) from None
         except UnicodeDecodeError:
@@ -47,21 +52,29 @@ def load(name_or_file: str) -> Scenario:
         raise ScenarioError(
             f"no scenario of that name: there are {known}; a file name has a / or a . in it", name_or_file
         )
-    return loads(texts[name_or_file], f"{name_or_file}.toml")
+    return loads(texts[name_or_file], f"{name_or_file}.toml", changes)
 
 
-def loads(text: str, source: str = "scenario") -> Scenario:
-    """Return the scenario that a text describes; `ScenarioError` for what is not TOML, not known, or not possible."""
+def loads(text: str, source: str = "scenario", changes: Mapping[str, str] | None = None) -> Scenario:
+    """Return the scenario that a text describes; `ScenarioError` for what is not TOML, not known, or not possible.
+
+    `changes` are other values for keys at its top level: what TOML has between quotes, or `true` or `false`.
+    """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = _SYNTAX.fullmatch(str(error))
         line = int(found["line"]) if found and found["line"] else text.count("\n") + 1
         raise ScenarioError(found["reason"] if found else str(error), source, line) from None
-    origin = Source(source, text)
+    origin, changes = Source(source, text), changes or {}
+    flags = {key.name for key in TOP if key.kind is FLAG}
+    for name, value in changes.items():
+        document[name] = value == "true" if name in flags and value in ("true", "false") else value
     try:
         return _scenario(document, origin)
     except MistakeError as mistake:
+        if mistake.where and mistake.where[0] in changes:
+            raise ScenarioError(mistake.reason, f"{source}, --set {mistake.where[0]}") from None
         raise origin.error(mistake.reason, mistake.where) from None
 
 
@@ -167,7 +180,7 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
     cards: dict[int, CardHardware] = {}
     offline_cards = NONE
     for table in card_tables:
-        offline_cards |= _cards(table, qci, cards)
+        offline_cards |= _cards(table, qci, cards, values["serial"])
     masks = _all(masks_table, MASKS)
     offline_queues: set[Apqn] = set()
     overrides: dict[Apqn, str] = {}
@@ -240,7 +253,7 @@ def _one_or_many(table: Table, one: str, *many: str) -> str:
     return many[0]
 
 
-def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> Mask:
+def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware], serial: str) -> Mask:
     """Add the cards that a table describes; return those that are offline."""
     key = _one_or_many(table, "adapter", "adapters")
     table.need("type")
@@ -253,7 +266,7 @@ def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> Mask:
             raise table.mistake(key, f"adapter {apid} is described twice")
         cards[apid] = CardHardware(
             hwinfo=with_fields(values["type"], values["tapq"]),
-            serial=values["serial"] or default_serial(apid),
+            serial=values["serial"] or default_serial(apid, serial),
             configured=values["configured"],
             checkstopped=values["checkstopped"],
             firmware=values["firmware"],

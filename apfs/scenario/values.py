@@ -215,6 +215,12 @@ def digits(count: int) -> Kind:
     return Kind(parse, str)
 
 
+def _serial_start(value: object) -> str:
+    if not re.fullmatch(r"[0-9A-Z]{4}", _text(value), re.ASCII):
+        raise ValueError(f"expected four digits or capital letters such as '0007', not {value!r}")
+    return str(value)
+
+
 def _kernel(value: object) -> Profile:
     if isinstance(value, str):
         return Profile.of(value)
@@ -236,6 +242,7 @@ def _spell_kernel(kernel: Profile) -> object:
 
 KERNEL = Kind(_kernel, _spell_kernel)
 """A release of Linux, or a table with its `version` and features of others."""
+SERIAL_START = Kind(_serial_start, str)
 APQN = Kind(_apqn, str)
 DRIVER = Kind(_driver, str)
 UUID = Kind(_uuid, str)

@@ -67,7 +67,7 @@ def _cards(scenario: Scenario) -> Iterator[_Values]:
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for apid, card in sorted(scenario.cards.items()):
         own = (card.hwinfo, card.configured, card.checkstopped, card.firmware, card.api_ordinal, card.op_modes)
-        alike[own, _serial(apid, card), card.master_keys, apid in scenario.offline_cards].append(apid)
+        alike[own, _serial(apid, card, scenario), card.master_keys, apid in scenario.offline_cards].append(apid)
     for apids in alike.values():
         apid, adapters = apids[0], Mask.from_numbers(apids)
         card = scenario.cards[apid]
@@ -76,14 +76,14 @@ def _cards(scenario: Scenario) -> Iterator[_Values]:
             "adapter" if len(apids) == 1 else "adapters": adapters,
             "type": card.hwinfo,
             "tapq": _tapq(hwinfo_of(nearest_type(card.hwinfo)), card.hwinfo),
-            "serial": _serial(apid, card),
+            "serial": _serial(apid, card, scenario),
             "online": apid not in scenario.offline_cards,
             "master_keys": _changed(MasterKeys(), card.master_keys),
         }
 
 
-def _serial(apid: int, card: CardHardware) -> str | None:
-    return None if card.serial == default_serial(apid) else card.serial
+def _serial(apid: int, card: CardHardware, scenario: Scenario) -> str | None:
+    return None if card.serial == default_serial(apid, scenario.serial) else card.serial
 
 
 def _queues(scenario: Scenario) -> Iterator[_Values]:

@@ -1,6 +1,7 @@
 """The grammar of scenarios: every key, and every mistake with the line that it is on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from apfs.host import Host
 from apfs.kernel.profile import DEFAULT, Profile
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError
 from apfs.scenario.reader import load, loads
+from apfs.scenario.writer import dumps
 from apfs.testing.files import Shell
 
 U1 = "11111111-aaaa-4aaa-8aaa-111111111111"
@@ -26,6 +28,7 @@ KEY32, KEY64 = "0123456789abcdef" * 2, "0123456789abcdef" * 4
 KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
     # Text, what it makes, the value, and the value without it.
     "name": ('name = "n"', lambda s: s.name, "n", "unnamed"),
+    "serial": ('serial = "A007"', lambda s: s.serial, "A007", "93AA"),
     "description": ('description = "d"', lambda s: s.description, "d", ""),
     "kernel": ('kernel = "6.8"', lambda s: s.kernel, Profile.of("6.8"), DEFAULT),
     "kernel with features": (
@@ -109,6 +112,41 @@ KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
         (),
     ),
 }
+
+
+def test_serial_of_a_machine() -> None:
+    """It is in front of the serial numbers of all cards that have none of their own, also of those that come later."""
+    card = '[[card]]\nadapter = {}\ntype = "CEX8P"\n'
+    host = Host(loads(f'serial = "00Z7"\n{card.format(5)}{card.format(6)}serial = "MINE"\n'))
+    host.plug(0x1F, "CEX8C")
+    serials = {apid: host.machine.cards[apid].serial for apid in (5, 6, 0x1F)}
+    assert serials == {5: "00Z7000500000000", 6: "MINE", 0x1F: "00Z7001F00000000"}
+    assert loads(dumps(host.scenario)) == host.scenario
+    assert "0005" not in dumps(host.scenario)
+
+
+def test_changes() -> None:
+    """They count instead of what the text has at its top level."""
+    text = 'name = "template"\nvfio_ap = false\nkernel = { version = "5.14", ap_config = true }\n'
+    same = loads(text)
+    changed = loads(text, changes={"name": "h=7", "serial": "0007", "vfio_ap": "true", "kernel": "6.12"})
+    assert (same.name, same.serial, same.vfio_ap, same.kernel.version) == ("template", "93AA", False, "5.14")
+    assert changed == replace(same, name="h=7", serial="0007", vfio_ap=True, kernel=loads('kernel = "6.12"').kernel)
+    assert load("default", {"name": "other"}).name == "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"nam": "x"}, "t.toml, --set nam: unknown key 'nam': known here are "),
+        ({"vfio_ap": "yes"}, "t.toml, --set vfio_ap: vfio_ap: expected true or false, not 'yes'"),
+        ({"serial": "7"}, "t.toml, --set serial: serial: expected four digits or capital letters such as '0007', not"),
+        ({"card": "CEX8C"}, "t.toml, --set card: card must be an array of tables"),
+    ],
+)
+def test_changes_that_make_no_sense(changes: dict[str, str], why: str) -> None:
+    with pytest.raises(ScenarioError, match=f"^{why}"):
+        loads('name = "a"', "t.toml", changes)
 
 
 @pytest.mark.parametrize("key", KEYS)
