@@ -91,6 +91,7 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
     EXIT STATUS
         0  migrated, or compatible        1  refused, or not compatible        2  wrong usage or environment
     """
+    from apfs.cli import progress
     from apfs.mounts import migration
 
     for number in _SIGNALS:
@@ -104,7 +105,8 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
             raise click.UsageError("expected SOURCE, TARGET and UUID")
         uuid = operands[2].lower()
         source, target = migration.Source(Path(operands[0]), uuid), migration.Target(Path(operands[1]), uuid)
-        report = (migration.check if check else migration.migrate)(source, target)
+        with progress.shown(f"{'checking' if check else 'migrating'} {uuid}"):
+            report = (migration.check if check else migration.migrate)(source, target)
     except migration.NotPossibleError as error:
         fail(str(error), 2)
     _print(report, as_json=as_json)

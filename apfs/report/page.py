@@ -20,7 +20,7 @@ _SCRIPTS = ("cells.js", "matrix.js", "page.js")
 
 
 def page(stories: Sequence[dict[str, Any]], title: str) -> str:
-    """Return the page of one host, or of two side by side.
+    """Return the page of one host, or of several side by side.
 
     Texts of hosts get into it as JSON only, in which nothing ends the element around it; the script makes texts of
     them, never markup. The policy in its head allows this style and this script, and no request at all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from apfs.journal.records import Crash, Ioctl, Migration, Record, Refusal, Store, Verb
@@ -158,37 +159,36 @@ def _numbers(ranges: str) -> Iterator[int]:
 
 
 def together(stories: Sequence[Step]) -> list[list[int]]:
-    """Return the order of the steps of one host, or of two: pairs of host and step.
+    """Return the order of the steps of all hosts: pairs of host and step.
 
     Hosts do not share a clock. What is known is that a stream leaves before it arrives: a source reaches STOP_COPY
-    before the target of the same device leaves RESUMING, and releases the device later than that. Other steps of two
-    hosts may have been in any order; those of the host that is named first are shown first.
+    before the target of the same device leaves RESUMING, and releases the device later than that. Other steps of
+    several hosts may have been in any order; those of the host that is named first are shown first.
     """
-    if len(stories) == 1:
-        return [[0, index] for index in range(len(stories[0]["steps"]))]
     order: list[list[int]] = []
-    done = [0, 0]
+    done = [0] * len(stories)
 
     def up_to(host: int, end: int) -> None:
         order.extend([host, index] for index in range(done[host], end))
         done[host] = max(done[host], end)
 
-    for source, sent, received in _transfers(stories):
+    for source, sent, target, received in _transfers(stories):
         up_to(source, sent + 1)
-        up_to(1 - source, received + 1)
-    for host in (0, 1):
-        up_to(host, len(stories[host]["steps"]))
+        up_to(target, received + 1)
+    for host, story in enumerate(stories):
+        up_to(host, len(story["steps"]))
     return order
 
 
-def _transfers(stories: Sequence[Step]) -> list[tuple[int, int, int]]:
-    """Return the migrations between two hosts: which one is the source, its step, and that of the target."""
+def _transfers(stories: Sequence[Step]) -> list[tuple[int, int, int, int]]:
+    """Return the migrations between hosts: source and its step, target and its step."""
     found = []
-    for source in (0, 1):
-        sent, received = _sent(stories[source]), _received(stories[1 - source])
+    for source, target in permutations(range(len(stories)), 2):
+        sent, received = _sent(stories[source]), _received(stories[target])
         for uuid, steps in sent.items():
-            found += [(source, *pair) for pair in zip(steps, received.get(uuid, ()), strict=False)]
-    return sorted(found, key=lambda transfer: transfer[1] + transfer[2])
+            pairs = zip(steps, received.get(uuid, ()), strict=False)
+            found += [(source, left, target, arrived) for left, arrived in pairs]
+    return sorted(found, key=lambda transfer: transfer[1] + transfer[3])
 
 
 def _sent(host: Step) -> dict[str, list[int]]:

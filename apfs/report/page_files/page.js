@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const hosts = data.hosts.map((host) => new Host(host));
-const letters = hosts.length > 1 ? ["A", "B"] : [""];
+const letters = hosts.map((_, index) => (hosts.length > 1 ? String.fromCharCode(65 + index) : ""));
 const ROW = 31;
 const WORDS = { refusal: "refused", none: "unasked" };
 
@@ -207,7 +207,7 @@ document.body.append(
       h("h2", {}, "Steps "), h("div", { class: "filters" }, search, choice), found, list, printed))),
   h("footer", { class: "keys" }, [["←", "→"], " one step, ", ["Home", "End"], " all the way, ", ["r", "R"], " next and previous refusal, ", ["/"],
     " search; in the matrix the arrows move from queue to queue, ", ["+", "−"], " resize it. ",
-    hosts.length > 1 ? "The hosts have no common clock: only the order of steps that a migration implies is certain between A and B." : ""]
+    hosts.length > 1 ? "The hosts have no common clock: only the order of steps that a migration implies is certain between them." : ""]
     .map((part) => (Array.isArray(part) ? part.map((key) => h("kbd", {}, key)) : part))));
 
 // -- the list of steps: only the rows that can be seen exist -------------------------------------------

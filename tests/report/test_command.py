@@ -1,0 +1,66 @@
+"""`apfs report` on real mounts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.conftest import UUID, apfs, create_mdev, sh
+from tests.mounted.test_monitor import on_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Mounter = Callable[..., Path]
+
+
+def data(page: str) -> dict[str, Any]:
+    """Return what is in a page."""
+    (text,) = page.split('<script type="application/json" id="data">')[1].split("</script>")[:1]
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_report_of_a_mount(mount: Mounter, tmp_path: Path) -> None:
+    host = mount("default", "--clock", "manual")
+    create_mdev(host)
+    sh('echo -5 > "$1/apmask"; ! echo 999 > "$1/ap_domain"', str(host / "sys/bus/ap"))
+    page = tmp_path / "report.html"
+    assert apfs("report", "-o", str(page), str(host)).stdout == ""
+    (story,) = data(page.read_text("utf-8"))["hosts"]
+    assert story["note"] == ""
+    assert story["title"] == host.name
+    assert [step["what"] for step in story["steps"]] == [f"create ← {UUID}", "apmask ← -5", "ap_domain ← 999"]
+    assert list(story["steps"][0]["patch"]["mdevs"]) == [UUID]
+    assert list(story["steps"][1]["patch"]["cards"]) == ["05"]
+    assert story["steps"][2]["why"] == "EINVAL: domain 999 is not in 0..255"
+
+
+def test_several_mounts_and_standard_output(mount: Mounter) -> None:
+    hosts = [mount("migration-source"), mount("migration-target"), mount("empty")]
+    assert apfs("migrate", *map(str, hosts[:2]), UUID).returncode == 0
+    found = data(apfs("report", *map(str, hosts)).stdout)
+    assert [story["title"] for story in found["hosts"]] == [host.name for host in hosts]
+    steps = [(host, found["hosts"][host]["steps"][index]["what"]) for host, index in found["order"]]
+    sent, taken = steps.index((0, "migration_state ← STOP_COPY")), steps.index((1, "migration_state ← RUNNING"))
+    assert sent < taken < steps.index((0, "guest ← 0"))
+
+
+def test_wrong_usage(mount: Mounter, tmp_path: Path) -> None:
+    host = mount("empty")
+    assert "is not an apfs mount" in apfs("report", str(tmp_path), status=2).stderr
+    said = apfs("report", str(host), "-o", str(tmp_path / "no/report.html"), status=1).stderr
+    assert said == f"apfs: {tmp_path}/no/report.html: No such file or directory\n"
+    assert "name a file by --output" in on_terminal("report", str(host))
+
+
+def test_progress_on_a_terminal_only(mount: Mounter, tmp_path: Path) -> None:
+    source, target = mount("migration-source"), mount("migration-target")
+    shown = on_terminal("report", str(source), "-o", str(tmp_path / "report.html"))
+    assert f"{source}: doing all of it again" in shown
+    assert shown.endswith("\x1b[2K")  # nothing of it stays
+    shown = on_terminal("migrate", str(source), str(target), UUID)
+    assert f"migrating {UUID}" in shown
+    assert shown.endswith("bytes\n")
+    assert apfs("migrate", "--check", str(target), str(source), UUID, status=None).stderr == ""
