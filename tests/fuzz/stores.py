@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from apfs.errors import KernelError
 from apfs.host import Host
-from apfs.journal.records import Refusal
+from apfs.journal.records import Close, Refusal
 from apfs.scenario.reader import loads
 from apfs.sysfs.entries import BOTH
 from apfs.testing.files import Shell
@@ -81,7 +81,7 @@ class Story:
         refusal = self._try(lambda: self.shell.write(path, data))
         self.answers.append(refusal.name if refusal else "")
         if refusal:
-            records = [record for _, record in journal.since(before)]
+            records = [record for _, record in journal.since(before) if not isinstance(record, Close)]
             self._refused(kind, refusal, records[-1] if records else None)
         else:
             self._faulty |= path.endswith("/console") and data.startswith(b"fault")
