@@ -9,6 +9,7 @@ from apfs.ap.hardware import SERIAL
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.qinfo import Qci
 from apfs.kernel import profile
+from apfs.scenario.limits import MOST_WITH_LINES, shortened
 from apfs.scenario.lines import line_of
 from apfs.vfio_ap import migration
 
@@ -25,7 +26,7 @@ class ScenarioError(Exception):
 
     def __init__(self, reason: str, source: str = "scenario", line: int = 0) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = shortened(reason)
         self.source = source
         self.line = line
 
@@ -43,6 +44,9 @@ class Source:
 
     def error(self, reason: str, where: Where) -> ScenarioError:
         """Return the error to raise for the value at a path of keys and indices."""
+        if len(self.text) > MOST_WITH_LINES:
+            place = ".".join(map(str, where))
+            return ScenarioError(f"{place}: {reason}", self.name)
         return ScenarioError(reason, self.name, line_of(self.text, where) if self.text else 0)
 
 

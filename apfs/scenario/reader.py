@@ -14,6 +14,7 @@ from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import Qci, with_fields
 from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP, Key
+from apfs.scenario.limits import DEEPEST, MOST, MOST_MDEVS, MOST_QUEUES, too_deep
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError, Source
 from apfs.scenario.values import FLAG, Kind, PartError
 
@@ -41,11 +42,13 @@ def load(name_or_file: str, changes: Mapping[str, str] | None = None) -> Scenari
     """
     if "/" in name_or_file or "." in name_or_file:
         try:
-            return loads(Path(name_or_file).read_text("utf-8"), name_or_file, changes)
+            with Path(name_or_file).open(encoding="utf-8") as file:
+                text = file.read(MOST + 1)
         except OSError as error:
             raise ScenarioError(error.strerror or str(error), name_or_file) from None
         except UnicodeDecodeError:
             raise ScenarioError("not a text in UTF-8", name_or_file) from None
+        return loads(text, name_or_file, changes)
     texts = gallery()
     if name_or_file not in texts:
         known = ", ".join(texts)
@@ -60,12 +63,19 @@ def loads(text: str, source: str = "scenario", changes: Mapping[str, str] | None
 
     `changes` are other values for keys at its top level: what TOML has between quotes, or `true` or `false`.
     """
+    if len(text) > MOST:
+        raise ScenarioError(f"longer than {MOST} characters", source)
+    line = too_deep(text)
+    if line is not None:
+        raise ScenarioError(f"more than {DEEPEST} arrays, tables or parts of a key in each other", source, line)
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = _SYNTAX.fullmatch(str(error))
         line = int(found["line"]) if found and found["line"] else text.count("\n") + 1
         raise ScenarioError(found["reason"] if found else str(error), source, line) from None
+    except ValueError:
+        raise ScenarioError("a number has thousands of digits", source) from None
     origin, changes = Source(source, text), changes or {}
     flags = {key.name for key in TOP if key.kind is FLAG}
     for name, value in changes.items():
@@ -108,7 +118,7 @@ class Table:
             raise MistakeError(f"{'.'.join(map(str, where))} must be a table", where)
         self._values: dict[str, Any] = dict(values)
         self._known: set[str] = set()
-        self._where = where
+        self.where = where
 
     def has(self, name: str) -> bool:
         """Whether the table has a key."""
@@ -139,30 +149,30 @@ class Table:
         self._known.add(name)
         items = self._values.get(name, [])
         if not isinstance(items, list):
-            raise MistakeError(f"{name} must be an array of tables: write [[{name}]]", (*self._where, name))
-        return [Table(item, (*self._where, name, index)) for index, item in enumerate(items)]
+            raise MistakeError(f"{name} must be an array of tables: write [[{name}]]", (*self.where, name))
+        return [Table(item, (*self.where, name, index)) for index, item in enumerate(items)]
 
     def table(self, name: str) -> Table:
         """Return the table of that name; an empty one if there is none."""
         self._known.add(name)
-        return Table(self._values.get(name, {}), (*self._where, name))
+        return Table(self._values.get(name, {}), (*self.where, name))
 
     def done(self) -> None:
         """Refuse keys that were not read."""
         for name in self._values:
             if name not in self._known:
                 known = ", ".join(sorted(self._known))
-                raise MistakeError(f"unknown key {name!r}: known here are {known}", (*self._where, name))
+                raise MistakeError(f"unknown key {name!r}: known here are {known}", (*self.where, name))
 
     def need(self, *names: str) -> None:
         """Refuse a table without these keys."""
         for name in names:
             if name not in self._values:
-                raise MistakeError(f"{name} is missing", self._where)
+                raise MistakeError(f"{name} is missing", self.where)
 
     def mistake(self, name: str, reason: str, *part: str) -> MistakeError:
         """Return the error to raise for the value of a key, or for a part of it."""
-        return MistakeError(f"{name}: {reason}", (*self._where, name, *part))
+        return MistakeError(f"{name}: {reason}", (*self.where, name, *part))
 
 
 # -- tables of a scenario --------------------------------------------------------------------------
@@ -174,6 +184,8 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
     qci_table, card_tables, queue_tables = top.table("qci"), top.tables("card"), top.tables("queue")
     bus_table, masks_table, mdev_tables = top.table("bus"), top.table("masks"), top.tables("mdev")
     top.done()
+    if len(mdev_tables) > MOST_MDEVS:
+        raise top.mistake("mdev", f"there are {len(mdev_tables)} of them, more than {MOST_MDEVS}")
     if values["config_events"] and values["environment"] != "lpar":
         raise top.mistake("config_events", "only an LPAR is told of changes of its configuration")
     qci = _qci(qci_table)
@@ -184,8 +196,10 @@ def _scenario(document: dict[str, Any], source: Source) -> Scenario:
     masks = _all(masks_table, MASKS)
     offline_queues: set[Apqn] = set()
     overrides: dict[Apqn, str] = {}
+    described = 0
     for table in queue_tables:
-        queue, apqns = _queues(table, qci, cards)
+        queue, apqns = _queues(table, qci, cards, MOST_QUEUES - described)
+        described += len(apqns)
         if not queue["online"]:
             offline_queues.update(apqns)
         if queue["driver_override"]:
@@ -277,12 +291,16 @@ def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware], serial: str) 
     return NONE if values["online"] else values[key]
 
 
-def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware]) -> tuple[dict[str, Any], list[Apqn]]:
-    """Apply a table to the hardware of its queues; return its values and the queues."""
+def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware], room: int) -> tuple[dict[str, Any], list[Apqn]]:
+    """Apply a table to the hardware of its queues, of which there may be so many; return its values and the queues."""
     key = _one_or_many(table, "apqn", "adapters", "domains")
     values = _all(table, QUEUE)
     many = (Apqn(apid, apqi) for apid in values["adapters"] or () for apqi in values["domains"] or ())
     apqns = [values["apqn"]] if key == "apqn" else list(many)
+    if len(apqns) > room:
+        raise MistakeError(
+            f"more than {MOST_QUEUES} queues are described, each as often as tables name it", table.where
+        )
     for apqn in apqns:
         apid, apqi = apqn
         if apid not in cards or apqi not in qci.domains:

@@ -14,6 +14,7 @@ from apfs.ap.qinfo import hwinfo_of, nearest_type
 from apfs.errors import KernelError
 from apfs.kernel.profile import FeatureError, Profile
 from apfs.kernel.uuid import is_uuid
+from apfs.scenario.limits import MOST_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from apfs.ap.qinfo import Field
 
 LAST = 255
-_RANGE = re.compile(r"(?P<first>0x[0-9a-fA-F]+|\d+)(?:-(?P<last>0x[0-9a-fA-F]+|\d+))?", re.ASCII)
+_RANGE = re.compile(r"(?P<first>0x[0-9a-fA-F]{1,20}|\d{1,20})(?:-(?P<last>0x[0-9a-fA-F]{1,20}|\d{1,20}))?", re.ASCII)
+_LONG = 64
+"""From how many bits on numbers are shown in hex: Python makes no decimal digits of very long ones."""
 _RANGE_FROM = 3  # two neighbours are shorter as two numbers
 
 
@@ -103,7 +106,8 @@ def number_in(first: int, last: int, spell: Callable[[int], object] = int) -> Ki
 
     def parse(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not first <= value <= last:
-            raise ValueError(f"expected a number in {first}..{last}, not {value!r}")
+            shown = hex(value) if isinstance(value, int) and value.bit_length() > _LONG else repr(value)
+            raise ValueError(f"expected a number in {first}..{last}, not {shown}")
         return value
 
     return Kind(parse, spell)
@@ -125,6 +129,8 @@ def field_of(field: Field, spell: Callable[[int], object]) -> Kind:
 
 def _numbers(value: object) -> Mask:
     found: list[int] = []
+    if isinstance(value, list) and len(value) > MOST_ITEMS:
+        raise ValueError(f"expected at most {MOST_ITEMS} numbers and ranges, not {len(value)}")
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str):
             match = _RANGE.fullmatch(item)
