@@ -1,10 +1,13 @@
 """Migration streams for tests: the host they fit, the words on them, and the log read back into what it says."""
 
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from apfs.errors import KernelError
 from apfs.sysfs.entries import BOTH
+from apfs.testing.files import Shell
 from apfs.vfio_ap.migration.revision import MigrationFile
 from tests.hosts import M1, Bench, refused
 
@@ -119,6 +122,17 @@ def deliver(bench: Bench, *pieces: bytes) -> list[int | str]:
     state(bench, "STOP", "RESUMING")
     bench.mark()
     return write(bench, *pieces)
+
+
+def forecast(shell: Shell, data: bytes) -> dict[str, Any]:
+    """Return what the only device of a host, or the first, would answer to a stream."""
+    tree = shell.host.tree
+    (uuid, *_) = shell.ls("/ctl/migration")
+    file = tree.open(tree.resolve(f"/ctl/migration/{uuid}/check"), BOTH)
+    if data:
+        file.write(data)
+    answer: dict[str, Any] = json.loads(bytes(file.read(0, 1 << 20)))
+    return answer
 
 
 def cut(data: bytes, *sizes: int) -> list[bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -35,6 +35,7 @@ from .streams import (
     cut,
     deliver,
     events,
+    forecast,
     host,
     next_stream,
     state,
@@ -474,15 +475,6 @@ PREDICTED = {
 
 def preview(bench: Shell) -> bytes:
     return bench.read(f"/ctl/migration/{M1}/stream")
-
-
-def forecast(bench: Bench, data: bytes) -> dict[str, Any]:
-    tree = bench.host.tree
-    file = tree.open(tree.resolve(f"/ctl/migration/{M1}/check"), BOTH)
-    if data:
-        file.write(data)
-    answer: dict[str, Any] = json.loads(bytes(file.read(0, 1 << 20)))
-    return answer
 
 
 @pytest.mark.parametrize(("source", "target"), PREDICTED)
