@@ -50,7 +50,12 @@ def stream_of(version: str, machine: str) -> bytes | str:
 
 def migrate(source: str, target: str, machine: str) -> tuple[str, str]:
     """Return how the source's and the target's part end."""
-    stream = stream_of(source, machine)
+    return receive(stream_of(source, machine), target, machine)
+
+
+@cache
+def receive(stream: bytes | str, target: str, machine: str) -> tuple[str, str]:
+    """Return the same for a stream, which many sources send, or the errno that a source ends with."""
     program, device = opened(target, machine)
     try:
         device.set_state(STOP)

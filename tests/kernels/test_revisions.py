@@ -53,8 +53,9 @@ def stream_of(version: str, revision: str, machine: str = MACHINE) -> bytes:
     return program.read(device.set_state(STOP_COPY))
 
 
+@cache
 def receive(stream: bytes, version: str, revision: str, machine: str = MACHINE) -> str:
-    """Return how the target's part ends, which it has to foretell."""
+    """Return how the target's part ends, which it has to foretell. Many sources send the same stream."""
     program, device = opened(version, revision, machine)
     foretold = forecast(program.shell, stream)["errno"] or "ok"
 
