@@ -13,7 +13,7 @@ from apfs.cli import tables as printed
 from apfs.cli import terminal
 from apfs.host import Host
 from apfs.journal.records import KINDS, Refusal
-from apfs.scenario.reader import load
+from apfs.scenario.reader import load, loads
 from apfs.testing.files import Shell
 from tests.hosts import BARE, M1, M2, MDEV_DRIVER, RESERVED, Bench, built, refused
 
@@ -206,6 +206,14 @@ def test_incomplete_bindings_and_a_real_clock() -> None:
     rows = dict(part(tables(bench), "host"))
     assert rows["bindings"] == "11 of 12 queues, not complete"
     assert rows["scan"] == "every 30 s"
+
+
+def test_the_kernel_is_told_with_what_it_has_of_others() -> None:
+    shell = Shell(
+        Host(loads('kernel = { version = "5.14", guest_matrix = true, irqs = 2, hwrng_seed_parameter = false }'))
+    )
+    told = "Linux 5.14 with hwrng_seed_parameter = false, guest_matrix, irqs = 2"
+    assert dict(part(tables(shell), "host"))["kernel"] == told
 
 
 def test_transcripts_of_the_guide() -> None:
