@@ -63,8 +63,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         directory = item.config.getoption(JOURNALS)
         for name, host in _hosts(item).items():
-            kept = f"{_kept(directory, item.nodeid, name, host)}\n" if directory else ""
-            report.sections.append((f"apfs journal of {name}", kept + _journal(host)))
+            report.sections.append((f"apfs journal of {name}", _journal(host)))
+            if directory:
+                report.sections.append((f"apfs journal file of {name}", _kept(directory, item.nodeid, name, host)))
         for name, libvirt in item.stash.get(_LIBVIRTS, {}).items():
             report.sections.append((f"apfs logs of {name}", libvirt.report()))
     return report
@@ -215,7 +216,7 @@ def _kept(directory: str, test: str, name: str, host: Files) -> str:
         path.write_text(host.recording(), "utf-8")
     except OSError as error:
         return f"cannot be kept: {error}"
-    return f"kept: apfs replay {shlex.quote(str(path))}"
+    return f"apfs replay {shlex.quote(str(path))}"
 
 
 def _journal(host: Files) -> str:

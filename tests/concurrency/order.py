@@ -171,10 +171,13 @@ def _match(outcomes: list[Record], writers: list[Request]) -> None:
 def _limits(keys: list[Key | None], waiting: dict[Key, list[Request]]) -> list[int]:
     """Return for each outcome when the first of the requests of later ones must have been done.
 
-    Of requests that are alike, the one that returns first is taken as that of the first outcome, and so on.
+    Of requests that are alike, the one that returns first is taken as that of the first outcome, and so on. If there
+    are more of them than outcomes, the others have lost their names, and may be those that return first.
     """
     ends: dict[Key | None, Iterator[int]] = {
-        key: iter(sorted(request.end for request in requests)) for key, requests in waiting.items()
+        key: iter(sorted(request.end for request in waiting.get(key, ()))[-count:])
+        for key, count in Counter(keys).items()
+        if key is not None
     }
     limits = [next(ends[key], FOREVER) if key in ends else FOREVER for key in keys]
     later = FOREVER

@@ -185,7 +185,7 @@ def section(said: str, name: str) -> str:
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "xdist"])
 def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -> None:
     project.write("test_failing.py", FAILING)
-    said = project.pytest(*options, status=1)
+    said = project.pytest(*options, "--apfs-journals", "kept/here", status=1)
     assert "4 failed, 1 passed, 1 error" in said
     refusals, records = section(said, "apfs_mount").split("records: ")
     assert refusals == (
@@ -200,6 +200,33 @@ def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -
     assert "store /sys/bus/ap/apmask '-9" in said
     assert "store /sys/bus/ap/apmask '-7" not in said
     assert project.left_behind() == []
+    kept = {file.name.removeprefix("test_failing.py.test_"): file for file in project.directory.glob("kept/here/*")}
+    hosts = ("host.apfs_host", "mount.apfs_mount", "pair.apfs_pair.source", "pair.apfs_pair.target", "own.own")
+    assert kept.keys() == {f"{name}.json" for name in (*hosts, "own.apfs_host", "setup.apfs_host")}
+    for file in kept.values():
+        replayed = run(project.python, "-m", "apfs", "replay", file)
+        assert replayed.startswith(f"{file}: the same; requests: ")
+    assert "\napfs replay kept/here/test_failing.py.test_mount.apfs_mount.json\n" in said
+
+
+def test_names_of_kept_journals_and_what_keeps_them_from_being_written(project: Project) -> None:
+    project.write(
+        "test_names.py",
+        """
+import pytest
+
+class TestIt:
+    @pytest.mark.parametrize("text", ["a/b", "a.b", pytest.param("", id="x" * 300)])
+    def test_it(self, apfs_host, text):
+        assert False
+""",
+    )
+    project.pytest("--apfs-journals=kept", status=1)
+    names = sorted(file.name for file in (project.directory / "kept").iterdir())
+    assert names[:2] == [f"test_names.py.TestIt.test_it[{text}].apfs_host.json" for text in ("a%2Fb", "a.b")]
+    assert re.fullmatch(r"test_names\.py\.TestIt\.test_it\[x{144}~[0-9a-f]{8}\.apfs_host\.json", names[2])
+    (project.directory / "file").touch()
+    assert "cannot be kept: [Errno 17] File exists: 'file'" in project.pytest("--apfs-journals=file", status=1)
 
 
 WAITING = """
