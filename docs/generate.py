@@ -110,7 +110,6 @@ _NODE_MASK = "Mask of what requests through this node may use; kept, but nothing
 TEXTS = {
     "/ctl console": "Takes one [verb](console.md) per write.",
     "/ctl ioctl": "Where `apfs exec` asks for the answers to [VFIO ioctls](../vfio.md).",
-    "/ctl header": "What a journal needs in front to be replayed: scenario, kernel, clock, version.",
     "/ctl journal": "Everything that happened, one JSON object per line.",
     "/ctl kmsg": "The kernel log.",
     "/ctl status": "The state of the host as one JSON object.",
