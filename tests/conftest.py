@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from apfs.testing import forks
 from tests import examples
 from tests.parallel import ByFile
 
@@ -73,25 +74,29 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         mountpoint = tmp_path / f"host{len(made)}"
         mountpoint.mkdir()
         made.append(mountpoint)
-        apfs("mount", "--scenario", scenario, *options, str(mountpoint))
+        result = forks.run(["mount", "--scenario", scenario, *options, str(mountpoint)], stdin="", timeout=TIMEOUT)
+        assert result.returncode == 0, result
         return mountpoint
 
     yield make
     for mountpoint in made:
         if f" {mountpoint} " in Path("/proc/self/mounts").read_text():
-            apfs("umount", "--lazy", str(mountpoint))
+            forks.run(["umount", "--lazy", str(mountpoint)], stdin="", timeout=TIMEOUT)
 
 
 def server_of(mountpoint: Path) -> int:
-    """Return the process that serves a mount: its command line ends with the mount point."""
+    """Return the process that serves a mount: the mount point ends its command line, or that of its mount helper."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"apfs" in words and words[-2:] == [os.fsencode(mountpoint), b""]:
-                return int(entry.name)
+            if words[-2:] == [os.fsencode(mountpoint), b""]:
+                if b"apfs" in words:
+                    return int(entry.name)
+                if words[0] == b"fusermount3":
+                    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     raise AssertionError(f"nobody serves {mountpoint}")
 
 

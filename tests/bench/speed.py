@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from apfs import MountedHost
 from tests.bench.minimal import LATE
 from tests.bench.servers import (
     ALL_CPUS,
@@ -479,20 +480,57 @@ def _shell_loop(run: list[str], script: str) -> float:
 BWRAP = ["bwrap", "--dev-bind", "/", "/", "--unshare-net", "--unshare-pid", "--proc", "/proc"]
 
 
+IMPORT = "import trio, pyfuse3"
+SCRIPT = [sys.executable, "-c", "from apfs.cli.main import main; main(prog_name='apfs')"]
+"""What pip makes of the command `apfs`."""
+
+
 def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
-    """Compare the start of `apfs exec` with what it is built upon."""
+    """Compare what starts for a command or a test with importing what a host is built upon."""
     del c
     server = apfs("apfs", directory / "host", scenario(8, 16))
-    with on([server]):
-        commands = {
-            "import trio, pyfuse3": [sys.executable, "-c", "import trio, pyfuse3"],
-            "bwrap true": [*BWRAP, "true"],
-            "apfs --version": [*APFS, "--version"],
-            "apfs exec --mount DIR true": [*APFS, "exec", "--mount", str(server.root), "true"],
-            "apfs exec true": [*APFS, "exec", "true"],
-        }
+    (directory / "mnt").mkdir()
+    file = directory / "host.toml"
+    file.write_text(scenario(8, 16))
+    commands = {
+        IMPORT: [sys.executable, "-c", IMPORT],
+        "bwrap true": [*BWRAP, "true"],
+        "apfs --version": [*APFS, "--version"],
+        "the Tab key": ["env", "_APFS_COMPLETE=bash_complete", "COMP_WORDS=apfs mou", "COMP_CWORD=1", *SCRIPT],
+        "apfs exec --mount DIR true": [*APFS, "exec", "--mount", str(server.root), "true"],
+        "apfs exec true": [*APFS, "exec", "true"],
+    }
+    goals = {
+        "apfs --version": 0.25,
+        "the Tab key": 0.25,
+        "apfs mount": 1.1,
+        "apfs exec --mount DIR true": 0.5,
+        "apfs exec true": 1.2,
+        "apfs_mount": 0.2,
+        'apfs_mount.sh("true")': 0.3,
+    }
+    with on([server]), MountedHost() as host:
         runs = {name: partial(seconds, partial(_quietly, command)) for name, command in commands.items()}
-        yield from interleaved("start", runs, rounds, {})
+        runs["apfs mount"] = partial(_mount, file, directory / "mnt")
+        runs["apfs_mount"] = partial(seconds, _host)
+        runs['apfs_mount.sh("true")'] = partial(seconds, partial(host.sh, "true"))
+        yield from interleaved("start", runs, rounds, {(name, IMPORT): goal for name, goal in goals.items()})
+    times = [_suite(directory, 100) for _ in range(max(rounds // 3, 3))]
+    yield Result("100 tests with a host and a command each", "pytest", "", *quartiles(times), 6.0)
+
+
+def _host() -> None:
+    """What the fixture apfs_mount does."""
+    with MountedHost():
+        pass
+
+
+def _suite(directory: Path, count: int) -> float:
+    """Run pytest on tests that mount a host and run a command on it."""
+    text = "def test_{}(apfs_mount): assert apfs_mount.sh('cat /sys/bus/ap/scans').stdout == '1\\n'\n"
+    (directory / "test_many.py").write_text("".join(map(text.format, range(count))))
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(directory), str(directory)]
+    return seconds(partial(_quietly, command))
 
 
 def _quietly(command: Sequence[str]) -> None:

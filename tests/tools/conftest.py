@@ -6,10 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from apfs.testing import forks
 
 EXAMPLES = Path(__file__).parents[2] / "mount-examples/tools"
 EXAMPLE = EXAMPLES / "example.toml"
@@ -55,8 +56,8 @@ def inside(
 ) -> subprocess.CompletedProcess[str]:
     """Run a bash script with positional parameters inside `apfs exec`; `scenario` None if `options` name a mount."""
     host = [] if scenario is None else ["--scenario", str(scenario)]
-    command = [sys.executable, "-m", "apfs", "exec", *host, *options, "--", "bash", "-c", script, "test", *arguments]
+    command = ["exec", *host, *options, "--", "bash", "-c", script, "test", *arguments]
     env = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+    result = forks.run(command, stdin="", timeout=TIMEOUT, env=env)
     assert status is None or result.returncode == status, (script, result.returncode, result.stdout, result.stderr)
     return result
