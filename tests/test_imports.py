@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"mounts", "vfio"},
     "vmm": {"mounts", "sandbox"},
     "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
-    "report": {"errors", "journal", "kernel", "ap", "ctl", "host", "scenario", "testing"},
+    "report": {"journal", "kernel", "ap", "vfio_ap", "scenario", "ctl", "host", "replay"},
     "cli": {
         *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "replay", "report", "sandbox", "scenario"),
         *("testing", "vfio", "vmm"),

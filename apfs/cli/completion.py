@@ -73,6 +73,12 @@ def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return _matching(((place, None) for place in places), incomplete) or directories(ctx, param, incomplete)
 
 
+def mounted_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the places where an apfs is mounted, and files for any other text."""
+    found = mounted(ctx, param, incomplete)
+    return [item for item in found if item.type != "dir"] or [CompletionItem(incomplete, type="file")]
+
+
 def guests(parameter: str) -> Completer:
     """Return a completer that offers the running guests of the mount that another parameter names."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,11 +14,19 @@ from apfs.cli.streams import fail
 
 @click.command()
 @click.argument(
-    "places", metavar="MOUNT...", nargs=-1, required=True, type=click.Path(), shell_complete=completion.mounted
+    "places",
+    metavar="MOUNT|JOURNAL...",
+    nargs=-1,
+    required=True,
+    type=click.Path(allow_dash=True),
+    shell_complete=completion.mounted_and_files,
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="File to write. Default: standard output.")
 def command(places: tuple[str, ...], output: str | None) -> None:
-    """Draw what happened on the host mounted at MOUNT, as one HTML page.
+    """Draw what happened on a host, as one HTML page.
+
+    MOUNT is where the host is mounted, MOUNT/guests/UUID is the guest of a mediated device, JOURNAL is a file with what
+    `apfs journal --json` printed; - is standard input.
 
     The page shows who has each queue, as a matrix of adapters and domains, with masks, mediated devices and guests, and
     a time line of all that happened, with the reasons of refusals, which moves them to any moment. It needs nothing
@@ -32,22 +41,14 @@ def command(places: tuple[str, ...], output: str | None) -> None:
         0  written        1  host went away meanwhile, or not written        2  wrong usage, or none there
     """
     from apfs.cli import progress
-    from apfs.mounts import monitor, table
-    from apfs.report import sources
     from apfs.report.page import page
 
     if output is None and sys.stdout.isatty():
         fail("a page is nothing for a terminal: name a file by --output", 2)
     stories = []
     for place in places:
-        try:
-            with progress.shown(f"{place}: doing all of it again"):
-                journal, status = monitor.journal(place), monitor.status(place)
-                stories.append(sources.mounted(Path(place).name, status, journal))
-        except table.MountsError as error:
-            fail(str(error), error.exit_status)
-        except (KeyError, ValueError) as error:
-            fail(f"{place} is served by another version of apfs: {error}", 2)
+        with progress.shown(f"replaying {place}"):
+            stories.append(_story(place))
     text = page(stories, ", ".join(story["title"] for story in stories))
     if output is None:
         click.echo(text, nl=False)
@@ -56,3 +57,26 @@ def command(places: tuple[str, ...], output: str | None) -> None:
         Path(output).write_text(text, "utf-8")
     except OSError as error:
         fail(f"{output}: {error.strerror}")
+
+
+def _story(place: str) -> dict[str, Any]:
+    """Return the story of a mount or of a journal."""
+    from apfs.mounts import monitor, table
+    from apfs.report import sources
+    from apfs.report.moments import NotReplayableError
+    from apfs.scenario.model import ScenarioError
+
+    try:
+        if place == "-" or Path(place).is_file():
+            with click.open_file(place, encoding="utf-8") as file:
+                return sources.recorded("journal" if place == "-" else Path(place).stem, file.read())
+        title = Path(place).resolve().name
+        return sources.asked(title, monitor.head(place) + monitor.journal(place), monitor.status(place))
+    except table.MountsError as error:
+        fail(str(error), error.exit_status)
+    except OSError as error:
+        fail(f"{place}: {error.strerror}", 2)
+    except NotReplayableError as error:
+        fail(f"{place} cannot be drawn: {error}", 2)
+    except (KeyError, ValueError, ScenarioError) as error:
+        fail(f"{place}: {str(error)[:300]}", 2)

@@ -1,21 +1,32 @@
-"""Moments: what a host was like after each of its records, found by doing all of it again on another host."""
+"""Moments: what a host was like after each request, found by making all of them once more to another host."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from apfs.ctl.console import run_verb
 from apfs.ctl.status import document
 from apfs.host import Host
-from apfs.journal.records import Store, Verb
+from apfs.journal.records import Refusal, Transfer
+from apfs.replay.requests import Requester
 from apfs.report.picture import Picture, picture
-from apfs.testing.files import SystemShell
+from apfs.scenario.reader import loads
+from apfs.vfio_ap.attributes import matrix_mdev
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
+    from apfs.journal.history import History
     from apfs.journal.records import Record
-    from apfs.scenario.model import Scenario
+    from apfs.vfio_ap.migration.revision import Finding
+
+
+class Verdicts(NamedTuple):
+    """What the driver of a target thinks of a stream."""
+
+    findings: tuple[Finding, ...]
+    """What it objects to, also where it stops at the first."""
+    fitting: tuple[str, ...]
+    """The queues to which it does not object."""
 
 
 class Moment(NamedTuple):
@@ -24,21 +35,72 @@ class Moment(NamedTuple):
     after: int
     """Number of the record; 0 is before all of them."""
     picture: Picture
+    same: bool = True
+    """Whether up to here the other host did just what the records say."""
+    verdicts: Verdicts | None = None
+    """What was to be said of the stream that arrived with that record."""
 
 
-def moments(scenario: Scenario, entries: Iterable[tuple[int, Record]]) -> Iterator[Moment]:
-    """Yield what a host was like at first, and after each record that changed it.
+class NotReplayableError(Exception):
+    """A journal from which nobody can tell what the host was like, and why."""
 
-    `KernelError` if a store or a verb that the journal has is refused now.
-    """
-    host = Host(scenario)
-    shell = SystemShell(host)
+
+def moments(history: History) -> Iterator[Moment]:
+    """Yield what a host was like at first, and after each request. `NotReplayableError`, `ScenarioError` at once."""
+    header, entries = history.header, history.entries
+    if header is None:
+        raise NotReplayableError("it has no header, which `apfs journal --json` prints")
+    if header.scenario is None:
+        raise NotReplayableError("it is that of a guest: that of its host has all that changes the guest, too")
+    if entries and entries[0][0] != 1:
+        raise NotReplayableError(f"the host had dropped the first {entries[0][0] - 1:,} records")
+    host = Host(loads(header.scenario, "scenario of the journal"))
+    if header.clock == "real":
+        host.follow_clock()
+    return _moments(host, history)
+
+
+def _moments(host: Host, history: History) -> Iterator[Moment]:
+    requester, streams = Requester(host), _Streams(host)
+    same = True
     yield Moment(0, picture(document(host)))
-    for number, record in entries:
-        if isinstance(record, Store):
-            shell.write(record.path, record.data)
-        elif isinstance(record, Verb):
-            run_verb(host, record.text)
-        else:
-            continue
-        yield Moment(number, picture(document(host)))
+    for number, record in history.entries:
+        if record.outcome:
+            verdicts = streams.judge(record)
+            requester.make(record)
+            same = same and host.journal.last == number and host.journal.since(number - 1)[0][1] == record
+            yield Moment(number, picture(document(host)), same, verdicts)
+
+
+class _Streams:
+    """The migration streams that come to a host, piece by piece."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._pieces: dict[int, bytes] = {}
+        """What has come so far, by the number of the open file."""
+
+    def judge(self, record: Record) -> Verdicts | None:
+        """Return what the driver is about to think of a stream, if a record is that of its last piece."""
+        match record:
+            case Transfer(path, file, "write", _, content):
+                return self._judge(path, file, content)
+            case Refusal("write", path, input={"file": int(file), "content": str(content)}):
+                return self._judge(path, file, content)
+            case _:
+                return None
+
+    def _judge(self, path: str, file: int, content: str) -> Verdicts | None:
+        *_, uuid, name = ("", *path.split("/"))
+        device = self._host.mdev_bus.mdevs.get(uuid)
+        mdev = matrix_mdev(device) if device and name == "data_stream" else None
+        if mdev is None or mdev.migration is None:
+            return None
+        stream = self._pieces.pop(file, b"") + bytes.fromhex(content)
+        forecast = mdev.migration.forecast(stream)
+        if not forecast.judged:
+            self._pieces[file] = stream
+            return None
+        named = {finding.queue for finding in forecast.findings}
+        queues = (forecast.assigned or mdev.shadow).apqns() if None not in named else ()
+        return Verdicts(forecast.findings, tuple(name for name in map(str, queues) if name not in named))

@@ -1,55 +1,54 @@
-"""Where a story comes from: a mounted host, or the text of a journal."""
+"""Where a story comes from: the journal of a host, and, if it is still there, its status."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from apfs.errors import KernelError
 from apfs.journal.history import History
 from apfs.kernel.profile import Profile
-from apfs.report.moments import Moment, moments
+from apfs.report.moments import Moment, NotReplayableError, moments
 from apfs.report.picture import picture
 from apfs.report.story import story
-from apfs.scenario.model import ScenarioError
-from apfs.scenario.reader import gallery, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from apfs.report.story import Step
 
-_ONLY_NOW = "What the host was like before is not known: the matrix shows at every moment what it is like at the end."
 
+def recorded(title: str, journal: str) -> Step:
+    """Return the story of a host from what `apfs journal --json` prints.
 
-def mounted(title: str, status: str, journal: str) -> Step:
-    """Return the story of a mounted host from the texts of its `ctl/status` and `ctl/journal`."""
-    document = json.loads(status)
+    `ValueError` for another text, `NotReplayableError` if it lacks something, `ScenarioError`.
+    """
     history = History.parse(journal)
-    end = picture(document)
-    found = _replayed(document["scenario"], history)
-    facts = _facts(document)
-    if found and found[-1].picture == end:
-        return story(title, history.entries, found, facts)
-    return story(title, history.entries, [Moment(0, end)], facts, _ONLY_NOW)
+    found = moments(history)
+    assert history.header is not None  # noqa: S101 -- else there are no moments
+    return story(title, history, found, _facts(history.header.as_dict()))
 
 
-def _replayed(scenario: str, history: History) -> list[Moment]:
-    """Return the moments of a host from the gallery; none if it cannot be replayed."""
-    if scenario not in gallery() or (history.entries and history.entries[0][0] != 1):
-        return []
+def asked(title: str, journal: str, status: str) -> Step:
+    """Return the story of a host or guest that is there, from its journal and, in case of need, its `ctl/status`."""
     try:
-        return list(moments(load(scenario), history.entries))
-    except (KernelError, ScenarioError):
-        return []
+        return recorded(title, journal)
+    except NotReplayableError as error:
+        document = json.loads(status)
+        note = f"The matrix shows at every moment what it is like at the end. What it was before is not known: {error}."
+        return story(title, History.parse(journal), _only(document), _facts(document), note)
 
 
-def _facts(document: Mapping[str, Any]) -> dict[str, str]:
-    kernel = document["kernel"]
-    migration = document["driver"]
+def _only(document: Mapping[str, Any]) -> Iterator[Moment]:
+    yield Moment(0, picture(document))
+
+
+def _facts(known: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is known of a host by its status, or by the header of its journal."""
+    kernel = known["kernel"]
     return {
-        "scenario": document["scenario"],
+        "scenario": known["scenario"] if "cards" in known else known["name"],
         "kernel": f"Linux {Profile.of(kernel['version'], kernel['changes'])}",
-        "migration": "not offered" if migration == "none" else migration,
-        "apfs": document["apfs"],
+        "migration": "not offered" if known["driver"] == "none" else known["driver"],
+        "apfs": known["apfs"],
     }

@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from apfs.journal.records import Crash, Ioctl, Migration, Record, Refusal, Store, Verb
+from apfs.journal.records import Ioctl, Migration, Refusal, Store
 from apfs.journal.text import printable, summary
 from apfs.report.picture import Picture, patch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from apfs.report.moments import Moment
+    from apfs.journal.history import History
+    from apfs.journal.records import Record
+    from apfs.report.moments import Moment, Verdicts
 
-Entries = Iterable[tuple[int, Record]]
 Step = dict[str, Any]
 
-OUTCOMES = (Store, Refusal, Verb, Ioctl, Crash)
-"""The records that end a step: what led to them came before."""
 SHOWN = 100
 """Records of a step that a page has; of a store to `apmask` that moves 65,536 queues it has this many, and counts."""
 
 
-def story(title: str, entries: Entries, moments: Sequence[Moment], facts: dict[str, str], note: str = "") -> Step:
+def story(title: str, history: History, moments: Iterator[Moment], facts: dict[str, str], note: str = "") -> Step:
     """Return a host as the page has it.
 
     `moments` are pictures with the number of the record after which the host was like that, ascending. The first one is
     also that of all that was before. `facts` are about the host as such, `note` about what the page cannot show.
     """
-    table = _Cards()
-    pictures = [(moment.after, table.numbered(moment.picture)) for moment in moments]
-    return {
-        "title": title,
-        "facts": facts,
-        "note": note,
-        "first": pictures[0][1],
-        "steps": list(_steps(entries, pictures)),
-        "cards": table.cards,
-        "axes": _axes((picture for _, picture in pictures), table.cards),
-    }
+    table, axes = _Cards(), _Axes()
+    first = next(moments)
+    picture = table.numbered(first.picture)
+    axes.add(picture)
+    host: Step = {"title": title, "facts": facts, "note": note, "first": picture, "steps": []}
+    coming = next(moments, None)
+    for records in _grouped(history.entries):
+        step = _step(records)
+        before = picture
+        while coming and coming.after <= records[-1][0]:
+            picture = table.numbered(coming.picture)
+            if coming.verdicts:
+                step["verdicts"] = _verdicts(coming.verdicts)
+            if not coming.same and not host["note"]:
+                host["note"] = _OTHERWISE.format(coming.after)
+            coming = next(moments, None)
+        if changes := patch(before, picture):
+            step["patch"] = changes
+            axes.add(picture)
+        host["steps"].append(step)
+    return {**host, "cards": table.cards, "axes": axes.numbers(table.cards)}
+
+
+_OTHERWISE = (
+    "At record {}, making the requests once more came to something else than on this host: from there on the matrix is "
+    "not sure. It may be that another version of apfs recorded it, or that a program called methods of the host."
+)
 
 
 class _Cards:
@@ -62,26 +76,12 @@ class _Cards:
         return number
 
 
-def _steps(entries: Entries, pictures: Sequence[tuple[int, Picture]]) -> Iterator[Step]:
-    following = iter(pictures[1:])
-    coming = next(following, None)
-    picture = pictures[0][1]
-    for records in _grouped(entries):
-        step = _step(records)
-        before = picture
-        while coming and coming[0] <= records[-1][0]:
-            picture, coming = coming[1], next(following, None)
-        if changes := patch(before, picture):
-            step["patch"] = changes
-        yield step
-
-
-def _grouped(entries: Entries) -> Iterator[list[tuple[int, Record]]]:
+def _grouped(entries: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
     """Yield the records that belong together: an outcome is the last one of them."""
     group: list[tuple[int, Record]] = []
     for entry in entries:
         group.append(entry)
-        if isinstance(entry[1], OUTCOMES):
+        if entry[1].outcome:
             yield group
             group = []
     if group:
@@ -90,7 +90,7 @@ def _grouped(entries: Entries) -> Iterator[list[tuple[int, Record]]]:
 
 def _step(records: list[tuple[int, Record]]) -> Step:
     *effects, (number, outcome) = records
-    if not isinstance(outcome, OUTCOMES):
+    if not outcome.outcome:
         effects, what, where, why, kind = records, "what happened by itself", "", "", "none"
     else:
         what, where = _request(outcome)
@@ -135,16 +135,32 @@ def _migrations(effects: list[tuple[int, Record]]) -> list[list[str]]:
     return [[record.mdev, record.before, record.after] for _, record in effects if isinstance(record, Migration)]
 
 
-def _axes(pictures: Iterable[Picture], cards: Iterable[Picture]) -> dict[str, list[int]]:
-    """Return the adapters and domains that there are, or that are assigned, at any moment."""
-    adapters: set[str] = set()
-    domains = {text for card in cards for text in card["queues"].values()}
-    for picture in pictures:
-        adapters.update(picture["cards"])
+def _verdicts(verdicts: Verdicts) -> Step:
+    """Return verdicts as the page has them, with no more rows than it shows of records."""
+    findings = [list(finding) for finding in verdicts.findings[:SHOWN]]
+    fitting = list(verdicts.fitting[: SHOWN - len(findings)])
+    left = len(verdicts.findings) + len(verdicts.fitting) - len(findings) - len(fitting)
+    return {"findings": findings, "fitting": fitting, "left": left}
+
+
+class _Axes:
+    """The adapters and domains that there are, or that are assigned, at any moment."""
+
+    def __init__(self) -> None:
+        self._adapters: set[str] = set()
+        self._domains: set[str] = set()
+
+    def add(self, picture: Picture) -> None:
+        """Take note of those of one moment."""
+        self._adapters.update(picture["cards"])
         for mdev in picture["mdevs"].values():
-            adapters.add(mdev["matrix"]["adapters"])
-            domains.add(mdev["matrix"]["domains"])
-    return {"adapters": _all(adapters), "domains": _all(domains)}
+            self._adapters.add(mdev["matrix"]["adapters"])
+            self._domains.add(mdev["matrix"]["domains"])
+
+    def numbers(self, cards: Iterable[Picture]) -> dict[str, list[int]]:
+        """Return the numbers of both, ascending."""
+        domains = self._domains.union(*(card["queues"].values() for card in cards))
+        return {"adapters": _all(self._adapters), "domains": _all(domains)}
 
 
 def _all(texts: set[str]) -> list[int]:

@@ -6,8 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from apfs import Host, KernelError, Shell, load
-from apfs.report.moments import moments
-from apfs.report.story import story
+from apfs.report.sources import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,13 +17,13 @@ FIRST, SECOND, THIRD = (f"7f3c1a52-9d0e-4b6a-8c21-0e5f6a7b8c0{number}" for numbe
 MARKUP = "</script><script>alert(1)</script><!-- &amp; <b>"
 
 
-def told(scenario: str, happens: Callable[[Shell], None]) -> dict[str, Any]:
+def told(scenario: str, happens: Callable[[Shell], object]) -> dict[str, Any]:
     """Return the story of a host of the gallery to which something happens."""
-    described = load(scenario)
-    shell = Shell(Host(described))
+    shell = Shell(Host(load(scenario)))
     happens(shell)
-    entries = list(shell.host.journal)
-    return story(scenario, entries, list(moments(described, entries)), {"scenario": scenario})
+    found = recorded(scenario, shell.recording())
+    assert found["note"] == ""
+    return found
 
 
 def a_day(shell: Shell) -> None:

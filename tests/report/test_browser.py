@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from selenium.webdriver.common.keys import Keys
 
 from tests.report.stories import MARKUP, SECOND, THIRD, a_day, told
+from tests.report.test_story import migrated, stories_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,3 +123,23 @@ def test_dark_and_on_paper(show: Show) -> None:
     printed = browser.texts(".print-only tr")
     assert len(printed) == 11
     assert f"7 refused assign_adapter ← 6 /sys/devices/vfio_ap/matrix/{SECOND} EADDRINUSE" in printed[3]
+
+
+def test_two_hosts_and_the_verdicts_of_a_migration(show: Show) -> None:
+    browser = show(*stories_of(migrated("target-older-type")), title="migration")
+    assert browser.texts("h2") == ["A: migration-source", "B: target-older-type", "Steps"]
+    browser.press(Keys.HOME, "r")
+    assert "EFAULT" in browser.text(".now .refused")
+    assert browser.texts(".verdicts td") == [
+        *("05.0004", "✕ AP type", "0e", "0d"),
+        *("05.0047", "✕ AP type", "0e", "0d"),
+        *("06.0004", "✓ fits", "", ""),
+        *("06.0047", "✓ fits", "", ""),
+    ]
+    browser.screenshot("report-migration")
+    where = browser.text("#counter")
+    sent = "A store migration_state ← STOP_COPY"
+    assert sent in [text.split(maxsplit=1)[1].removesuffix(" ●") for text in browser.texts(".row")]
+    browser.press(Keys.ARROW_RIGHT)
+    assert browser.text("#counter") != where
+    assert "only the order of steps that a migration implies is certain" in browser.text("footer")

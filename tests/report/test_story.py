@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apfs import Host, Shell, load
+from apfs import History, Host, KernelError, Shell, load
 from apfs.ctl.status import document
 from apfs.journal.records import Migration, Refusal, Store, Uevent
 from apfs.report.moments import Moment
 from apfs.report.page import page
 from apfs.report.picture import picture
+from apfs.report.sources import asked
 from apfs.report.story import SHOWN, story, together
 from tests.report.stories import FIRST, MARKUP, MDEVS, SECOND, a_day, told
 from tests.report.test_picture import patched
 
+if TYPE_CHECKING:
+    from apfs.journal.records import Record
+
 UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
+CLIENT = f"/dev/vfio-ap/{UUID}"
+Step = dict[str, Any]
+
+
+def only(*records: Record) -> list[Step]:
+    """Return the steps of records of an empty host, of which the first one has the number 4."""
+    moment = Moment(0, picture(document(Host(load("empty")))))
+    steps: list[Step] = story("x", History(tuple(enumerate(records, 4))), iter([moment]), {})["steps"]
+    return steps
 
 
 def test_a_request_and_what_it_led_to_are_a_step() -> None:
@@ -38,8 +52,7 @@ def test_a_refusal_has_its_error_and_its_reason() -> None:
 
 def test_what_comes_of_no_request_is_a_step_of_its_own() -> None:
     event = Uevent("change", "/devices/ap", "ap", ())
-    moment = Moment(0, picture(document(Host(load("empty")))))
-    (first, second) = story("x", [(4, Store("/sys/a/b", "1\n")), (5, event)], [moment], {})["steps"]
+    first, second = only(Store("/sys/a/b", "1\n"), event)
     assert (first["what"], first["where"], first["last"]) == ("b ← 1", "/sys/a", 4)
     assert (second["kind"], second["first"], second["last"]) == ("none", 5, 5)
     assert second["effects"] == [[5, "uevent", "change /devices/ap"]]
@@ -58,17 +71,13 @@ def test_patches_lead_from_the_first_state_to_the_last() -> None:
 
 
 def test_65536_queues_that_move_are_a_small_page() -> None:
-    def all_of_them(shell: Shell) -> None:
-        for text in ("0x0", "-0", f"0x{'f' * 64}") * 2:
-            shell.echo(text, "/sys/bus/ap/apmask")
-
-    told_of = told("largest", all_of_them)
+    told_of = told("largest", lambda shell: shell.echo("0x0", "/sys/bus/ap/apmask"))
     first = told_of["steps"][0]
     assert len(first["effects"]) == SHOWN
     assert first["left"]["uevent"] == first["last"] - first["first"] - SHOWN
     assert len(first["patch"]["cards"]) == 256
     assert len(told_of["cards"]) == 2
-    assert len(page([told_of], "largest")) < 250_000
+    assert len(page([told_of], "largest")) < 80_000
 
 
 def host(*steps: dict[str, Any]) -> dict[str, Any]:
@@ -107,8 +116,7 @@ def test_other_devices_and_the_way_back() -> None:
 
 
 def test_migration_states_are_part_of_a_step() -> None:
-    entries = [(1, Migration(UUID, "RUNNING", "STOP")), (2, Store(f"/dev/vfio-ap/{UUID}/migration_state", "STOP"))]
-    (step,) = story("x", entries, [Moment(0, picture(document(Host(load("empty")))))], {})["steps"]
+    (step,) = only(Migration(UUID, "RUNNING", "STOP"), Store(f"/dev/vfio-ap/{UUID}/migration_state", "STOP"))
     assert step["migration"] == [[UUID, "RUNNING", "STOP"]]
 
 
@@ -124,9 +132,69 @@ def test_texts_of_hosts_do_not_become_markup() -> None:
 
 
 def test_refusals_of_other_operations_name_the_file() -> None:
-    entries = [
-        (1, Refusal("read", "/sys/bus/ap/x", "", "EIO", "why")),
-        (2, Refusal("console", "/ctl/console", "no\n", "EINVAL", "w")),
-    ]
-    steps = story("x", entries, [Moment(0, picture(document(Host(load("empty")))))], {})["steps"]
-    assert [step["what"] for step in steps] == ["read x", "no"]
+    read, console = (
+        Refusal("read", "/sys/bus/ap/x", "", "EIO", "why"),
+        Refusal("console", "/ctl/console", "no\n", "EINVAL", "why"),
+    )
+    assert [step["what"] for step in only(read, console)] == ["read x", "no"]
+
+
+def migrated(target: str) -> tuple[Shell, Shell]:
+    """Migrate a guest, as far as the target lets it; return both hosts."""
+    hosts = Shell(Host(load("migration-source"))), Shell(Host(load(target)))
+    source, other = hosts
+    other.echo("RESUMING", f"{CLIENT}/migration_state")
+    source.echo("STOP_COPY", f"{CLIENT}/migration_state")
+    with contextlib.suppress(KernelError):
+        other.write(f"{CLIENT}/data_stream", source.read(f"{CLIENT}/data_stream"))
+    other.echo("RUNNING", f"{CLIENT}/migration_state")
+    return hosts
+
+
+def stories_of(hosts: tuple[Shell, ...]) -> list[Step]:
+    return [asked(host.host.name, host.recording(), host.cat("/ctl/status")) for host in hosts]
+
+
+def test_a_stream_is_judged_queue_by_queue() -> None:
+    source, target = stories_of(migrated("target-older-type"))
+    assert source["note"] == target["note"] == ""
+    (step,) = [step for step in target["steps"] if "verdicts" in step]
+    assert step["kind"] == "refusal"
+    differs = ["AP type", "0e", "0d"]
+    assert [finding[1:] for finding in step["verdicts"]["findings"] if finding[0] == "05.0004"] == [differs]
+    assert step["verdicts"]["fitting"] == ["06.0004", "06.0047"]
+    assert step["verdicts"]["left"] == 0
+
+
+def test_a_stream_that_fits() -> None:
+    _, target = stories_of(migrated("migration-target"))
+    (step,) = [step for step in target["steps"] if "verdicts" in step]
+    fitting = ["05.0004", "05.0047", "06.0004", "06.0047"]
+    assert step["kind"] == "transfer"
+    assert step["verdicts"] == {"findings": [], "fitting": fitting, "left": 0}
+
+
+def test_what_a_journal_does_not_tell() -> None:
+    host = Host(load("default"))
+    shell = Shell(host)
+    shell.echo("-5", "/sys/bus/ap/apmask")
+    host.unplug(6)  # no request
+    host.scan()
+    shell.echo("-7", "/sys/bus/ap/apmask")
+    (story,) = stories_of((shell,))
+    assert story["note"].startswith("At record ")
+    assert "patch" in story["steps"][0]
+
+
+def test_a_guest_and_a_journal_that_has_lost_its_beginning() -> None:
+    shell = Shell(Host(load("migration-source")))
+    guest = shell.guest(UUID)
+    found = asked("guest", guest.recording(), guest.cat("/ctl/status"))
+    assert "it is that of a guest" in found["note"]
+    assert list(found["first"]["cards"]) == ["05", "06"]
+    shell.echo("-7", "/sys/bus/ap/apmask")
+    shell.echo("-8", "/sys/bus/ap/apmask")
+    head, _, *rest = shell.recording().splitlines(keepends=True)
+    found = asked("host", head + "".join(rest), shell.cat("/ctl/status"))
+    assert "the host had dropped the first 1 records" in found["note"]
+    assert found["first"]["masks"]["apmask"] == "00-04 09-ff"
