@@ -36,13 +36,13 @@ ALLOWED: dict[str, set[str]] = {
     "host": {"errors", "ap", "vfio_ap", "scenario", "system", "layout", "guest"},
     "recording": {"errors", "kernel", "ap", "vfio_ap", "scenario", "host"},
     "replay": {"errors", "journal", "sysfs", "vfio", "system", "scenario", "ctl", "host"},
+    "report": {"journal", "kernel", "ap", "vfio_ap", "scenario", "ctl", "host", "replay"},
     # the front ends
     "mounts": {"errors", "journal"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "sandbox": {"mounts", "vfio"},
     "vmm": {"mounts", "sandbox"},
-    "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "mounts"},
-    "report": {"journal", "kernel", "ap", "vfio_ap", "scenario", "ctl", "host", "replay"},
+    "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "report", "mounts"},
     "cli": {
         *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "replay", "report", "sandbox", "scenario"),
         *("testing", "vfio", "vmm"),

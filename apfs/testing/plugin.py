@@ -7,11 +7,11 @@ the rest of apfs only when a fixture is used.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
-from zlib import crc32
+from urllib.parse import quote
 
 import pytest
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 MARKER = "apfs_scenario"
 JOURNALS = "--apfs-journals"
-_LONGEST = 180
-"""Characters of a test's name in the name of a file, which may have 255 bytes."""
+REPORTS = "--apfs-report"
 _HOSTS = pytest.StashKey[dict[str, "Files"]]()
 _LIBVIRTS = pytest.StashKey[dict[str, "Libvirt"]]()
 
@@ -38,11 +37,17 @@ class _Wanted(NamedTuple):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add our option."""
-    parser.getgroup("apfs").addoption(
+    """Add our options."""
+    group = parser.getgroup("apfs")
+    group.addoption(
         JOURNALS,
         metavar="DIR",
         help="keep the journals of failed tests' hosts in this directory, for `apfs replay`",
+    )
+    group.addoption(
+        REPORTS,
+        metavar="DIR",
+        help="draw what happened on the hosts of each failed test, as a page in this directory, as `apfs report` does",
     )
 
 
@@ -58,14 +63,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of the journals of a failed test's hosts, and keep the whole journals if that is wanted."""
+    """Show the end of the journals of a failed test's hosts; keep and draw all of it if that is wanted."""
     report = yield
     if report.failed:
-        directory = item.config.getoption(JOURNALS)
-        for name, host in _hosts(item).items():
+        hosts, directory = _hosts(item), item.config.getoption(JOURNALS)
+        for name, host in hosts.items():
             report.sections.append((f"apfs journal of {name}", _journal(host)))
             if directory:
                 report.sections.append((f"apfs journal file of {name}", _kept(directory, item.nodeid, name, host)))
+        if hosts and item.config.getoption(REPORTS):
+            _draw(item, report, hosts)
         for name, libvirt in item.stash.get(_LIBVIRTS, {}).items():
             report.sections.append((f"apfs logs of {name}", libvirt.report()))
     return report
@@ -203,20 +210,27 @@ def _hosts(item: pytest.Item) -> dict[str, Files]:
 
 
 def _kept(directory: str, test: str, name: str, host: Files) -> str:
-    """Keep a journal, and say where."""
-    from pathlib import Path  # noqa: PLC0415 -- see the head of the file
-    from urllib.parse import quote  # noqa: PLC0415
+    """Keep the journal of a host, and say where."""
+    from apfs.testing import kept  # noqa: PLC0415 -- see the head of the file
 
-    function, bracket, parameters = test.partition("[")
-    stem = function.replace("::", ".").replace("/", ".") + bracket + quote(parameters, safe="[]=,+@ ")
-    stem = stem[:_LONGEST] + (f"~{crc32(test.encode()):08x}" if len(stem) > _LONGEST else "")
-    path = Path(directory, f"{stem}.{name}.json")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(host.recording(), "utf-8")
-    except OSError as error:
-        return f"cannot be kept: {error}"
-    return f"apfs replay {shlex.quote(str(path))}"
+    return kept.journal(directory, test, name, host)
+
+
+def _draw(item: pytest.Item, report: pytest.TestReport, hosts: dict[str, Files]) -> None:
+    """Draw what happened on hosts; name the page in JUnit's output and in that of pytest-html, if these are made."""
+    from apfs.testing import kept  # noqa: PLC0415 -- see the head of the file
+
+    page, said = kept.report(item.config.getoption(REPORTS), item.nodeid, hosts)
+    report.sections.append(("apfs report", said))
+    if page is None:
+        return
+    item.user_properties.append(("apfs_report", str(page)))
+    html = item.config.getoption("htmlpath", None)
+    if html:
+        from pytest_html import extras  # noqa: PLC0415 -- the option is its
+
+        url = quote(os.path.relpath(page, Path(html).parent))
+        vars(report)["extras"] = [*getattr(report, "extras", []), extras.url(url, name="apfs report")]
 
 
 def _journal(host: Files) -> str:

@@ -160,6 +160,16 @@ def test_gitlab(engine: Engine, image: str) -> None:
     assert said.splitlines()[-1] == "12/12 (complete)"
 
 
+def test_ci_keeps_what_the_plugin_draws() -> None:
+    jobs = read("ci/github-actions.yaml")["jobs"]
+    for name in ("runner", "container"):
+        keep = jobs[name]["steps"][-1]
+        assert (keep["if"], keep["with"]["name"]) == ("failure()", f"apfs-reports-{name}")
+        assert jobs[name]["env"] == {"PYTEST_ADDOPTS": f"--apfs-report={keep['with']['path']}"}
+    job = read("ci/gitlab-ci.yaml")["test"]
+    assert job["variables"] == {"PYTEST_ADDOPTS": f"--apfs-report={job['artifacts']['paths'][0]}"}
+
+
 def test_systemd_unit() -> None:
     """systemd accepts the unit, and its commands do what it says."""
     unit = EXAMPLES / "systemd/apfs@.service"

@@ -60,8 +60,8 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment after `pip install 'apfs[mount]'`."""
-    return environment(tmp_path_factory.mktemp("full"), f"{wheel}[mount]")
+    """Python of an environment after `pip install 'apfs[mount]' pytest-html`."""
+    return environment(tmp_path_factory.mktemp("full"), f"{wheel}[mount]", "pytest-html")
 
 
 @dataclass(frozen=True, slots=True)

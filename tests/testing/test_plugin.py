@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -224,9 +226,29 @@ class TestIt:
     project.pytest("--apfs-journals=kept", status=1)
     names = sorted(file.name for file in (project.directory / "kept").iterdir())
     assert names[:2] == [f"test_names.py.TestIt.test_it[{text}].apfs_host.json" for text in ("a%2Fb", "a.b")]
-    assert re.fullmatch(r"test_names\.py\.TestIt\.test_it\[x{144}~[0-9a-f]{8}\.apfs_host\.json", names[2])
+    assert re.fullmatch(r"test_names\.py\.TestIt\.test_it\[x{151}~[0-9a-f]{8}\.apfs_host\.json", names[2])
     (project.directory / "file").touch()
     assert "cannot be kept: [Errno 17] File exists: 'file'" in project.pytest("--apfs-journals=file", status=1)
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_failures_are_drawn(project: Project, options: tuple[str, ...]) -> None:
+    project.write("test_failing.py", FAILING)
+    made = ("--apfs-report=out/apfs", "--html=out/tests.html", "--junitxml=junit.xml")
+    said = project.pytest(*options, *made, status=1)
+    pages = sorted(path.name for path in (project.directory / "out/apfs").iterdir())
+    assert pages == [f"test_failing.py.test_{name}.html" for name in ("host", "mount", "own", "pair", "setup")]
+    for name in pages:
+        assert f"out/apfs/{name}" in said
+        assert f'"apfs/{name}"' in html.unescape((project.directory / "out/tests.html").read_text("utf-8"))
+    junit = ET.parse(project.directory / "junit.xml")  # noqa: S314 -- pytest has made it
+    named = [str(element.get("value")) for element in junit.iterfind(".//property[@name='apfs_report']")]
+    assert sorted(named) == [f"out/apfs/{name}" for name in pages]
+    pair = (project.directory / "out/apfs/test_failing.py.test_pair.html").read_text("utf-8")
+    assert "apfs_pair.source" in pair
+    assert "apfs_pair.target" in pair
+    assert "verdicts" in pair
+    assert project.left_behind() == []
 
 
 WAITING = """
@@ -310,7 +332,9 @@ def test_killed_servers(project: Project, monkeypatch: pytest.MonkeyPatch, helpe
     if not helper:
         monkeypatch.setenv("PATH", path_without_fusermount(project.tmp / "bin"))
     project.write("test_dying.py", DYING)
-    said = project.pytest(status=1)
+    said = project.pytest("--apfs-report=reports", status=1)
+    assert "apfs_pair.source cannot be drawn, the host's server is gone: " in said
+    assert "reports/test_dying.py.test_killed_and_failed.html" in said
     assert "1 failed, 2 passed" in said
     assert section(said, "apfs_pair.source").startswith("cannot be read, the host's server is gone: ")
     assert section(said, "apfs_pair.target").startswith("refusals: 0\n")
