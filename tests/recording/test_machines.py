@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.ap.mask import NONE, Mask
+from apfs.ap.qinfo import FIELDS
 from apfs.host import Host
+from apfs.recording.reader import PAGE
 from apfs.recording.recorder import HEAD, Recording, RecordingError, record
 from apfs.recording.tree import Directory
 from apfs.scenario.model import Scenario, ScenarioError
@@ -236,6 +238,29 @@ def test_devices_that_an_emulated_host_refuses_are_left_out() -> None:
 def test_a_secure_execution_guest_without_bind_states() -> None:
     recording = record(Copy.of(TWO).put("/sys/firmware/uv/prot_virt_guest", "1\n"))
     assert (recording.scenario.secure_execution, recording.scenario.environment) == (True, "kvm")
+
+
+def test_what_a_card_says_of_itself() -> None:
+    copy = Copy.of(TWO).put(f"{CARD}/op_modes", "FIPS2009 FIPS2021\n").put(f"{CARD}/max_msg_size", "8192\n")
+    copy.put(f"{CARD}/05.0004/driver_override", "(null)\n")  # a kernel's text for none
+    recorded = record(copy).scenario
+    assert recorded.cards[5].op_modes == ("FIPS2009", "FIPS2021")
+    assert FIELDS["ml"].get(recorded.cards[5].word(4)) == 8192 // PAGE
+    assert recorded.overrides == {}
+
+
+def test_a_device_needs_one_file_of_its_assignments() -> None:
+    names = {"matrix", "ap_config"}
+    for name in names:
+        copy = Copy.of(GUEST)
+        del copy.files[f"{MATRIX}/{U1}/{name}"]
+        assert record(copy).scenario.mdevs == loads(GUEST).mdevs
+    copy = Copy.of(GUEST)
+    for name in names:
+        del copy.files[f"{MATRIX}/{U1}/{name}"]
+    recording = record(copy)
+    assert recording.scenario.mdevs == ()
+    assert f"{U1}: left out: what is assigned was not readable." in recording.notes
 
 
 def test_notes_that_quote_a_file_stay_comments() -> None:
