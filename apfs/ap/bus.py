@@ -11,17 +11,17 @@ from operator import or_
 from typing import TYPE_CHECKING, Literal
 
 from apfs.ap.bindings import BindingsEvent
-from apfs.ap.card import ApCard, queue_uevent_keys
+from apfs.ap.card import ApCard
 from apfs.ap.driver import ApDriver
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn, parse_card_name
 from apfs.ap.qinfo import CARD_HWINFO_MASKS, FIELDS, NEWEST, TAPQ_VALID, Response, compatible_type
 from apfs.ap.queue import ApQueue
+from apfs.ap.queue_events import QueueEvents, cut
 from apfs.ap.queue_states import PollTimer
 from apfs.ap.reservation import Reservation
 from apfs.ap.zcrypt_card import ZcryptCard
 from apfs.errors import KernelError
-from apfs.journal.records import Uevent
 from apfs.kernel.device import SYS, Bus, Device, Driver, emit
 from apfs.kernel.profile import DEFAULT
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from apfs.ap.hardware import Machine
     from apfs.ap.qinfo import Qci
     from apfs.journal.log import Journal
-    from apfs.journal.records import Action, Keys
+    from apfs.journal.records import Keys
     from apfs.kernel.profile import Profile
     from apfs.sysfs.tree import Tree
 
@@ -88,6 +88,7 @@ class ApBus(Bus):
         self.poll_timer = PollTimer()
         self.scans = 0
         self.bindings_event = BindingsEvent(self.root, profile, self.bindings)
+        self._events = QueueEvents(tree.journal, self.bindings_event)
         self.cex4card = ApDriver(self, "cex4card", "zcrypt_cex4", "card", default=True)
         self.cex4queue = ApDriver(self, "cex4queue", "zcrypt_cex4", "queue", default=True)
         self.drivers: list[Driver] = [self.cex4card, self.cex4queue]
@@ -115,6 +116,11 @@ class ApBus(Bus):
         for driver in self.drivers:
             if isinstance(driver, ApDriver) and driver.device_kind == "queue":
                 yield driver
+
+    def _pieces(self, card: ApCard, domains: Mask) -> Iterator[Mask]:
+        """Yield a row of queues cut where a driver programs a guest between the uevents of two of them."""
+        turns = (driver.turns(card.apid, domains) for driver in self._queue_drivers())
+        return cut(domains, reduce(or_, turns, NONE))
 
     def owned_by_host(self, apid: int) -> Mask:
         """Return the domains of an adapter, with or without queues, that cannot be assigned to guests."""
@@ -166,7 +172,7 @@ class ApBus(Bus):
         taken = self._offer(card, Mask.of(apqn.apqi), driver)
         if not taken:
             raise KernelError(errno.ENODEV, f"{driver.name} takes queues of cards that {self.cex4card.name} has")
-        self._tell(card, ("bind", taken))
+        self._events.send(card, ("bind", taken))
         self.poll()
 
     def _probe_card(self, card: ApCard, driver: ApDriver) -> None:
@@ -185,7 +191,7 @@ class ApBus(Bus):
             self.tree.deactivate()
             return
         assert isinstance(device, ApQueue)  # noqa: S101 -- the only other kind of device
-        self._tell(device.card, ("unbind", self._detach(device.card, Mask.of(device.apqi))))
+        self._events.send(device.card, ("unbind", self._detach(device.card, Mask.of(device.apqi))))
         self.tree.deactivate()
 
     # -- rows of queues ----------------------------------------------------------------------------
@@ -219,31 +225,6 @@ class ApBus(Bus):
                 card.unbind(driver, leaving)
                 detached |= leaving
         return detached
-
-    def _tell(self, card: ApCard, *actions: tuple[Action, Mask], were_unbound: Mask = NONE) -> None:
-        """Send uevents, queue by queue: for each queue the actions whose mask contains it, in the order given.
-
-        Only `bind` knows the driver: the others are sent before it, or when it is gone. `were_unbound` are those of the
-        queues that existed without a driver before.
-        """
-        event = self.bindings_event
-        if self.journal.muted and not event.at_probes:
-            return
-        row = reduce(or_, (domains for _, domains in actions))
-        completed = event.completed_by(row, dict(actions).get("bind", NONE), were_unbound)
-        for apqi in row:
-            queue = ApQueue(card, apqi)
-            devpath = queue.path.removeprefix(SYS)
-            complete = self.scans and event.at_probes and next(completed)
-            for action, domains in actions:
-                if apqi in domains:
-                    if action == "bind" and complete:
-                        event.send()
-                    if self.journal.muted:
-                        continue
-                    driver = queue.driver if action == "bind" else None
-                    keys = queue_uevent_keys(driver.name if driver else None, card.mode)
-                    self.journal.add(Uevent(action, devpath, "ap", keys))
 
     # -- masks -------------------------------------------------------------------------------------
 
@@ -281,12 +262,15 @@ class ApBus(Bus):
         for card, domains in self.rows():
             with_default = domains - card.bound_otherwise()
             misplaced = with_default ^ (domains & self.reservation.by_masks(card.apid))
-            if misplaced:
-                detached = self._detach(card, misplaced)
+            for row in self._pieces(card, misplaced):
+                detached = told = self._detach(card, row)
                 if detached:
                     self.tree.deactivate()
-                taken = self._offer_around(card, misplaced)
-                self._tell(card, ("unbind", detached), ("bind", taken), were_unbound=misplaced - detached)
+                if len(row) == 1:
+                    self._events.send(card, ("unbind", detached))
+                    told = NONE
+                taken = self._offer_around(card, row)
+                self._events.send(card, ("unbind", told), ("bind", taken), were_unbound=row - detached)
         self.poll()
 
     # -- polling -----------------------------------------------------------------------------------
@@ -390,15 +374,21 @@ class ApBus(Bus):
                 emit(ApQueue(card, apqi), "change", ("CONFIG", str(int(config))))
 
     def _create_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
-        self._order.append((card.apid, domains))
-        card.add_queues(domains, config=config, chkstop=chkstop)
-        bound = self._offer_around(card, domains) if self.autoprobe else NONE
-        if config and not chkstop and self.profile.operating_at_creation:
-            card.states.initialise(domains)
-        self._tell(card, ("add", domains), ("bind", bound))
+        for row in self._pieces(card, domains):
+            self._order.append((card.apid, row))
+            card.add_queues(row, config=config, chkstop=chkstop)
+            added = row
+            if len(row) == 1:
+                self._events.send(card, ("add", row))
+                added = NONE
+            bound = self._offer_around(card, row) if self.autoprobe else NONE
+            if config and not chkstop and self.profile.operating_at_creation:
+                card.states.initialise(row)
+            self._events.send(card, ("add", added), ("bind", bound))
 
     def _remove_queues(self, card: ApCard, domains: Mask) -> None:
-        self._tell(card, ("unbind", self._detach(card, domains)), ("remove", domains))
+        for row in self._pieces(card, domains):
+            self._events.send(card, ("unbind", self._detach(card, row)), ("remove", row))
         card.drop_queues(domains)
         self.reservation.forget(card.apid, domains)
         rows = ((apid, row - domains if apid == card.apid else row) for apid, row in self._order)
@@ -431,7 +421,7 @@ class ApBus(Bus):
         if self.autoprobe:
             for card, domains in self.rows():
                 taken = self._offer(card, domains - card.all_bound(), driver)
-                self._tell(card, ("bind", taken), were_unbound=taken)
+                self._events.send(card, ("bind", taken), were_unbound=taken)
         driver.announce()
         self.bindings_event.check("register")
         self.poll()
@@ -442,7 +432,7 @@ class ApBus(Bus):
             card = self.cards[apid]
             self._detach(card, domains)
             for apqi in reversed(list(domains)):
-                self._tell(card, ("unbind", Mask.of(apqi)))
+                self._events.send(card, ("unbind", Mask.of(apqi)))
         for card in self.cards.values():
             card.bound.pop(driver, None)
         self.drivers.remove(driver)

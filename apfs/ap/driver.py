@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from apfs.ap.mask import NONE
 from apfs.kernel.device import Driver
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class ApDriver(Driver):
         """Return all queues that it has, in rows, the last bound first; within a row the highest was bound last."""
         rows = [(serial, apid, row) for apid, found in self._bound.items() for serial, row in found.items()]
         return [(apid, row) for _, apid, row in sorted(rows, key=lambda found: found[0], reverse=True)]
+
+    def turns(self, _apid: int, _domains: Mask) -> Mask:
+        """Return those queues at whose coming or going it does something that is told, between their uevents."""
+        return NONE
 
     def probe(self, apid: int, domains: Mask) -> None:
         """Get queues, which are already bound to this driver."""

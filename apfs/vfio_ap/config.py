@@ -1,9 +1,8 @@
-"""What changes of the host mean to guests: what is lost at once, what is looked at for more, and in which order."""
+"""What changes of the host's configuration mean to guests: what is lost at once, and what is looked at for more."""
 
 from __future__ import annotations
 
-from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from apfs.ap.mask import Mask
 from apfs.ap.qinfo import FIELDS, OLDEST
@@ -22,25 +21,10 @@ class Assigned(Protocol):
 
     matrix: Matrix
     shadow: Matrix
+    vm: object | None
 
     def push(self) -> None:
         """Program the guest."""
-
-
-_Device = TypeVar("_Device", bound=Assigned)
-
-
-def turns(mdevs: Iterable[_Device], domains: Mask) -> list[tuple[int, _Device]]:
-    """Return when to filter for devices, each of which has some of these domains on an adapter whose queues are bound.
-
-    Linux filters with each queue (vfio_ap_mdev_probe_queue). With the first one of a device, other adapters may come in
-    that have waited for any filtering; with the last one comes the adapter itself. Those between change nothing.
-    """
-    found = []
-    for mdev in mdevs:
-        own = list(domains & mdev.matrix.domains)
-        found += [(apqi, mdev) for apqi in dict.fromkeys((own[0], own[-1]))]
-    return sorted(found, key=itemgetter(0))
 
 
 def difference(one: Qci, other: Qci) -> Matrix:
@@ -72,6 +56,21 @@ class Loss(NamedTuple):
     """Whether the guest is programmed with it."""
     hit: bool
     """Whether the device, or one before it, had something of what was lost."""
+
+
+def turns(mdevs: Iterable[Assigned], apid: int, domains: Mask) -> Mask:
+    """Return at which queues, of a row that comes or goes, running guests may be programmed.
+
+    When they come, Linux filters with each (vfio_ap_mdev_probe_queue): with the first one of a device, other adapters
+    may come in that have waited for any filtering; with the last one comes the adapter itself. Those between change
+    nothing. When they go, the first one that the guest has takes the adapter along (vfio_ap_mdev_remove_queue).
+    """
+    found = []
+    for mdev in mdevs:
+        if mdev.vm is not None:
+            own, had = list(domains & mdev.matrix.domains), list(domains & mdev.shadow.domains)
+            found += [*own[:1], *own[-1:], *(had[:1] if apid in mdev.shadow.adapters else ())]
+    return Mask.from_numbers(found)
 
 
 def lose_most(shadow: Matrix, assigned: Matrix, lost: Matrix, *, hit: bool) -> Loss:

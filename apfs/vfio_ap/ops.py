@@ -60,7 +60,6 @@ class VfioApDriver(ApDriver):
         """Called when a migration session begins or ends, because it has a file with a size."""
         self.bad_resets: dict[Apqn, int] = {}
         """Queues whose last reset ended with a response that keeps them from guests."""
-        self._unprobed: tuple[int, Mask] = -1, NONE  # an adapter, and its queues whose turn to be probed has not come
         self.programmed: Callable[[MatrixMdev], None] = lambda _mdev: None
         """Called whenever a guest's matrix was programmed: at its start, at each change, at its end."""
         self.signalled: Callable[[MatrixMdev], None] = lambda _mdev: None
@@ -77,8 +76,7 @@ class VfioApDriver(ApDriver):
     def bound(self, apid: int) -> Mask:
         """Return the domains whose queues on an adapter are bound to the driver."""
         card = self.ap_bus.cards.get(apid)
-        bound = card.bound.get(self, NONE) if card else NONE
-        return bound - self._unprobed[1] if apid == self._unprobed[0] else bound
+        return card.bound.get(self, NONE) if card else NONE
 
     def passable(self, apid: int) -> Mask:
         """Return the domains whose queues on an adapter can be passed to a guest."""
@@ -107,25 +105,25 @@ class VfioApDriver(ApDriver):
 
     # -- what the AP bus tells ---------------------------------------------------------------------
 
+    def turns(self, apid: int, domains: Mask) -> Mask:
+        """Return the queues at which running guests may be programmed."""
+        return config.turns(self._assignees(apid, domains), apid, domains)
+
     def probe(self, apid: int, domains: Mask) -> None:
         """Get queues: devices that they are assigned to may now pass them (vfio_ap_mdev_probe_queue).
 
         Not while additions to the host configuration wait for the end of the scan, if the filter looks at everything.
         """
-        assignees = [mdev for mdev in self.mdevs if apid in mdev.matrix.adapters and domains & mdev.matrix.domains]
-        for apqi, mdev in config.turns(assignees, domains):
-            self._unprobed = apid, domains.after(apqi)
+        for mdev in self._assignees(apid, domains):
             if not self.kernel.filter_whole or not (mdev.pending.adapters or mdev.pending.domains):
                 mdev.refilter(added=mdev.matrix)
-        self._unprobed = -1, NONE
 
     def remove(self, apid: int, domains: Mask) -> None:
-        """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter, at once."""
+        """Lose queues (vfio_ap_mdev_remove_queue): a guest that has one of them loses the whole adapter at once."""
         rest = domains
-        losers = [mdev for mdev in self.mdevs if apid in mdev.shadow.adapters and domains & mdev.shadow.domains]
-        for mdev in sorted(losers, key=lambda mdev: (domains & mdev.shadow.domains).lowest()):
-            if self.kernel.hotplug:
-                shadow = mdev.shadow
+        for mdev in self._assignees(apid, domains) if self.kernel.hotplug else ():
+            shadow = mdev.shadow
+            if apid in shadow.adapters and not domains.isdisjoint(shadow.domains):
                 mdev.shadow = shadow.with_mask("adapters", shadow.adapters.without(apid))
                 mdev.push()
                 zeroized = mdev.linked(apid) & shadow.domains if self.kernel.reset_filtered else NONE
@@ -137,6 +135,9 @@ class VfioApDriver(ApDriver):
             self.reset([(apid, rest & self.info.domains)])
         for apqi in domains:
             self.bad_resets.pop(Apqn(apid, apqi), None)
+
+    def _assignees(self, apid: int, domains: Mask) -> list[MatrixMdev]:
+        return [mdev for mdev in self.mdevs if apid in mdev.matrix.adapters and domains & mdev.matrix.domains]
 
     def in_use(self, adapters: Mask, domains: Mask) -> bool:
         """Whether a device has an APQN of adapters x domains assigned; the newest such one is named in the log."""

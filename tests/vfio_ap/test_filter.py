@@ -603,6 +603,53 @@ def test_each_queue_that_is_bound_filters() -> None:
     assert bench.guest_matrix(M1) == FOUR
 
 
+def told(bench: Bench) -> list[str]:
+    """Return uevents of cards and queues and the first adapters that guests were given, in their order."""
+    lines = []
+    for record in bench.story(Uevent, GuestUpdate):
+        if isinstance(record, GuestUpdate):
+            lines.append(record.adapters[:4])
+        elif isinstance(record, Uevent) and record.devpath.startswith("/devices/ap/"):
+            lines.append(f"{record.action} {record.devpath.rpartition('/')[2]}")
+    return lines
+
+
+def test_guests_are_programmed_between_the_events_of_queues() -> None:
+    # driver_bound and __device_release_driver send their events when probe and remove of the driver have returned.
+    bench = Bench()
+    bench.create(M1)
+    bench.assign(M1, (5,), (0x47, 0xAB))
+    bench.run_guest(M1)
+    bench.host.set_tapq(5, {"mex4k": 1})
+    bench.mark()
+    bench.host.scan()
+    gone, come = told(bench)[:11], told(bench)[11:]
+    assert gone == [
+        *("unbind 05.0004", "remove 05.0004", "0x00", "unbind 05.0047", "remove 05.0047"),
+        *("unbind 05.00ab", "remove 05.00ab", "unbind 05.00ff", "remove 05.00ff", "unbind card05", "remove card05"),
+    ]
+    assert come == [
+        *("add card05", "bind card05", "add 05.0004", "bind 05.0004", "add 05.0047", "bind 05.0047"),
+        *("add 05.00ab", "0x04", "bind 05.00ab", "add 05.00ff", "bind 05.00ff"),
+    ]
+    bench.unbind("05.0047", "05.00ab")
+    bench.mark()
+    bench.bind("05.0047", "05.00ab")
+    assert told(bench) == ["bind 05.0047", "0x04", "bind 05.00ab"]
+
+
+def test_masks_program_guests_between_the_events_of_queues() -> None:
+    # __ap_revise_reserved offers queues without a driver that are not reserved, whatever was written.
+    bench = Bench()
+    bench.create(M1)
+    bench.assign(M1, (5,), (4, 0xAB))
+    bench.run_guest(M1)
+    bench.unbind("05.0004", "05.0047", "05.00ab")
+    bench.mark()
+    assert bench.store("/sys/bus/ap/apmask", "-255") == ""
+    assert told(bench) == ["bind 05.0004", "bind 05.0047", "0x04", "bind 05.00ab"]
+
+
 def test_queues_of_several_devices_go_and_come_in_the_order_of_their_domains() -> None:
     bench = Bench()
     bench.create(M1, M2)
