@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from apfs.host import Host
 from apfs.kernel.profile import PROFILES, Profile
-from apfs.scenario.reader import gallery, load
+from apfs.scenario.reader import gallery, load, loads
 from apfs.testing.files import Shell
+from tests.kernels import bus_rows, vfio_rows  # noqa: F401 -- which register their checks
+from tests.kernels.rows import CHECKS
 from tests.scenario.test_gallery import BIG, UNREADABLE
 
 
@@ -41,3 +45,19 @@ def test_every_file_can_be_read(name: str, version: str) -> None:
             shell.cat(path)
         elif stat.mode & 0o170000 == 0o120000:
             assert shell.exists(path), path
+
+
+GUIDE = (Path(__file__).parents[2] / "docs/kernels.md").read_text("utf-8")
+DISTRIBUTIONS = re.findall(r"```toml\n# ([^\n]*)\n([^`]*)```", GUIDE)
+
+
+@pytest.mark.parametrize(("name", "text"), DISTRIBUTIONS, ids=[name for name, _ in DISTRIBUTIONS])
+def test_kernels_of_distributions_in_the_guide(name: str, text: str) -> None:
+    del name
+    kernel = loads(text).kernel
+    # None of them is a feature that the release has anyway.
+    assert len(kernel.changes()) == text.count("\n") - 2
+    host = Host(replace(load("kernel-doc"), kernel=kernel))
+    assert list(host.journal) == []
+    for feature in kernel.changes():
+        CHECKS[feature](kernel)
