@@ -141,9 +141,13 @@ class QueueStates:
             self._timer.armed = True
 
     def unbind_from_guest(self, domains: Mask) -> None:
-        """Make queues available for binding, by a reset (se_bind_store)."""
+        """Make queues available for binding, by a reset; up to 6.7 only if they are operated (se_bind_store)."""
         self.unbinding |= domains
-        self.initialise(domains)
+        if self._profile.se_bind_state_checked:
+            self.initialise(domains)
+        else:
+            self._forget_secrets(domains)
+            self.reset(domains)
 
     def poll(self, domains: Mask) -> None:
         """Take queues, which have a driver, from the end of their reset to where they are idle (ap_sm_reset_wait)."""
@@ -174,10 +178,11 @@ class QueueStates:
         self.bound_to_guest = self.bound_to_guest - domains | self._machine.bound_to_guest(self._apid, domains)
 
     def bind_to_guest(self, apqi: int) -> None:
-        """Take note that a queue was bound to this guest, which ends its association."""
+        """Take note that a queue was bound to this guest, which since 6.8 ends its association."""
         self.bound_to_guest = self.bound_to_guest.with_(apqi)
         self.bound_here = self.bound_here.with_(apqi)
-        self.secrets.pop(apqi, None)
+        if self._profile.se_bind_state_checked:
+            self.secrets.pop(apqi, None)
 
     def associate(self, apqi: int, secret: int) -> bool:
         """Remember a secret; return whether the queue is associated already. Else it is so for ever: it is not polled.

@@ -145,7 +145,9 @@ class Profile:
         after="6.10",
     )
     se_bind_state_checked: bool = _since(
-        "6.8", "`se_bind` and `se_associate` ask for the bind state before; earlier, only whether the queue is idle."
+        "6.8",
+        "`se_bind` and `se_associate` ask for the bind state before, binding ends an association, and unbinding "
+        "operates the queue; earlier, they only ask whether it is idle.",
     )
     se_usable: Literal["any", "bound_here", "bound"] = _row(
         {"5.14": "any", "6.7": "bound_here", "6.8": "bound"},

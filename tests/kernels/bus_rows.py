@@ -421,6 +421,13 @@ def se_bind_state_checked(kernel: Profile) -> None:
     assert bench.store(f"{SE_EP11}/se_associate", "8") == "EINVAL"
     bench.host.configure(0, on=False)
     assert bench.store(f"{SE_EP11}/se_bind", "1") == "EIO"
+    bench = associated(kernel)
+    bench.host.set_tapq(0, {"bs": 2})  # as hardware would do by itself
+    bench.echo("1", f"{SE_EP11}/se_bind")
+    assert bench.cat(f"{SE_EP11}/se_associate") == ("unassociated\n" if checked else "association pending\n")
+    bench.echo("00.0029", f"{ZCRYPT_DRIVER}/unbind")
+    bench.echo("0", f"{SE_EP11}/se_bind")
+    assert bench.cat(f"{SE_EP11}/request_count") == ("0\n" if checked else "-\n")
 
 
 def associated(kernel: Profile) -> Bench:
