@@ -249,6 +249,9 @@ class Profile:
     iommufd_unmap_nothing: bool = _since(
         "6.18", "VFIO_IOMMU_UNMAP_DMA of an iommufd succeeds where nothing is mapped; before, ENOENT.", after="6.14"
     )
+    iommufd_length_first: bool = _since(
+        "6.19", "IOMMU_IOAS_MAP_FILE looks at the length before the descriptor; before, EBADF comes first."
+    )
     feature_ioctl: bool = _since(
         "5.19", "The ioctl VFIO_DEVICE_FEATURE is known; before, EOPNOTSUPP, so that nothing migrates.", after="5.17"
     )

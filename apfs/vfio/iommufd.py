@@ -275,12 +275,15 @@ class Iommufd(IoctlFile):
         size, flags, ioas_id, number, start, length, iova = request.sized(layout)
         writable = self._check_map(flags, length, iova)
         ioas = self.ioas(ioas_id)
+        missing = KernelError(errno.EBADF, f"descriptor {number} is not open")
+        if request.descriptor is None and not self._profile.iommufd_length_first:
+            raise missing
         if not length:
             raise KernelError(errno.EINVAL, "no length")
         if start + length - 1 > LAST:
             raise KernelError(errno.EOVERFLOW, f"{length:#x} bytes from {start:#x} on are beyond any file")
         if request.descriptor is None:
-            raise KernelError(errno.EBADF, f"descriptor {number} is not open")
+            raise missing
         pages = Pages(start - start % uapi.PAGE, writable, file=True)
         part = Slice(pages, start % uapi.PAGE, length)
         placed = ioas.map([part], _wanted(flags, iova), writable=writable)

@@ -451,7 +451,7 @@ def iommufd_last(kernel: Profile) -> None:
     assert unknown == list(range(kernel.iommufd_last + 1, 0x95))
 
 
-IOAS_ALLOC, IOAS_COPY, IOAS_MAP, VFIO_IOAS = 0x3B81, 0x3B83, 0x3B85, 0x3B88
+IOAS_ALLOC, IOAS_COPY, IOAS_MAP, VFIO_IOAS, IOAS_MAP_FILE = 0x3B81, 0x3B83, 0x3B85, 0x3B88, 0x3B8F
 
 
 def address_space(kernel: Profile) -> tuple[Program, int]:
@@ -489,6 +489,16 @@ def iommufd_unmap_nothing(kernel: Profile) -> None:
     assert vmm.outcome(fd, IOMMU_MAP_DMA, struct.pack("=IIQQQ", 32, 3, 0x10000, 0x1000, 0x1000)) == "ok"
     assert unmapped(0x1000) == "ok"
     assert unmapped(0x1000) == nothing
+
+
+@row
+def iommufd_length_first(kernel: Profile) -> None:
+    if kernel.iommufd and kernel.iommufd_last > IOAS_MAP_FILE & 0xFF:
+        vmm, fd = address_space(kernel)
+        answers = [
+            vmm.outcome(fd, IOAS_MAP_FILE, struct.pack("=3Ii3Q", 40, 3, 1, 999, 0, length, 0)) for length in (0, 1)
+        ]
+        assert answers == ["EINVAL" if kernel.iommufd_length_first else "EBADF", "EBADF"]
 
 
 def feature(device: Device, index: int, flags: int = GET) -> str:
