@@ -184,7 +184,7 @@ def _parameters(readable: int, pools: int, kernels: Callable[[Profile], bool]) -
             "msgpool_min_items",
             pools,
             lambda _bus: "8\n",
-            kernels=lambda kernel: kernels(kernel) and kernel.pool_parameters,
+            kernels=lambda kernel: kernels(kernel) and kernel.ap_pool_parameter,
         ),
         Attribute("apmask", readable, lambda _bus: "(null)\n", kernels=kernels),
         Attribute("aqmask", readable, lambda _bus: "(null)\n", kernels=kernels),

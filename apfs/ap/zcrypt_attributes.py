@@ -192,7 +192,7 @@ def _pool(mode: int, *, readable: bool) -> Attribute:
         "mempool_threshold",
         mode,
         lambda _module: "5\n",
-        kernels=lambda kernel: kernel.pool_parameters and kernel.parameters_readable == readable,
+        kernels=lambda kernel: kernel.zcrypt_pool_parameter and kernel.parameters_readable == readable,
     )
 
 

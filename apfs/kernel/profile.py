@@ -60,8 +60,9 @@ class Profile:
 
     useirq_parameter: bool = _since("5.16", "`/sys/module/ap/parameters` has `useirq`.")
     hwrng_seed_parameter: bool = _until("6.2", "`/sys/module/zcrypt/parameters` has `hwrng_seed`.")
-    pool_parameters: bool = _since(
-        "6.18", "The modules ap and zcrypt have parameters `msgpool_min_items` and `mempool_threshold`.", after="6.14"
+    ap_pool_parameter: bool = _since("6.18", "`/sys/module/ap/parameters` has `msgpool_min_items`.", after="6.14")
+    zcrypt_pool_parameter: bool = _since(
+        "6.18", "`/sys/module/zcrypt/parameters` has `mempool_threshold`.", after="6.14"
     )
     parameters_readable: bool = _since("7.0", "Modes of the module parameters are 0444, of pools 0400; before, 0440.")
     scans_writable: bool = _since("5.18", "A write to `/sys/bus/ap/scans` makes the bus scan; before, mode 0444.")

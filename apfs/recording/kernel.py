@@ -53,9 +53,11 @@ def _seen(files: Reader) -> Iterator[tuple[str, Value]]:
     parameters = files.names("/sys/module/ap/parameters")
     if parameters:
         yield "useirq_parameter", "useirq" in parameters
-        yield "pool_parameters", "msgpool_min_items" in parameters
+        yield "ap_pool_parameter", "msgpool_min_items" in parameters
     if files.names("/sys/module/zcrypt"):
-        yield "hwrng_seed_parameter", "hwrng_seed" in files.names("/sys/module/zcrypt/parameters")
+        zcrypt = files.names("/sys/module/zcrypt/parameters")
+        yield "hwrng_seed_parameter", "hwrng_seed" in zcrypt
+        yield "zcrypt_pool_parameter", "mempool_threshold" in zcrypt
     _, _, minor = (files.text("/sys/devices/virtual/misc/z90crypt/dev") or "").partition(":")
     if minor.isdecimal():
         yield "misc_minors", "low" if int(minor) < _LOW_MINORS else "high"

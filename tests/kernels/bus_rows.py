@@ -51,12 +51,15 @@ def hwrng_seed_parameter(kernel: Profile) -> None:
 
 
 @row
-def pool_parameters(kernel: Profile) -> None:
-    bench = boot(kernel, BOTH)
-    zcrypt = "/sys/module/zcrypt"
-    assert has(bench, PARAMETERS, "msgpool_min_items") == kernel.pool_parameters
+def ap_pool_parameter(kernel: Profile) -> None:
+    assert has(boot(kernel, BOTH), PARAMETERS, "msgpool_min_items") == kernel.ap_pool_parameter
+
+
+@row
+def zcrypt_pool_parameter(kernel: Profile) -> None:
+    bench, zcrypt = boot(kernel, BOTH), "/sys/module/zcrypt"
     found = bench.names(f"{zcrypt}/parameters") if has(bench, zcrypt, "parameters") else set()
-    assert ("mempool_threshold" in found) == kernel.pool_parameters
+    assert ("mempool_threshold" in found) == kernel.zcrypt_pool_parameter
 
 
 @row
@@ -73,7 +76,7 @@ def parameters_readable(kernel: Profile) -> None:
     bench = boot(kernel, BOTH)
     modes = {name: bench.stat(f"{PARAMETERS}/{name}").mode & 0o777 for name in bench.ls(PARAMETERS)}
     pool = modes.pop("msgpool_min_items", None)
-    if pool is not None:
+    if pool is not None and kernel.zcrypt_pool_parameter:
         assert bench.stat("/sys/module/zcrypt/parameters/mempool_threshold").mode & 0o777 == pool
     assert set(modes.values()) == {0o444 if kernel.parameters_readable else 0o440}
     assert pool in (None, 0o400 if kernel.parameters_readable else 0o440)
