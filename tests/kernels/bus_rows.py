@@ -408,6 +408,7 @@ def se_cca_excluded(kernel: Profile) -> None:
         if has(bench, SE_CCA, name):
             assert bench.cat(f"{SE_CCA}/{name}") == "-\n"
             assert bench.store(f"{SE_CCA}/{name}", "1") == "EINVAL"
+    assert ("valid 0x" in bench.cat(f"{SE_CCA}/mkvps")) == (not kernel.se_cca_excluded)
 
 
 @row
@@ -475,7 +476,6 @@ def se_usable(kernel: Profile) -> None:
         assert answers()
         bench.echo("1", f"{SE_EP11}/reset")
         assert answers() == (value != "bound_here")
-    assert ("valid 0x" in bench.cat(f"{SE_CCA}/mkvps")) == (not kernel.se_cca_excluded)
 
 
 @row
