@@ -1,6 +1,6 @@
 """One of many: makes requests to a mount at random and notes when each was made, when it returned, and what came of it.
 
-    python client.py ROOT SEED REQUESTS LOG
+    python client.py ROOT NUMBER SEED STEPS LOG
 
 It begins when its standard input ends. LOG gets a JSON object per request: `kind`, `path` as on the host, `data`,
 `call` and `return` by CLOCK_MONOTONIC, which is the same for all processes, and what came of it: `errno`, or `got`.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import time
 from random import Random
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 UUIDS = tuple(f"{digit * 8}-aaaa-4aaa-8aaa-{digit * 12}" for digit in "1234")
 MATRIX = "/sys/devices/vfio_ap/matrix"
 CREATE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough/create"
-MASKS = ("-5", "+5", "-6", "+6", "-7", "+7", "-5-6", "+5+6", "0x0", "-0x47", "nonsense")
+MASKS = ("-5", "+5", "-6", "+6", "-7", "+7", "-5-6", "+5+6", "-0x47", "nonsense")
 VERBS = (
     *("scan", "tick 30", "plug 8 CEX8C", "unplug 8", "unplug 6", "plug 6 CEX8C", "add-domain 9", "remove-domain 9"),
     *("configure 5 off", "configure 5 on", "fail-reset 05.0004", "nonsense"),
@@ -45,10 +46,18 @@ LINKS = tuple(f"/sys/devices/ap/card{name[:2]}/{name}/driver" for name in ("05.0
 class Client:
     """A process that works on a host."""
 
-    def __init__(self, root: str, random: Random, log: IO[str]) -> None:
+    def __init__(self, root: str, number: int, random: Random, log: IO[str]) -> None:
         self._root = root
+        self._number = number
         self._random = random
         self._log = log
+
+    def spell(self, text: str) -> str:
+        """Return a text that means the same, as only this process writes it: numbers have zeros in front."""
+        if text in UUIDS:  # letters are large or small
+            bits = iter(f"{self._number:010b}")
+            return "".join(letter.upper() if letter == "a" and next(bits) == "1" else letter for letter in text)
+        return re.sub(r"\b(?:0x)?([0-9])", rf"0x{'0' * self._number}\1", text)
 
     def request(self, kind: str, path: str, act: Callable[[], object], data: str = "") -> object:
         """Make a request, and note it; return what came of it, None if that is an error."""
@@ -95,15 +104,15 @@ class Client:
         choose = self._random.choice
         match self._random.randrange(6):
             case 0:
-                self.write(choose(("/sys/bus/ap/apmask", "/sys/bus/ap/aqmask")), choose(MASKS))
+                self.write(choose(("/sys/bus/ap/apmask", "/sys/bus/ap/aqmask")), self.spell(choose(MASKS)))
             case 1:
-                self.write(CREATE, uuid)
+                self.write(CREATE, self.spell(uuid))
             case 2:
-                self.write(f"{MATRIX}/{uuid}/remove", "1")
+                self.write(f"{MATRIX}/{uuid}/remove", self.spell("1"))
             case 3:
-                self.write("/ctl/console", choose(VERBS))
+                self.write("/ctl/console", choose(VERBS).replace(" ", " " * (1 + self._number)))
             case 4:
-                self.write(f"/dev/vfio-ap/{uuid}/guest", choose("0111"))
+                self.write(f"/dev/vfio-ap/{uuid}/guest", self.spell(choose("0111")))
             case _:
                 self.migrate(f"/dev/vfio-ap/{uuid}")
 
@@ -113,7 +122,7 @@ class Client:
         axis, number = choose(
             (("adapter", "5"), ("adapter", "6"), ("domain", "4"), ("domain", "0x47"), ("domain", "9"))
         )
-        self.write(f"{MATRIX}/{uuid}/{choose(('assign', 'assign', 'unassign'))}_{axis}", number)
+        self.write(f"{MATRIX}/{uuid}/{choose(('assign', 'assign', 'unassign'))}_{axis}", self.spell(number))
 
     def look(self, uuid: str) -> None:
         """Look at something."""
@@ -135,11 +144,11 @@ class Client:
     def migrate(self, place: str) -> None:
         """Save the state of a guest and, perhaps after others have changed it, load it into the same one."""
         stream = ""
-        if self.write(f"{place}/migration_state", "STOP_COPY"):
+        if self.write(f"{place}/migration_state", self.spell("3")):  # STOP_COPY
             stream = self.transfer(f"{place}/data_stream", os.O_RDONLY, "")
-        if self.write(f"{place}/migration_state", "RESUMING") and stream:
+        if self.write(f"{place}/migration_state", self.spell("4")) and stream:  # RESUMING
             self.transfer(f"{place}/data_stream", os.O_WRONLY, stream)
-        self.write(f"{place}/migration_state", "RUNNING")
+        self.write(f"{place}/migration_state", self.spell("2"))  # RUNNING
 
     def transfer(self, path: str, flags: int, stream: str) -> str:
         """Read a stream (in hex) in pieces, or write it in one."""
@@ -155,11 +164,11 @@ class Client:
         return stream
 
 
-def main(root: str, seed: str, requests: str, log: str) -> None:
+def main(root: str, number: str, seed: str, steps: str, log: str) -> None:
     sys.stdin.read()
     with open(log, "w") as file:  # noqa: PTH123 -- without pathlib it starts faster
-        client = Client(root, Random(int(seed)), file)  # noqa: S311 -- no secret
-        for _ in range(int(requests)):
+        client = Client(root, int(number), Random(int(seed)), file)  # noqa: S311 -- no secret
+        for _ in range(int(steps)):
             client.step()
 
 

@@ -3,7 +3,8 @@
 A host's journal orders whatever changed it. What is to be proven, with the notes of the processes (`client.py`):
 
 1. Each outcome in the journal is one of somebody's requests, and each request that can change something has one.
-2. Each request took effect between its call and its return: whoever returned before another was made comes first.
+2. Each request took effect between its call and its return: whoever returned before another was made comes first. Of
+   requests that are alike it is enough that so many were made, and had returned; each process spells its own way.
 3. A fresh host to which the requests of the journal are made in its order, answers the same, and is the same then.
 4. Each reader saw the state of that host at a moment between call and return; and of two readers, of which one had
    returned before the other began, the second did not see an older state.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,6 @@ from apfs.replay.replay import begin
 from apfs.testing.files import Shell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from apfs.host import Host
     from apfs.journal.history import History
     from apfs.journal.records import Record
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 Key = tuple[str, str, str, str]
 """Kind, path, data and errno: what requests and outcomes have in common."""
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
-REMOVED = "(removed)"
-"""What an outcome has in the place of a name that is gone."""
 READS = ("read", "list", "link", "open")
 FOREVER = 1 << 63
 
@@ -60,7 +57,7 @@ class Request:
     got: Any
     who: str
     place: int = 0
-    """After how many outcomes it took effect."""
+    """Of a reader: after how many outcomes it looked."""
     possible: list[int] = field(default_factory=list)
     """The places at which a reader could have seen what it saw, ascending."""
 
@@ -89,8 +86,7 @@ def prove(history: History, requests: list[Request], final: str) -> Host:
     readers = sorted(filter(_is_read, requests), key=lambda request: request.call)
     writers = [request for request in requests if not _is_read(request)]
     outcomes = [record for record in history if record.outcome]
-    _match(outcomes, writers)
-    host = _replay(history, readers, _windows(readers, writers, len(outcomes)))
+    host = _replay(history, readers, _windows(readers, _match(outcomes, writers), len(outcomes)))
     _place(readers)
     if status(host) != final:
         raise OrderError(f"the host was in another state in the end than the replayed one:\n{final}\n{status(host)}")
@@ -112,7 +108,13 @@ def _is_read(request: Request) -> bool:
 
 def _key(request: Request) -> Key:
     kind = "open" if request.kind == "take" else request.kind
-    return kind, request.path, request.got if kind == "receive" and not request.errno else request.data, request.errno
+    data = request.got if kind == "receive" and not request.errno else request.data
+    return _nameless((kind, request.path, data, request.errno))
+
+
+def _nameless(key: Key) -> Key:
+    """Return the key of an answer that the file's device is gone, in which its name does not matter."""
+    return key if key[3] != "ENODEV" else (key[0], _UUID.sub("(removed)", key[1], count=1), *key[2:])
 
 
 def _key_of(outcome: Record) -> Key | None:
@@ -129,108 +131,82 @@ def _key_of(outcome: Record) -> Key | None:
         case Transfer(path, _, direction, _, content):
             key = ("receive" if direction == "read" else "send"), path, content, ""
         case Refusal("open", path, _, errno):
-            return None if errno == "ENOENT" else ("open", path, "", errno)
+            if errno == "ENOENT":
+                return None
+            key = "open", path, "", errno
         case Refusal(operation, path, data, errno, input=details):
             key = ("read" if operation == "read" else "write"), path, data, errno
             if details and "file" in details:
                 key = ("receive" if operation == "read" else "send"), path, details.get("content", ""), errno
         case _:
             raise OrderError(f"nobody asked for {outcome}")
-    return key
+    return _nameless(key)
 
 
-def _match(outcomes: list[Record], writers: list[Request]) -> None:
-    """Find the request of each outcome, so that all of them take effect one after the other, between call and return.
+@dataclass(slots=True)
+class _Alike:
+    """Requests that are alike, of which nobody can say which one an outcome is of."""
 
-    Requests that are alike can be taken for each other. Of these it is the one that returns first, of those that were
-    called before the requests of later outcomes had to be done.
-    """
-    keys = [_key_of(outcome) for outcome in outcomes]
-    waiting: defaultdict[Key, list[Request]] = defaultdict(list)
+    places: list[int]
+    """Of their outcomes."""
+    calls: list[int]
+    ends: list[int]
+    """All ascending: the n-th outcome is not before the n-th call, nor after the n-th return."""
+
+
+def _match(outcomes: list[Record], writers: list[Request]) -> list[_Alike]:
+    """Match outcomes and requests, and see to it that outcomes can come one after the other, each in its time."""
+    places, requests = defaultdict[Key, list[int]](list), defaultdict[Key, list[Request]](list)
+    for place, outcome in enumerate(outcomes, 1):
+        if key := _key_of(outcome):
+            places[key].append(place)
     for request in writers:
-        waiting[_key(request)].append(request)
-    limits, expected = _limits(keys, waiting), Counter(keys)
+        requests[_key(request)].append(request)
+    times: dict[int, tuple[int, int]] = {}
+    found = []
+    for key in places | requests:
+        if len(places[key]) > len(requests[key]):
+            raise OrderError(f"outcome {places[key][-1]}, {outcomes[places[key][-1] - 1]}, is nobody's")
+        if len(places[key]) < len(requests[key]):
+            raise OrderError(f"the journal has nothing of {requests[key][-1]}, or of one like it")
+        calls, ends = sorted(each.call for each in requests[key]), sorted(each.end for each in requests[key])
+        found.append(_Alike(places[key], calls, ends))
+        times |= zip(places[key], zip(calls, ends, strict=True), strict=True)
     now = 0
-    for place, (key, limit) in enumerate(zip(keys, limits, strict=True), 1):
-        if key is None:
-            continue
-        found = _choose(_alike(key, waiting, expected), limit)
-        if found is None:
-            raise OrderError(f"outcome {place}, {outcomes[place - 1]}, is nobody's")
-        now = max(now, found.call)
-        if now > found.end:
-            raise OrderError(f"outcome {place} comes after a request that was made when this had returned:\n{found}")
-        expected[key] -= 1
-        waiting[_key(found)].remove(found)
-        found.place = place
-    for left in waiting.values():
-        if left:
-            raise OrderError(f"the journal has nothing of {left[0]}")
-
-
-def _limits(keys: list[Key | None], waiting: dict[Key, list[Request]]) -> list[int]:
-    """Return for each outcome when the first of the requests of later ones must have been done.
-
-    Of requests that are alike, the one that returns first is taken as that of the first outcome, and so on. If there
-    are more of them than outcomes, the others have lost their names, and may be those that return first.
-    """
-    ends: dict[Key | None, Iterator[int]] = {
-        key: iter(sorted(request.end for request in waiting.get(key, ()))[-count:])
-        for key, count in Counter(keys).items()
-        if key is not None
-    }
-    limits = [next(ends[key], FOREVER) if key in ends else FOREVER for key in keys]
-    later = FOREVER
-    for place in reversed(range(len(limits))):
-        limits[place], later = later, min(later, limits[place])
-    return limits
-
-
-def _alike(key: Key, waiting: dict[Key, list[Request]], expected: Counter[Key | None]) -> list[Request]:
-    """Return the requests that can have an outcome. One without a name is not for those that others are left for."""
-    if REMOVED not in key[1]:
-        return waiting.get(key, [])
-    return [
-        request
-        for other, requests in waiting.items()
-        if len(requests) > expected[other] and (other[0], _UUID.sub(REMOVED, other[1], count=1), *other[2:]) == key
-        for request in requests
-    ]
-
-
-def _choose(requests: list[Request], limit: int) -> Request | None:
-    called = [request for request in requests if request.call <= limit]
-    if called:
-        return min(called, key=lambda request: request.end)
-    return min(requests, key=lambda request: request.call, default=None)
+    for place, (call, end) in sorted(times.items()):
+        now = max(now, call)
+        if now > end:
+            outcome = outcomes[place - 1]
+            raise OrderError(f"outcome {place}, {outcome}, of {call}-{end}, comes after one that was called at {now}")
+    return found
 
 
 # -- readers ------------------------------------------------------------------------------------------
 
 
-def _windows(readers: list[Request], writers: list[Request], last: int) -> list[range]:
-    """Return for each reader the places that writers before and after it leave."""
-    first = _latest(((writer.end, writer.place) for writer in writers), [reader.call for reader in readers])
-    # The other way round: of those that were called later than a reader returned, the first.
-    ends = sorted(range(len(readers)), key=lambda each: -readers[each].end)
-    later = _latest(((-writer.call, -writer.place) for writer in writers), [-readers[each].end for each in ends])
-    until = {each: -place - 1 if place else last for each, place in zip(ends, later, strict=True)}
-    return [range(place, until[each] + 1) for each, place in enumerate(first)]
+def _windows(readers: list[Request], writers: list[_Alike], last: int) -> list[range]:
+    """Return for each reader, in the order of their calls, the places that writers before and after it leave.
 
-
-def _latest(events: Iterable[tuple[int, int]], moments: list[int]) -> list[int]:
-    """Return for each of some ascending moments the largest place of an event before it, 0 if there is none.
-
-    Negative moments and places are those of a time that runs backwards: then it is the one that is farthest from 0.
+    Of `last` outcomes. If so many of some requests that are alike have returned before, so many outcomes are before it.
     """
-    ordered, found, largest = sorted(events), [], None
-    position = 0
+    returned = sorted((end, place) for alike in writers for end, place in zip(alike.ends, alike.places, strict=True))
+    first = _largest(returned, [reader.call for reader in readers])
+    # The other way round, with time and places counted backwards from their ends.
+    called = sorted((-call, -place) for alike in writers for call, place in zip(alike.calls, alike.places, strict=True))
+    backwards = sorted(range(len(readers)), key=lambda each: -readers[each].end)
+    later = _largest(called, [-readers[each].end for each in backwards], -last - 1)
+    until = {each: -place for each, place in zip(backwards, later, strict=True)}
+    return [range(place, until[each]) for each, place in enumerate(first)]
+
+
+def _largest(events: list[tuple[int, int]], moments: list[int], least: int = 0) -> list[int]:
+    """Return for each of some ascending moments the largest place of an event before it, `least` if there is none."""
+    found, position, largest = [], 0, least
     for moment in moments:
-        while position < len(ordered) and ordered[position][0] < moment:
-            place = ordered[position][1]
-            largest = place if largest is None else max(largest, place)
+        while position < len(events) and events[position][0] < moment:
+            largest = max(largest, events[position][1])
             position += 1
-        found.append(largest or 0)
+        found.append(largest)
     return found
 
 

@@ -69,7 +69,8 @@ def run(processes: int, steps: int, seed: int, *, one_cpu: bool) -> Round:
         logs = [Path(place, f"client {number}") for number in range(processes)]
         with contextlib.ExitStack() as stack:
             clients = [
-                stack.enter_context(_started(host, seed * 1000 + number, steps, log)) for number, log in enumerate(logs)
+                stack.enter_context(_started(host, number, seed * 1000 + number, steps, log))
+                for number, log in enumerate(logs)
             ]
             _set_priorities(clients)
             for each in clients:
@@ -99,9 +100,9 @@ def _one_cpu(*, wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _started(host: MountedHost, seed: int, steps: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _started(host: MountedHost, number: int, seed: int, steps: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process, which waits until its standard input ends."""
-    command = [sys.executable, "-S", client.__file__, str(host.path), str(seed), str(steps), str(log)]
+    command = [sys.executable, "-S", client.__file__, str(host.path), *map(str, (number, seed, steps, log))]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:
             yield process
@@ -121,7 +122,7 @@ def _stop_and_go(
 ) -> int:
     """Stop processes, one at a time, while they work, and look at the host meanwhile; return how often."""
     stops, log = 0, io.StringIO()
-    looker = client.Client(str(host.path), random, log)
+    looker = client.Client(str(host.path), len(clients), random, log)
     while working := [each for each in clients if each.poll() is None]:
         chosen = random.choice(working)
         chosen.send_signal(signal.SIGSTOP)

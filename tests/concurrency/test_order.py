@@ -56,7 +56,7 @@ def test_one_after_the_other() -> None:
     story.write(7, 8, "+7")
     story.read(9, 10)
     story.prove()
-    assert [request.place for request in story.requests] == [0, 1, 1, 2, 2]
+    assert [request.place for request in story.requests if request.kind == "read"] == [0, 1, 2]
 
 
 def test_at_the_same_time_either_may_be_first() -> None:
@@ -68,16 +68,15 @@ def test_at_the_same_time_either_may_be_first() -> None:
         story.prove()
 
 
-def test_requests_that_are_alike_are_told_apart_by_their_times() -> None:
-    """Of two that are called, the one that returns first has the first outcome."""
+def test_of_requests_that_are_alike_so_many_must_have_been_made() -> None:
+    """Whose the first outcome is does not matter; that of the third must be of one that had not returned."""
     story = Story()
     story.write(1, 20, "-7")
     story.write(5, 30, "+7")
     story.write(2, 4, "-7")
     story.prove()
-    assert [request.place for request in story.requests] == [3, 2, 1]
-    story.requests[0].end = 3  # now nobody is left for the third outcome
-    with pytest.raises(OrderError, match=r"^outcome 3 comes after a request that was made when this had returned"):
+    story.requests[0].end = 3
+    with pytest.raises(OrderError, match=r"^outcome 3, .* of 2-4, comes after one that was called at 5$"):
         story.prove()
 
 
@@ -85,7 +84,7 @@ def test_a_write_before_one_that_had_returned() -> None:
     story = Story()
     story.write(5, 6, "-7")
     story.write(1, 2, "+7")
-    with pytest.raises(OrderError, match=r"^outcome 2 comes after a request that was made when this had returned"):
+    with pytest.raises(OrderError, match=r"^outcome 2, .* of 1-2, comes after one that was called at 5$"):
         story.prove()
 
 
@@ -93,7 +92,9 @@ def test_a_write_without_an_outcome() -> None:
     story = Story()
     story.write(1, 2, "-7")
     story.requests.append(replace(story.requests[0], data="-6", possible=[]))
-    with pytest.raises(OrderError, match=r"^the journal has nothing of a 1-2: write .*'-6' -> done$"):
+    with pytest.raises(
+        OrderError, match=r"^the journal has nothing of a 1-2: write .*'-6' -> done, or of one like it$"
+    ):
         story.prove()
 
 
