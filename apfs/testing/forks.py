@@ -150,7 +150,9 @@ class Command:
             self._connection.sendall(text)
             said, (self._pidfd,), _, _ = socket.recv_fds(self._connection, NUMBER.size, 1)
         except (OSError, ValueError):
-            self._connection.close()
+            for file in (self._connection, self._input, *(output for output, _ in self._outputs)):
+                if file is not None:
+                    file.close()
             raise MountsError("the process that starts hosts and commands for tests has ended") from None
         (self.pid,) = NUMBER.unpack(said)
 

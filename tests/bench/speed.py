@@ -515,7 +515,7 @@ def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
         runs["apfs_mount"] = partial(seconds, _host)
         runs['apfs_mount.sh("true")'] = partial(seconds, partial(host.sh, "true"))
         yield from interleaved("start", runs, rounds, {(name, IMPORT): goal for name, goal in goals.items()})
-    times = [_suite(directory, 100) for _ in range(max(rounds // 3, 3))]
+    times = [_suite(directory, 100) for _ in range(max(rounds // 5, 2))]
     yield Result("100 tests with a host and a command each", "pytest", "", *quartiles(times), 6.0)
 
 
