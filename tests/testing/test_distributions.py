@@ -48,6 +48,14 @@ def test_wheel_has_the_package_and_what_belongs_below_the_prefix_and_nothing_els
     assert f"{NAME}.dist-info/licenses/LICENSE" in names
 
 
+def test_wheel_is_the_same_for_all_machines(wheel: Path) -> None:
+    """Nothing is compiled: one wheel serves each architecture and each CPython."""
+    assert wheel.name == f"{NAME}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        assert "\nRoot-Is-Purelib: true\n" in archive.read(f"{NAME}.dist-info/WHEEL").decode()
+        assert [name for name in archive.namelist() if name.endswith(".so")] == []
+
+
 def test_sdist_has_the_whole_project(distributions: Path) -> None:
     with tarfile.open(distributions / f"{NAME}.tar.gz") as archive:
         modes = {member.name.removeprefix(f"{NAME}/"): member.mode for member in archive if member.isfile()}
