@@ -247,7 +247,8 @@ function select() {
 function reveal() {
   const index = listed.indexOf(position);
   if (index < 0) return;
-  list.scrollTop = Math.min(Math.max(list.scrollTop, (index + 1) * ROW - list.clientHeight), index * ROW);
+  const top = index * ROW, seen = list.clientHeight;
+  if (top < list.scrollTop || top + ROW > list.scrollTop + seen) list.scrollTop = top - (seen - ROW) / 2;
 }
 
 // -- one moment ---------------------------------------------------------------------------------------
