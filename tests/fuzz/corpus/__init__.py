@@ -1,0 +1,5 @@
+"""What was found, one file each."""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
