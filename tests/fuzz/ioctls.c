@@ -30,10 +30,10 @@ static const char *const kinds[KINDS] = {"container", "group", "device", "iommu"
 static const char *const nodes[] = {"/dev/vfio/vfio", "/dev/vfio/0", "/dev/vfio/devices/vfio0", "/dev/iommu"};
 
 /*
- * The model: what Linux gives for each kind, whatever is asked. EINTR: a signal came before the request was seen.
- * EOPNOTSUPP is from sockets: a descriptor may be another one by the time of the ioctl.
+ * The model: what Linux gives for each kind, whatever is asked. EINTR: a signal came before the request was seen. Another
+ * thread may have made the descriptor one of another kind by the time of the ioctl, so what is usual for one is for all.
  */
-#define USUAL ENOTTY, EINVAL, EFAULT, EBADF, EINTR, ENODEV, EBUSY, EPERM, EOPNOTSUPP
+#define USUAL ENOTTY, EINVAL, EFAULT, EBADF, EINTR, ENODEV, EBUSY, EPERM, EOPNOTSUPP, EACCES
 static const int model[KINDS][24] = {
     [CONTAINER] = {USUAL, EEXIST, ENOENT, ENOSPC, E2BIG, ENOMEM, EOVERFLOW, ENXIO},
     [GROUP] = {USUAL, EMFILE, ENOENT},
