@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from apfs.mounts import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from apfs.sandbox.seccomp import Nodes
 
@@ -181,16 +181,27 @@ def _compose_dev(mount: Path, nodes: Nodes) -> Iterator[Step]:
     for name, entry in emulated.items():
         yield _show(entry, f"{source}/{name}", f"/dev/{name}")
     if nodes != "files":
-        directories = set()
-        for name, entry in _entries(mount / ZCRYPT_NODES).items():
-            *above, _ = name.split("!")
-            directory = "/".join(("/dev", *above))
-            if above and directory not in directories:
-                directories.add(directory)
-                yield Directory(directory)
-            yield _show(entry, f"{ZCRYPT_NODES}/{name}", f"/dev/{name.replace('!', '/')}")
+        yield from _compose_zcrypt_nodes(mount, names | _entries(Path("/dev")).keys())
     if not (mount / source / "vfio").is_dir():
         yield Link(f"{HOST}/{source}/vfio", "/dev/vfio")
+
+
+def _compose_zcrypt_nodes(mount: Path, taken: Iterable[str]) -> Iterator[Step]:
+    """Yield nodes of zcrypt with the directories that their names ask for, in a /dev in which some names are taken.
+
+    As in devtmpfs, a node that would be where something else is, or below what is no directory, is just not there.
+    """
+    is_directory = dict.fromkeys(taken, False)
+    for name, entry in _entries(mount / ZCRYPT_NODES).items():
+        parts = name.split("!")
+        *above, place = ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+        if {"", ".", ".."} & set(parts) or place in is_directory:
+            continue
+        if not all(is_directory.get(directory, True) for directory in above):
+            continue
+        yield from (Directory(f"/dev/{directory}") for directory in above if directory not in is_directory)
+        is_directory |= {**dict.fromkeys(above, True), place: False}
+        yield _show(entry, f"{ZCRYPT_NODES}/{name}", f"/dev/{place}")
 
 
 def _compose_run() -> Iterator[Step]:

@@ -45,6 +45,7 @@ class Devtmpfs:
         # The process that comes from here is in the sandbox for good, and this one is not.
         child = os.fork()
         if child == 0:
+            linux.die_with_parent()  # which is killed if the sandbox does not come about
             try:
                 self._enter()
                 _change(event)
@@ -72,6 +73,9 @@ def _change(event: Event) -> None:
 
 
 def _add(node: Path, source: Path) -> None:
+    above = next(directory for directory in node.parents if directory.exists())
+    if above.stat().st_dev != Path("/dev").stat().st_dev:
+        return  # in a directory of the real machine
     node.parent.mkdir(parents=True, exist_ok=True)
     node.touch(exist_ok=False)
     linux.bind(str(source), str(node))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,59 @@ def test_nodes_of_zcrypt_come_and_go(mount: Mounter, network: str) -> None:
     ]
     assert not Path("/dev/before").exists()
     assert not Path("/dev/later").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_nodes_of_zcrypt_whose_place_is_taken_are_not_there(mount: Mounter, when: str) -> None:
+    """Such names neither keep a sandbox from being made, nor change directories of the real machine."""
+    names = ("a", "a/b", "null", "shm/x", "../up", "p/q", "p/q/r", "s/t/u", "apfs", "vfio/vfio", "last")
+    host = mount()
+    create = "for name; do echo $name > /sys/class/zcrypt/create; done;"
+    if when == "before":
+        for name in names:
+            (host / "sys/class/zcrypt/create").write_text(name)
+        create = ""
+    script = f"""{UNTIL} {create}
+        until_ '[ -c /dev/last ]'
+        cd /dev && stat -c '%n %F' a null p/q s/t/u
+        ls -d shm/x ../up 2>&1 | grep -c 'No such file'
+        head -c 3 /dev/apfs/ctl/kmsg | wc -c
+    """
+    said = apfs("exec", "--mount", str(host), "--", "bash", "-c", script, "bash", *names)
+    assert said.stdout.splitlines() == [
+        *(
+            "a character special file",
+            "null character special file",
+            "p/q character special file",
+            "s/t/u character special file",
+        ),
+        *("2", "0"),
+    ]
+    assert not Path("/dev/shm/x").exists()  # noqa: S108 -- it is what must not be made
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace")
+def test_nobody_waits_for_a_sandbox_that_does_not_come_about() -> None:
+    """Whoever makes nodes waits until /dev is that of the sandbox, and is gone with the process that follows events."""
+    script = """
+import os, sys
+from pathlib import Path
+from apfs.sandbox.devtmpfs import Devtmpfs
+from apfs.sandbox.uevents import parse
+(event,) = parse("add@/devices/virtual/zcrypt/x\\nACTION=add\\nDEVPATH=/devices/virtual/zcrypt/x\\nSUBSYSTEM=zcrypt"
+                 "\\nMAJOR=240\\nMINOR=0\\nDEVNAME=x\\nSEQNUM=1\\n\\n")
+print("here", flush=True)
+Devtmpfs(Path("/"), os.getpid(), "devices").follow(event)
+"""
+    command = ["unshare", "--mount", sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "here\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text():
+            assert process.poll() is None
+        process.kill()
+        assert process.stdout.read() == ""  # nobody has it open any more
 
 
 def test_nodes_come_and_go_with_modules_and_devices() -> None:
