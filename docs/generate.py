@@ -109,6 +109,7 @@ _NODE_MASK = "Mask of what requests through this node may use; kept, but nothing
 
 TEXTS = {
     "/ctl console": "Takes one [verb](console.md) per write.",
+    "/ctl header": "What a journal needs in front to be replayed: scenario, kernel, clock, version.",
     "/ctl ioctl": "Where `apfs exec` asks for the answers to [VFIO ioctls](../vfio.md).",
     "/ctl journal": "Everything that happened, one JSON object per line.",
     "/ctl kmsg": "The kernel log.",
