@@ -75,9 +75,10 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
 
     Between two machines each has one end: `apfs migrate --send SOURCE UUID` and `apfs migrate --receive TARGET UUID`.
     They talk over standard input and output, which anything can connect: a COMMAND after the UUID, such as ssh(1), that
-    runs the other end, or socat(1). What happened is printed on standard error, with a COMMAND on standard output. A
-    broken connection is a failed migration. Only when the target has taken the stream and is told to run the guest, a
-    source that does not hear from it keeps the guest stopped, and says so.
+    runs the other end, or socat(1). A target without UUID takes the guest of any device. What happened is printed on
+    standard error, with a COMMAND on standard output. A broken connection is a failed migration. Only when the target
+    has taken the stream and is told to run the guest, a source that does not hear from it keeps the guest stopped, and
+    says so.
 
     \b
     EXAMPLE
@@ -123,13 +124,13 @@ def _end_of_two(
     """Be one end of a migration between machines."""
     from apfs.mounts import frames, remote
 
-    if not operands:
+    if sent and not operands:
         raise click.UsageError("UUID is missing")
-    uuid, *words = operands
+    uuid, words = operands[0].lower() if operands else "", list(operands[1:])
     with _connected(words) as (source, sink):
         channel = frames.Channel(source, sink)
         end, mount = (remote.send, sent) if sent else (remote.receive, received or "")
-        report = end(Path(mount), uuid.lower(), channel, only_check=only_check)
+        report = end(Path(mount), uuid, channel, only_check=only_check)
     if report is None:
         raise SystemExit(0)
     _print(report, as_json=as_json, err=not words)

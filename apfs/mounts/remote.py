@@ -16,7 +16,7 @@ import base64
 import binascii
 import contextlib
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from apfs import __version__
 from apfs.mounts import frames
@@ -69,7 +69,10 @@ def send(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Outco
         source = Source(mount, uuid)
         if not only_check:
             source.need_guest()
-    target = _Remote(channel, _greet(channel, "source", source, only_check=only_check).facts)
+    _say_hello(channel, "source", source, only_check=only_check)
+    theirs = _hear(channel, "target")
+    _fit(source, theirs, only_check=only_check)
+    target = _Remote(channel, _facts(theirs))
     if only_check:
         return check(source, target)
     outcome = migrate(source, target)
@@ -80,21 +83,23 @@ def send(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Outco
 
 
 def receive(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Received | None:
-    """Let the source at the other end of a channel migrate a guest to a mount, or ask what would happen: then None."""
+    """Let the source at the other end of a channel migrate a guest to a mount, or ask what would happen: then None.
+
+    If the UUID is empty, it is a guest of whatever device the source says.
+    """
+    theirs = None if uuid else _hear(channel, "source")
     with _telling(channel):
-        target = Target(mount, uuid)
-    if _greet(channel, "target", target, only_check=only_check).check:
+        target = Target(mount, theirs["uuid"] if theirs else uuid)
+    _say_hello(channel, "target", target, only_check=only_check)
+    theirs = theirs or _hear(channel, "source")
+    _fit(target, theirs, only_check=only_check)
+    if theirs["check"]:
         _answer(target, channel)
         return None
     return _serve(target, channel)
 
 
 # -- hello -------------------------------------------------------------------------------------------
-
-
-class _Hello(NamedTuple):
-    facts: Facts
-    check: bool
 
 
 @contextlib.contextmanager
@@ -108,28 +113,38 @@ def _telling(channel: Channel) -> Iterator[None]:
         raise
 
 
-def _greet(channel: Channel, role: str, host: Source | Target, *, only_check: bool) -> _Hello:
-    """Exchange hellos. `NotPossibleError` if the two do not fit, which both ends see."""
-    other = "target" if role == "source" else "source"
+def _say_hello(channel: Channel, role: str, host: Source | Target, *, only_check: bool) -> None:
     mine = {**host.facts._asdict(), "role": role, "uuid": host.uuid, "check": only_check}
+    with contextlib.suppress(LostError):  # it may have said why before it went
+        channel.send("hello", protocol=frames.VERSION, apfs=__version__, **mine)
+
+
+def _hear(channel: Channel, role: str) -> dict[str, Any]:
+    """Return the hello of the other end, which must have this role."""
     try:
-        with contextlib.suppress(LostError):  # it may have said why before it went
-            channel.send("hello", protocol=frames.VERSION, apfs=__version__, **mine)
         name, theirs = channel.receive("hello", "sorry")
     except ChannelError as error:
         raise NotPossibleError(str(error)) from None
     if name == "sorry":
-        raise NotPossibleError(f"the {other} says: {theirs['why']}")
-    if theirs["role"] == role:
-        raise NotPossibleError(f"both ends are the {role}: one has to --send, the other to --receive")
+        raise NotPossibleError(f"the {role} says: {theirs['why']}")
+    if theirs["role"] != role:
+        raise NotPossibleError(f"both ends are the {theirs['role']}: one has to --send, the other to --receive")
+    return theirs
+
+
+def _fit(host: Source | Target, theirs: dict[str, Any], *, only_check: bool) -> None:
+    """Make sure that the other end fits to this one. `NotPossibleError` if not, which both ends see."""
     if theirs["uuid"] != host.uuid:
-        raise NotPossibleError(f"the {other} has {theirs['uuid']}, this end {host.uuid}")
-    asked = only_check if role == "source" else theirs["check"]
-    if not asked and (only_check or theirs["check"]):
+        raise NotPossibleError(f"the {theirs['role']} has {theirs['uuid']}, this end {host.uuid}")
+    target_only = theirs["check"] if isinstance(host, Source) else only_check
+    source_only = only_check if isinstance(host, Source) else theirs["check"]
+    if target_only and not source_only:
         raise NotPossibleError("only the target has --check: give it to the source")
-    hello = _Hello(Facts(**{name: theirs[name] for name in Facts._fields}), asked)
-    other_host(host.facts, hello.facts)
-    return hello
+    other_host(host.facts, _facts(theirs))
+
+
+def _facts(theirs: dict[str, Any]) -> Facts:
+    return Facts(**{name: theirs[name] for name in Facts._fields})
 
 
 # -- the source's end -----------------------------------------------------------------------------------

@@ -254,6 +254,16 @@ def test_the_target_can_fetch_a_guest(mount: Mounter) -> None:
     assert fetched.stderr == f"{UUID}: migrated, 72 bytes\n"
 
 
+def test_a_target_that_takes_any_guest(mount: Mounter) -> None:
+    source, target = mount("migration-source"), mount("migration-target")
+    other = [*APFS, "migrate", "--receive"]
+    assert apfs("migrate", "--send", str(source), UUID, "--", *other, str(target)).stdout.endswith(
+        "migrated, 72 bytes\n"
+    )
+    unlike = apfs("migrate", "--send", str(target), UUID, "--", *other, str(mount("empty")), status=2).stderr
+    assert f"the target says: {target.parent}/host2 has no mediated device {UUID}" in unlike
+
+
 def test_ends_that_do_not_fit(mount: Mounter) -> None:
     source, target = mount("migration-source"), mount("migration-target")
     here, there = str(source), str(target)
