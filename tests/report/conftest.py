@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
 
 from apfs.report.page import page
@@ -59,13 +59,14 @@ class Browser:
         self.driver.execute_script("arguments[0].focus()", self.find(on))
         self.driver.switch_to.active_element.send_keys(*keys)
 
-    def point(self, selector: str, x: int, y: int) -> None:
-        """Move the pointer into an element, to a place from its top left corner, without a click."""
-        element = self.find(selector)
-        size = element.size
-        ActionChains(self.driver).move_to_element_with_offset(
-            element, x - size["width"] // 2, y - size["height"] // 2
-        ).perform()
+    def point(self, selector: str, x: int, y: int, *, click: bool = False) -> None:
+        """Move the pointer into an element, to a place from its top left corner, and perhaps click there."""
+        place = self.find(selector).rect  # the page is not scrolled in any test, so this is where it is in the window
+        actions = ActionBuilder(self.driver)
+        actions.pointer_action.move_to_location(int(place["x"]) + x, int(place["y"]) + y)  # type: ignore[no-untyped-call]
+        if click:
+            actions.pointer_action.click()
+        actions.perform()
 
     def run(self, script: str) -> Any:  # noqa: ANN401 -- as JavaScript has it
         """Return the value of a script, which the page's policy does not hold back."""

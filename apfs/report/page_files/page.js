@@ -216,7 +216,7 @@ function rowOf(where) {
   const { host, step } = stepAt(where);
   const changed = step.patch && h("span", { class: "dot", title: "changes the picture" }, "●");
   return h("div", { class: "row", id: `step-${where}`, role: "option", "aria-selected": `${where === position}`, "aria-posinset": listed.indexOf(where) + 1,
-    "aria-setsize": listed.length, onclick: () => go(where), title: step.what },
+    "aria-setsize": listed.length, title: step.what },
     h("span", { class: "n" }, `${step.last}`), letters[host] && h("span", { class: "letter" }, letters[host]),
     h("span", { class: `badge ${step.kind}` }, step.errno ?? WORDS[step.kind] ?? step.kind), h("span", { class: "text mono" }, step.what), changed);
 }
@@ -352,6 +352,10 @@ function redraw() {
 }
 
 list.addEventListener("scroll", drawRows);
+list.addEventListener("click", (event) => { // not on the rows, which may be drawn again while a button is down
+  const index = Math.floor((event.clientY - list.getBoundingClientRect().top - list.clientTop + list.scrollTop) / ROW);
+  if (listed[index]) go(listed[index]);
+});
 addEventListener("resize", () => { drawStrip(); drawRows(); });
 addEventListener("hashchange", () => go(Number(location.hash.slice(1)) || 0));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
