@@ -1,11 +1,14 @@
 #!/bin/sh
-# Everything at once, for MINUTES (20): fuzzers on hosts without a mount, and all kinds of work on the largest host,
-# mounted, whose server is watched. docs/reliability.md has the last result.
+# Everything at once, for MINUTES (20): fuzzers on hosts without a mount, processes that store and read at once, and all
+# kinds of work on the largest host, whose server is watched. docs/reliability.md has the last result.
 set -eu
 cd "$(dirname -- "$0")/.."
 tests/run.sh --version # sets everything up
 minutes=${1:-20}
 .venv/bin/python -m tests.fuzz.run "$minutes" &
 fuzzers=$!
-.venv/bin/python -m tests.soak.run "$minutes" --plot docs/reliability.svg
+.venv/bin/python -m tests.concurrency.run --minutes "$minutes" &
+contenders=$!
+.venv/bin/python -m tests.soak.run "$minutes" --plot docs/images/soak.svg
 wait "$fuzzers"
+wait "$contenders"
