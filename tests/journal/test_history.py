@@ -76,6 +76,37 @@ def test_every_record_of_the_journal_is_known() -> None:
     assert {kind.__name__ for kind in KINDS.values()} == classes
 
 
+def test_records_with_too_much_content_are_dropped_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them go the records before them; numbers and uevents go on."""
+    monkeypatch.setattr(apfs.journal.log, "CONTENT", 10)
+    journal = Journal()
+    journal.add(Uevent("add", "/a", "ap", ()))
+    for letter in "0123":
+        journal.add(Transfer("/dev/x", 1, "write", 2, letter * 4), 4)
+        journal.add(Uevent("change", "/a", "ap", ()))
+    assert (journal.last, journal.dropped, journal.uevents_sent) == (9, 4, 5)
+    assert [sequence for sequence, _ in journal] == [5, 6, 7, 8, 9]
+    assert [record.content for record in History.of(journal).of_kind(Transfer)] == ["2222", "3333"]
+    assert (journal.uevents_until(5), journal.uevents_until(9)) == (3, 5)
+    journal.add(Transfer("/dev/x", 1, "write", 2, "4" * 20), 20)
+    assert (list(journal), journal.dropped) == ([], 10)
+    journal.add(Verb("scan"))
+    assert list(journal) == [(11, Verb("scan"))]
+
+
+def test_content_that_was_dropped_with_its_record_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apfs.journal.log, "CONTENT", 10)
+    monkeypatch.setattr(apfs.journal.log, "CAPACITY", 2)
+    journal = Journal()
+    for _ in range(10):
+        journal.add(Transfer("/dev/x", 1, "write", 2, "0000"), 4)
+        for _ in range(4):
+            journal.add(Verb("scan"))
+    assert [sequence for sequence, _ in journal] == [49, 50]
+    journal.add(Transfer("/dev/x", 1, "write", 2, "00000000"), 8)
+    assert journal.dropped == 49
+
+
 @pytest.mark.parametrize(
     "line",
     [

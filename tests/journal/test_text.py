@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.ap.mask import Mask
-from apfs.journal.log import CAPACITY
+from apfs.journal.log import CAPACITY, CONTENT
 from apfs.journal.records import KINDS, GuestUpdate, Record, Uevent
 from apfs.journal.text import from_line, head_of_line, summary, to_line, to_wire
 
@@ -59,6 +59,7 @@ def test_numbers_of_a_mask_read_as_elsewhere(mask: Mask) -> None:
 
 def test_the_capacity_is_documented() -> None:
     assert f"The journal holds {CAPACITY:,} records." in DOCUMENTATION.read_text()
+    assert f"it holds {CONTENT:,} hex digits" in DOCUMENTATION.read_text()
 
 
 def test_an_event_on_the_wire() -> None:

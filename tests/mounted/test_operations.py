@@ -79,6 +79,18 @@ def test_a_defect_costs_one_request_and_is_recorded(server: Server) -> None:
     assert "KeyError: 999" in record.traceback
 
 
+def test_what_is_recorded_of_a_request_that_found_a_defect(server: Server) -> None:
+    """Enough to make it again. Here there is no defect."""
+    asked = server.operations.asked
+    mask, group = server.open(APMASK, os.O_RDWR), server.open("/dev/vfio/vfio", os.O_RDWR)
+    assert asked("open", (server.inode(APMASK), os.O_RDONLY, CONTEXT)) == {"path": APMASK, "access": "r"}
+    assert asked("read", (mask, 0, 4096)) == {"path": APMASK}
+    assert asked("write", (mask, 0, b"-5")) == {"path": APMASK, "content": "2d35"}
+    assert asked("write", (group, 0, b"x")) == {"path": "/dev/vfio/vfio", "file": 1, "content": "78"}
+    assert asked("write", (FileHandleT(999), 0, b"x")) is None
+    assert asked("getattr", (server.inode(APMASK), CONTEXT)) is None
+
+
 def arguments(server: Server, name: str) -> tuple[object, ...]:
     """Return what a handler can be called with."""
     node, attribute, link = server.inode("/sys/bus/ap"), server.inode(APMASK), server.inode("/sys/class/misc/iommu")
