@@ -132,17 +132,22 @@ class Operations(pyfuse3.Operations):
     def asked(self, name: str, args: tuple[object, ...]) -> Details | None:
         """Return what the journal has of a request that found a defect: enough to make it again, if it is about a file.
 
-        `args` are those of the handler of that name.
+        `args` are those of the handler of that name. Nothing is said of those of guests: a path is one of the host.
         """
         match name, args:
-            case "open", (int(inode), int(flags), *_):
+            case "open", (int(inode), int(flags), *_) if self._is_ours(inode):
                 return {"path": self._tree.path(inode), "access": _ACCESS[flags & os.O_ACCMODE].letters}
             case "read" | "write", (int(fh), *_, data) if fh in self._files:
                 file = self._files[fh]
+                if isinstance(file, AttributeFile) and not self._is_ours(file.node):
+                    return None
                 number = {"file": file.number()} if not isinstance(file, AttributeFile) and file.tracked else {}
                 content = {"content": data.hex()} if isinstance(data, bytes) else {}
                 return {"path": file.path, **number, **content}
         return None
+
+    def _is_ours(self, node: int) -> bool:
+        return self._tree.nodes.tree_of(node, self._tree) is self._tree
 
     def _node(self, inode: int) -> int:
         return self._root if inode == pyfuse3.ROOT_INODE else inode

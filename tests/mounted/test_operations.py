@@ -38,8 +38,8 @@ HANDLERS = [name for name, member in vars(Operations).items() if inspect.iscorou
 class Server:
     """Handlers without a mount."""
 
-    def __init__(self, stored: Callable[[], None] = lambda: None) -> None:
-        self.host = Host(load("default"))
+    def __init__(self, scenario: str = "default", stored: Callable[[], None] = lambda: None) -> None:
+        self.host = Host(load(scenario))
         self.operations = Operations(self.host, stored)
 
     def inode(self, path: str) -> InodeT:
@@ -89,6 +89,14 @@ def test_what_is_recorded_of_a_request_that_found_a_defect(server: Server) -> No
     assert asked("write", (group, 0, b"x")) == {"path": "/dev/vfio/vfio", "file": 1, "content": "78"}
     assert asked("write", (FileHandleT(999), 0, b"x")) is None
     assert asked("getattr", (server.inode(APMASK), CONTEXT)) is None
+
+
+def test_what_is_recorded_of_a_defect_does_not_blame_the_host_for_a_guest() -> None:
+    server = Server("migration-source")
+    inode = server.inode(f"/guests/669d9b23-fe1b-4ecb-be08-a2fabca99b71{APMASK}")
+    mask = server.answer("open", inode, os.O_RDWR, SimpleNamespace(pid=1)).fh
+    assert server.operations.asked("open", (inode, os.O_RDONLY, CONTEXT)) is None
+    assert server.operations.asked("write", (mask, 0, b"-5")) is None
 
 
 def arguments(server: Server, name: str) -> tuple[object, ...]:
@@ -188,7 +196,7 @@ def test_pollers_are_woken_once_when_there_is_something(server: Server) -> None:
 
 def test_a_store_that_succeeds_may_have_changed_timers() -> None:
     told: list[bool] = []
-    server = Server(lambda: told.append(True))
+    server = Server(stored=lambda: told.append(True))
     mask = server.open(APMASK, os.O_WRONLY)
     server.answer("write", mask, 0, b"-5")
     assert told
