@@ -1,5 +1,5 @@
 """`python -m apfs`."""
 
-from apfs.cli.main import main
+from apfs.cli.start import main
 
 main()

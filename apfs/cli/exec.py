@@ -118,9 +118,12 @@ def command(
     EXIT STATUS
         that of COMMAND, or
         125  apfs itself failed        126  COMMAND cannot be run        127  COMMAND was not found
+        130  Ctrl-C came before COMMAND was run
     """
     from apfs.mounts import table
+    from apfs.mounts.interrupts import interrupts
 
+    interrupts.note()
     hosts.only_one(scenario, mounted)
     if not all(destination.startswith("/") for destination in tmpfs):
         raise click.UsageError("--tmpfs takes an absolute DEST")
@@ -135,7 +138,12 @@ def command(
             from apfs.sandbox.compose import HOST
 
             host = Path(HOST) if table.is_apfs(HOST) else None
-        started = host or stack.enter_context(_private(scenario))
+        try:
+            started = host or stack.enter_context(_private(scenario))
+        except OSError as error:
+            from apfs.sandbox import run
+
+            fail(f"a host could not be started: {_reason(error)}", run.FAILED)
         # While the host starts.
         from apfs.sandbox import compose, run
 
@@ -144,7 +152,13 @@ def command(
             status = run.run(list(words), sandbox, started, uuids)
         except (run.SandboxError, table.MountsError) as error:
             fail(str(error), run.FAILED)
+        except OSError as error:
+            fail(f"the sandbox could not be made: {_reason(error)}", run.FAILED)
     raise SystemExit(status)
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
 
 
 def _private(scenario: str | None) -> PrivateHost:

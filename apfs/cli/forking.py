@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from apfs.mounts.server import close_others, end_with
@@ -36,6 +37,7 @@ class Child:
 
 def _run(words: Sequence[str], descriptors: Sequence[int], errors: int) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDWR)
     for stream, target in enumerate((null, null, errors)):
         os.dup2(target, stream)

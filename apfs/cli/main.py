@@ -10,6 +10,7 @@ Exit status everywhere: 0 success, 1 the answer is no (or the operation failed),
 from __future__ import annotations
 
 import os
+import signal
 from collections import UserDict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apfs import __version__
-from apfs.cli import streams
+from apfs.cli import start, streams
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -39,6 +40,9 @@ COMMANDS = {
     "completion": "Print the script for the Tab key of a shell.",
 }
 """All commands, in the order in which they are shown, with the line that is shown of them."""
+
+_TAKE_BACK = {"mount", "exec"}
+"""Commands that see to Ctrl-C themselves: `apfs.mounts.interrupts`."""
 
 
 class _Modules(UserDict[str, click.Command]):
@@ -74,7 +78,17 @@ class _Apfs(click.Group):
 
             mount_helper.main(args)
             ctx.exit()
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in _TAKE_BACK and signal.getsignal(signal.SIGINT) is start.at_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 -- as click has it
+        """Run the command; Ctrl-C is a status and no text."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names of all commands, in the order in which they are shown."""

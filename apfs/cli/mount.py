@@ -83,8 +83,10 @@ def command(
     \b
     EXIT STATUS
         0  mounted        1  could not be mounted        2  wrong usage, scenario or environment
+        130  Ctrl-C came first
     """
     from apfs.mounts import server, table
+    from apfs.mounts.interrupts import interrupts
     from apfs.scenario.model import ScenarioError
     from apfs.scenario.reader import load
 
@@ -123,6 +125,7 @@ def command(
     if foreground or debug:
         serve(ready_fd, lifeline_fd)
         return
+    interrupts.note()
     try:
         server.fork_server(mountpoint, serve)
     except table.MountsError as error:

@@ -15,7 +15,7 @@ import trio
 from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.machine import ThisMachine
 from apfs.fuse.operations import Operations
-from apfs.mounts import environment, server, table
+from apfs.mounts import environment, places, server, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MAX_BACKGROUND = "1000"
 # How long a request may still take after a signal has asked the server to end.
 _GRACE_SECONDS = 2.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class MountError(Exception):
@@ -98,11 +99,13 @@ def serve(
 ) -> None:
     """Mount a host and serve it until it is unmounted or SIGTERM, SIGINT or SIGHUP arrives.
 
+    These signals wait while it mounts, so that none leaves a mount without a server; `SystemExit` if one came.
+
     `ready()` is called when the mount can be used. `clock` says whether time passes by itself. `lifeline` is a file
-    descriptor that becomes readable when the process that needs the mount has ended; then the mount point is removed as
-    well. Without `fast_loop`, requests go through trio's scheduler. `fuse_options` are those of mount.fuse3(8): the
-    source that /proc/mounts shows, and options for the kernel and libfuse such as `ro` and `debug`. With `debug` there
-    is no fast loop, because its alarms would interrupt libfuse's printing.
+    descriptor that becomes readable when the process that needs the mount has ended; then the place of the mount is
+    removed as well (`apfs.mounts.places`). Without `fast_loop`, requests go through trio's scheduler. `fuse_options`
+    are those of mount.fuse3(8): the source that /proc/mounts shows, and options for the kernel and libfuse such as `ro`
+    and `debug`. With `debug` there is no fast loop, because its alarms would interrupt libfuse's printing.
     `MountError` if the kernel or the mount helper refuses, after the helper has printed the reason on standard error;
     `MountsError` if somebody else is mounting there.
     """
@@ -112,10 +115,12 @@ def serve(
     timer = ScanTimer(host)
     operations = Operations(host, timer.check)
     timer.ticked = operations.happened
+    blocked = set(_ENDING) - signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         with server.claimed(mountpoint):
             pyfuse3.init(operations, mountpoint, _options(fuse_options, allow_other=allow_other))
     except RuntimeError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         facts = environment.look()
         problems = environment.mount_problems(facts)
         problems += environment.allow_other_problems(facts) if allow_other else []
@@ -123,18 +128,23 @@ def serve(
     try:
         operations.cache.connect()
         _hold_no_releases_back(mountpoint)
+        early = signal.sigpending() & set(_ENDING)
+        if early:
+            raise SystemExit(128 + min(early))
         with fast() if fast_loop and "debug" not in fuse_options else contextlib.nullcontext():
-            trio.run(_loop, timer if clock else None, ready, lifeline)
+            trio.run(_loop, timer if clock else None, ready, lifeline, blocked)
     finally:
         pyfuse3.close(unmount=True)
         if lifeline is not None:
-            with contextlib.suppress(OSError):
-                Path(mountpoint).rmdir()
+            places.remove(Path(mountpoint))
 
 
-async def _loop(timer: ScanTimer | None, ready: Callable[[], None], lifeline: int | None) -> None:
+async def _loop(
+    timer: ScanTimer | None, ready: Callable[[], None], lifeline: int | None, blocked: set[signal.Signals]
+) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_end_on_signal, nursery.cancel_scope)  # returns when a signal no longer kills
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         if lifeline is not None:
             nursery.start_soon(_end_with, lifeline, nursery.cancel_scope)
         if timer:
@@ -147,7 +157,7 @@ async def _loop(timer: ScanTimer | None, ready: Callable[[], None], lifeline: in
 async def _end_on_signal(
     scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*_ENDING) as signals:
         task_status.started()
         async for _ in signals:
             await _end(scope)

@@ -6,12 +6,14 @@ import contextlib
 import fcntl
 import gc
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from apfs.mounts import environment
+from apfs.mounts.interrupts import interrupts
 from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
 
 if TYPE_CHECKING:
@@ -180,13 +182,24 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     os.close(ready_writer)
     os.close(errors_writer)
     with os.fdopen(errors, "rb") as output:
-        _wait_until_it_answers(
-            mountpoint, ready, lambda: (output.read(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        )
+        try:
+            _wait_until_it_answers(
+                mountpoint, ready, lambda: (output.read(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            )
+        except MountsError:
+            _clear_away(mountpoint)
+            raise
+        except BaseException:
+            os.kill(child, signal.SIGTERM)
+            output.read()  # until the mount helper has ended, too
+            os.waitpid(child, 0)
+            _clear_away(mountpoint)
+            raise
 
 
 def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it takes care of signals itself
     null = os.open(os.devnull, os.O_RDWR)
     for stream, target in enumerate((null, null, errors)):
         os.dup2(target, stream)
@@ -228,12 +241,27 @@ def close_others(*keep: int) -> None:
 
 def _wait_until_it_answers(mountpoint: str, ready: int, end: Callable[[], tuple[bytes, int]]) -> None:
     """Wait for READY; if a server ended without it, `end` returns what it said and its exit status."""
-    with os.fdopen(ready, "rb") as pipe:
+    with os.fdopen(ready, "rb") as pipe, interrupts.heeded():
         said = pipe.read()
-    if said != READY:
+    if said != READY or not _answers(mountpoint):
         output, status = end()
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
         # The last line is the server's own; what the mount helper said comes before it.
         said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
         raise MountsError(said_last or f"the server ended with status {status}", status if status > 0 else 1)
-    Path(mountpoint, "sys").stat()
+
+
+def _answers(mountpoint: str) -> bool:
+    """Whether a server that was ready still is."""
+    try:
+        Path(mountpoint, "sys").stat()
+    except OSError:
+        return False
+    return True
+
+
+def _clear_away(mountpoint: str) -> None:
+    """Unmount what a server that was killed while it mounted has left."""
+    if is_apfs(mountpoint) and is_dead(mountpoint):
+        with contextlib.suppress(MountsError):
+            unmount(mountpoint)

@@ -13,7 +13,7 @@ import struct
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 """Kinds of namespaces, for `enter` (linux/sched.h)."""
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 38, 47
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 36, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 OPENAT2, PIDFD_GETFD = 437, 438  # the same on all architectures
@@ -58,6 +58,11 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     The parent is the thread that forked it. No effect if that has ended before.
     """
     _prctl(PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parent ends (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def forbid_new_privileges() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import select
@@ -12,10 +14,11 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from apfs.mounts import environment, guests, table
-from apfs.sandbox import assemble, compose, linux, supervisor, uevents
+from apfs.mounts.interrupts import interrupts
+from apfs.sandbox import assemble, compose, linux, signals, supervisor, uevents
 from apfs.sandbox.devtmpfs import Devtmpfs
 
 if TYPE_CHECKING:
@@ -62,12 +65,24 @@ def run(command: list[str], sandbox: Sandbox, host: Path | PrivateHost, guest_of
     if shutil.which("bwrap") is None:
         raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
     _resolve(command[0])
+    interrupts.note()
+    linux.adopt_orphans()
     if isinstance(host, Path):
         table.check_answers(str(host))
         mount = table.absolute(str(host))
     else:
         mount = host.wait()
-    return _run_on(guests.place(mount, *guest_of), command, sandbox)
+    return _run_if_alive(Path(mount), guest_of, command, sandbox)
+
+
+def _run_if_alive(host: Path, guest_of: Sequence[str], command: list[str], sandbox: Sandbox) -> int:
+    """Run a command on a mount. `MountsError` if its server ends before the command has started."""
+    try:
+        return _run_on(guests.place(host, *guest_of), command, sandbox)
+    except (OSError, SandboxError):
+        if table.is_apfs(str(host)) and not table.is_dead(str(host)):
+            raise
+        raise table.gone(str(host), OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))) from None
 
 
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
@@ -77,13 +92,8 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     words = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
     sandbox.nodes = supervisor.possible(sandbox.nodes, mount)
     words += compose.arguments(mount, sandbox, gate_reader)
-    # The terminal's signals are for the command alone: this process and bwrap, which only wait for it, ignore them.
-    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-    restored = [
-        f"--default-signal={signal.Signals(number).name[3:]}"
-        for number, handler in ignored.items()
-        if handler != signal.SIG_IGN
-    ]
+    terminal = signals.take()
+    restored = [f"--default-signal={number.name[3:]}" for number in sorted(terminal)]
     for descriptor in (status_writer, block_reader, gate_reader):
         os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
     ours, theirs = socket.socketpair()
@@ -92,20 +102,19 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     box = subprocess.Popen(
         ["bwrap", *words, "--", "env", *restored, "--", *command],
         close_fds=False,
-        preexec_fn=lambda: _prepare(theirs, sandbox.nodes),  # noqa: PLW1509 -- see above
+        preexec_fn=lambda: _prepare(theirs, sandbox.nodes, terminal),  # noqa: PLW1509 -- see above
     )
     for descriptor in (status_writer, block_reader, gate_reader):
         os.close(descriptor)
     theirs.close()
     watch = supervisor.supervise(ours, mount, sandbox.nodes)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: _end(box, number))
 
     wait = partial(_wait, watch)
     pump = None
     try:
         with os.fdopen(status_reader) as statuses:
-            wait(status_reader)
+            with interrupts.heeded():
+                wait(status_reader)
             first = statuses.readline()
             pid = json.loads(first)["child-pid"] if first else None
             if pid is not None:
@@ -114,21 +123,24 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
                 pump, ready = uevents.start(
                     mount, pid, lambda: Devtmpfs(mount, pid, sandbox.nodes).follow, network=sandbox.private_network
                 )
-                wait(ready)
+                with interrupts.heeded():
+                    wait(ready)
                 os.close(ready)
-            os.close(block_writer)
+            signals.let_go(block_writer, pid)
             wait(status_reader)
             rest = statuses.read()
         status = box.wait()
     finally:
+        _end_box(box)
         if watch is not None:
             watch.close()
         if pump is not None:
             os.kill(pump, signal.SIGKILL)
             os.waitpid(pump, 0)
-    if '"exit-code"' not in rest:
-        raise SandboxError(_advice())
-    return status
+    codes = [report["exit-code"] for report in map(json.loads, rest.splitlines()) if "exit-code" in report]
+    if not codes:
+        raise SandboxError(f"bwrap was killed by signal {-status}" if status < 0 else _advice())
+    return int(codes[0])
 
 
 def _wait(watch: supervisor.Supervisor | None, descriptor: int) -> None:
@@ -145,23 +157,38 @@ def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Call
     """Have the directories of the sandbox put together while bwrap, whose child is `pid`, waits at the gate."""
     child, done = assemble.start(mount, sandbox.nodes, pid, gate)
     os.close(gate)
-    wait(done)
-    with os.fdopen(done) as reasons:
-        reason = reasons.read()
-    os.waitpid(child, 0)
-    if reason:
-        raise SandboxError(f"the sandbox could not be made: {reason}")
+    try:
+        with interrupts.heeded():
+            wait(done)
+        with os.fdopen(done) as reasons:
+            reason = reasons.read()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(child, 0)
+    if reason or status:
+        raise SandboxError(f"the sandbox could not be made: {reason or 'a process of apfs was killed'}")
 
 
-def _prepare(channel: socket.socket, nodes: Nodes) -> None:
+def _prepare(channel: socket.socket, nodes: Nodes, blocked: set[signal.Signals]) -> None:
     """Do, between fork and exec of bwrap, what only the process itself can do."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    linux.die_with_parent()  # bwrap asks for it, too, but later
     linux.drop_ambient_capabilities()
     supervisor.stop_calls(channel, nodes)
 
 
-def _end(box: subprocess.Popen[bytes], number: int) -> NoReturn:
+def _end_box(box: subprocess.Popen[bytes]) -> None:
+    """End bwrap, and its child: until bwrap has told it to go on, that child does not notice that bwrap was killed."""
     box.kill()
-    raise SystemExit(128 + number)
+    if box.wait() >= 0:
+        return
+    with contextlib.suppress(OSError):
+        for pid in signals.children(os.getpid()):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "bwrap":
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def _advice() -> str:

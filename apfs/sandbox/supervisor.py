@@ -313,7 +313,8 @@ def stop_calls(channel: socket.socket, nodes: Nodes) -> None:
 def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> Supervisor | None:
     """Return the supervisor for what `stop_calls` sent; None, with a warning, if VFIO ioctls cannot be served.
 
-    None without a warning if the supervisor of an outer sandbox serves this host already.
+    None without a warning if the supervisor of an outer sandbox serves this host already, and if nothing was sent: the
+    process was killed, which its parent notices.
     """
     with channel:
         said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
@@ -323,6 +324,8 @@ def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> Supervisor |
         except OSError as error:
             os.close(listeners[0])
             why = f"{mount}/ctl/ioctl: {error.strerror}"
+    elif not said:
+        return None
     elif int(said) != errno.EBUSY:
         why = os.strerror(int(said))
     elif _is_nested(mount):

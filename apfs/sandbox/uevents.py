@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -165,6 +166,10 @@ def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        for number in (signal.SIGINT, signal.SIGQUIT):  # they are for the command
+            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         close_others(writer)  # above all the other end of the server's lifeline
         try:
             _pump(mount, pid, writer, follower(), network=network)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from apfs.mounts import guests, migration, server, table
+from apfs.mounts import guests, migration, places, server, table
 from apfs.testing import forks
 from apfs.testing.files import Files
 from apfs.testing.processes import COMMAND_SECONDS, Closing, checked, end
@@ -123,7 +123,7 @@ class MountedHost(MountedFiles, Closing):
         `allow_other` lets other users in; None does so for root only.
         `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
         """
-        place = tempfile.mkdtemp(prefix="apfs-")
+        place, self._lock = places.make("apfs-host-")
         # The server ends when the writing end is closed; the kernel closes it when a process dies.
         reader, self._lifeline = os.pipe()
         try:
@@ -131,16 +131,18 @@ class MountedHost(MountedFiles, Closing):
                 options = ["--scenario", argument, "--clock", clock]
                 if allow_other is not None:
                     options.append("--allow-other" if allow_other else "--no-allow-other")
-                self._server = server.start_by(_start, place, options, lifeline=reader)
+                self._server = server.start_by(_start, str(place), options, lifeline=reader)
         except BaseException:
             os.close(self._lifeline)
-            # If the server has come as far as mounting, it removes the directory itself.
+            # If the server has come as far as mounting, it removes the place itself.
             with contextlib.suppress(OSError):
-                Path(place).rmdir()
+                place.rmdir()
+                place.parent.rmdir()
+            os.close(self._lock)
             raise
         finally:
             os.close(reader)
-        super().__init__(Path(place), ("--mount", place))
+        super().__init__(place, ("--mount", str(place)))
 
     @property
     def pid(self) -> int:
@@ -161,10 +163,8 @@ class MountedHost(MountedFiles, Closing):
         end(self._server)
         os.close(self._lifeline)
         self._lifeline = -1
-        if table.is_apfs(str(self.path)):
-            table.unmount(str(self.path), lazy=True)
-        with contextlib.suppress(FileNotFoundError):  # the server does it, if it got that far
-            self.path.rmdir()
+        places.remove(self.path)
+        os.close(self._lock)
 
 
 class MountedGuest(MountedFiles):

@@ -1,0 +1,52 @@
+"""Ctrl-C while a mount or a sandbox is being made: it is noted, and heeded where all that was made can be taken back.
+
+Without this, SIGINT would raise an exception between any two instructions, also between making a thing and knowing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATUS = 128 + signal.SIGINT
+"""The exit status of a command that Ctrl-C has ended."""
+
+
+class _Interrupts:
+    """What this process knows of SIGINT: a process has one disposition of it."""
+
+    def __init__(self) -> None:
+        self._noted = False
+        self._heeding = False
+
+    def note(self) -> None:
+        """From now on note SIGINT, unless the program that started this one wants it to be ignored."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupted)
+
+    def _interrupted(self, *_signal: object) -> None:
+        self._noted = True
+        if self._heeding:
+            raise SystemExit(STATUS)
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Raise `SystemExit` inside a with statement if SIGINT comes, or has come since `note`."""
+        self._heeding = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._heeding = False
+
+    def check(self) -> None:
+        """Raise `SystemExit` if SIGINT has come since `note`."""
+        if self._noted:
+            raise SystemExit(STATUS)
+
+
+interrupts = _Interrupts()

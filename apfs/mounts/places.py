@@ -1,0 +1,80 @@
+"""Directories for mounts that belong to a process: they are gone when that has ended, or when the next one is made.
+
+A place is a new directory in TMPDIR with the mount point in it. The process that made it holds a lock on it (flock(2)).
+Three parties remove it: that process, the server when its lifeline ends, and, if both were killed, the next process
+that makes a place: where the lock can be had, nobody is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from apfs.mounts import table
+
+_MOUNT_POINT = "host"
+
+
+def make(prefix: str) -> tuple[Path, int]:
+    """Return the mount point of a new place and the descriptor of its lock; clear away what others have left.
+
+    `OSError` if there is no room for it.
+    """
+    _sweep(prefix)
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=prefix))
+        lock = _lock(directory)
+        if lock is not None:  # else another process took it for one that was left
+            try:
+                (directory / _MOUNT_POINT).mkdir()
+            except OSError:
+                directory.rmdir()
+                os.close(lock)
+                raise
+            return directory / _MOUNT_POINT, lock
+
+
+def remove(mountpoint: Path) -> None:
+    """Remove a place, as far as others have not done so. What is mounted there is detached first.
+
+    Nothing is reported: it may be for the next process to do.
+    """
+    if table.is_apfs(str(mountpoint)):
+        with contextlib.suppress(table.MountsError):
+            table.unmount(str(mountpoint), lazy=True)
+    for directory in (mountpoint, mountpoint.parent):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def _lock(directory: Path) -> int | None:
+    """Return the descriptor of a directory that is now locked, None if it is locked already or is gone."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), directory.lstat()):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _sweep(prefix: str) -> None:
+    """Remove the places of this user that were left by processes that were killed together with their servers."""
+    with os.scandir(tempfile.gettempdir()) as entries:
+        left = [entry for entry in entries if entry.name.startswith(prefix)]
+    for entry in left:
+        with contextlib.suppress(OSError):
+            if entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                continue
+            lock = _lock(Path(entry.path))
+            if lock is not None:
+                remove(Path(entry.path, _MOUNT_POINT))
+                os.close(lock)

@@ -1,0 +1,69 @@
+"""Signals while a sandbox is made and used: nothing that the terminal sends is lost, and it goes to the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from apfs.mounts.interrupts import STATUS, interrupts
+
+_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+"""Signals that keys of a terminal send."""
+
+
+def take() -> set[signal.Signals]:
+    """Prepare this process for signals, and return those that bwrap must have blocked.
+
+    The terminal's signals are for the command alone. bwrap only waits for it, and so do the processes that it starts,
+    until env(1) lets these signals through: what comes in between is not lost.
+    """
+    terminal = {number for number in _TERMINAL if signal.getsignal(number) is not signal.SIG_IGN}
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    return terminal
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def let_go(block: int, pid: int | None) -> None:
+    """Let the command start. `SystemExit` if Ctrl-C came before, or comes before the command can get it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        interrupts.check()
+        os.close(block)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, partial(_interrupted, pid))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _interrupted(pid: int | None, *_signal: object) -> None:
+    """Leave SIGINT to the command, which got it too, if bwrap's child `pid` has started it."""
+    if pid is not None and not _has_started(pid):
+        raise SystemExit(STATUS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _has_started(pid: int) -> bool:
+    """Whether the command gets SIGINT: its process has been made, and env(1) has become the command in it."""
+    try:
+        first = children(pid)[0]
+        status = Path(f"/proc/{first}/status").read_text("utf-8", "surrogateescape")
+    except IndexError:
+        return False
+    except OSError:
+        return True
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    blocked = int(fields["SigBlk"], 16) >> signal.SIGINT - 1 & 1
+    return not (blocked and fields["Name"].strip() in ("bwrap", "env"))
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process. `OSError` if it has ended, or without CONFIG_PROC_CHILDREN."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()))

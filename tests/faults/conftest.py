@@ -1,0 +1,28 @@
+"""What the tests of faults share."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.points import Commands, compile_program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def faultpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of faultpoint.c."""
+    return compile_program(tmp_path_factory.mktemp("faultpoint"))
+
+
+@pytest.fixture
+def commands(faultpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Commands with faults, whose temporary directory is this process's, too."""
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+    return Commands(faultpoint, tmp)

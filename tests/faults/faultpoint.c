@@ -1,0 +1,136 @@
+/*
+ * faultpoint [-c CHILD] [-n CALL] [-s SIGNAL] [-g] -- COMMAND...
+ *
+ * Runs a command and, at its system call number CALL, sends it a signal: a fault at a place that is counted, not timed.
+ * CHILD is which of the processes that the command starts is meant, from 1 on; 0 is the command. With -g the signal
+ * goes to the command's process group, as Ctrl-C at a terminal does. Without -n nothing is sent.
+ *
+ * Prints the command's status, as a shell has it, when it has ended. Returns when no descendant is left, not even one
+ * that has become a daemon, and then prints how many calls the process made before the signal or its end, and the
+ * number of the first mkdir(2) among them (0 if there was none).
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <linux/ptrace.h>
+#include <unistd.h>
+
+static void check(long result, const char *what)
+{
+	if (result < 0) {
+		perror(what);
+		exit(125);
+	}
+}
+
+static int status_of(int wait_status)
+{
+	return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+}
+
+static int is_mkdir(pid_t pid)
+{
+	struct __ptrace_syscall_info info;
+
+	if (ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info) <= 0)
+		return 0;
+#ifdef SYS_mkdir
+	if (info.entry.nr == SYS_mkdir)
+		return 1;
+#endif
+	return info.entry.nr == SYS_mkdirat;
+}
+
+int main(int argc, char **argv)
+{
+	long call = -1, calls = 0, first_mkdir = 0;
+	int child = 0, number = SIGKILL, group = 0, option, status, command_status = -1, entering = 1, started = 0;
+	pid_t command, wanted;
+
+	while ((option = getopt(argc, argv, "+c:n:s:g")) != -1) {
+		switch (option) {
+		case 'c': child = atoi(optarg); break;
+		case 'n': call = atol(optarg); break;
+		case 's': number = atoi(optarg); break;
+		case 'g': group = 1; break;
+		default: return 125;
+		}
+	}
+	check(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+	command = fork();
+	check(command, "fork");
+	if (command == 0) {
+		setpgid(0, 0);
+		ptrace(PTRACE_TRACEME, 0, 0, 0);
+		raise(SIGSTOP);
+		execvp(argv[optind], argv + optind);
+		perror(argv[optind]);
+		_exit(127);
+	}
+	check(waitpid(command, &status, 0), "waitpid");
+	check(ptrace(PTRACE_SETOPTIONS, command, 0,
+		     PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL |
+		     (child ? PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE : 0)), "ptrace");
+	wanted = child ? 0 : command;
+	ptrace(child ? PTRACE_CONT : PTRACE_SYSCALL, command, 0, 0);
+	for (;;) {
+		/* Until the wanted process is born, its parent alone is listened to, and then the newborn. */
+		pid_t pid = waitpid(wanted || command_status >= 0 ? -1 : command, &status, __WALL);
+		int deliver = 0, event;
+
+		if (pid < 0 && errno == EINTR)
+			continue;
+		if (pid < 0)
+			break;
+		if (!WIFSTOPPED(status)) {
+			if (pid == command) {
+				command_status = status_of(status);
+				printf("%d\n", command_status);
+				fflush(stdout);
+			}
+			continue;
+		}
+		event = status >> 16; /* of fork, of exec */
+		if (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE) {
+			unsigned long born = 0;
+
+			ptrace(PTRACE_GETEVENTMSG, pid, 0, &born);
+			if (pid == command && !wanted) {
+				waitpid(born, &status, __WALL);
+				if (++started == child)
+					wanted = born;
+				ptrace(wanted == (pid_t)born ? PTRACE_SYSCALL : PTRACE_DETACH, born, 0, 0);
+			}
+		} else if (!event && WSTOPSIG(status) == (SIGTRAP | 0x80)) {
+			if (pid == wanted && entering) {
+				calls++;
+				if (!first_mkdir && is_mkdir(pid))
+					first_mkdir = calls;
+				if (calls == call) {
+					kill(group ? -command : pid, number);
+					ptrace(PTRACE_DETACH, pid, 0, 0);
+					continue;
+				}
+			}
+			if (pid == wanted)
+				entering = !entering;
+		} else if (!event && WSTOPSIG(status) != SIGSTOP) {
+			deliver = WSTOPSIG(status);
+		}
+		if (pid == wanted) {
+			ptrace(PTRACE_SYSCALL, pid, 0, deliver);
+		} else if (pid == command && !wanted) {
+			ptrace(PTRACE_CONT, pid, 0, deliver);
+		} else {
+			ptrace(PTRACE_DETACH, pid, 0, deliver);
+		}
+	}
+	printf("%ld %ld\n", calls, first_mkdir);
+	return 0;
+}

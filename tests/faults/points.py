@@ -1,0 +1,125 @@
+"""Faults at counted places: a signal at the n-th system call of one of the processes that a command starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import TIMEOUT, apfs
+
+HERE = Path(__file__).parent
+APFS = (sys.executable, "-P", "-m", "apfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A signal for a process: 0 is the command, 1 the first process that it starts; or for the command's group."""
+
+    call: int
+    child: int = 0
+    number: signal.Signals = signal.SIGKILL
+    group: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        return [
+            "-c",
+            str(self.child),
+            "-n",
+            str(self.call),
+            "-s",
+            str(int(self.number)),
+            *(["-g"] if self.group else []),
+        ]
+
+
+NONE = Fault(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    status: int
+    calls: int
+    first_mkdir: int
+    said: str
+
+
+def compile_program(directory: Path) -> Path:
+    program = directory / "faultpoint"
+    command = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1"]
+    subprocess.run([*command, "-o", program, HERE / "faultpoint.c"], check=True)
+    return program
+
+
+def mounts_in(place: Path) -> list[str]:
+    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(place) in line]
+
+
+def spread(first: int, last: int, count: int) -> list[int]:
+    """Some numbers from first to last, both included, at equal distances; all of them if that is fewer."""
+    if last - first < count:
+        return list(range(first, last + 1))
+    return [first + (last - first) * step // (count - 1) for step in range(count)]
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    """Read a line of standard output and nothing more, which `communicate` would miss."""
+    assert process.stdout
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(process.stdout.fileno(), 1)
+        assert piece, line
+        line += piece
+    return line.decode()
+
+
+class Commands:
+    """Runs commands with faults, with a TMPDIR of their own."""
+
+    def __init__(self, program: Path, tmp: Path) -> None:
+        self.program = program
+        self.tmp = tmp
+
+    def start(self, fault: Fault, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self.program, *fault.words, "--", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(self.tmp)},
+        )
+
+    def run(self, fault: Fault, *words: str) -> Outcome:
+        """Run a command, and wait until all of its processes have ended."""
+        with self.start(fault, *words) as process:
+            printed, said = process.communicate(timeout=TIMEOUT)
+        return self._outcome(printed, said)
+
+    def mount(self, fault: Fault, mountpoint: Path) -> Outcome:
+        """Mount; whatever has become of that, mount again, use it, unmount; wait for the end of all processes."""
+        with self.start(fault, *APFS, "mount", str(mountpoint)) as process:
+            printed = _line(process)
+            mounted = mounts_in(mountpoint)
+            if printed == "130\n":
+                assert not mounted
+            again = apfs("mount", str(mountpoint), status=None)
+            if again.returncode:
+                assert (again.returncode, len(mounted)) == (2, 1), again
+                assert "an apfs mounted already" in again.stderr
+            assert (mountpoint / "sys/bus/ap/scans").read_text() == "1\n"
+            assert len(mounts_in(mountpoint)) == 1
+            apfs("umount", str(mountpoint))
+            rest, said = process.communicate(timeout=TIMEOUT)
+        assert not mounts_in(mountpoint)
+        return self._outcome(printed + rest, said)
+
+    @staticmethod
+    def _outcome(printed: str, said: str) -> Outcome:
+        assert "Traceback" not in said, said
+        status, calls, first_mkdir = map(int, printed.split())
+        return Outcome(status, calls, first_mkdir, said)

@@ -1,0 +1,168 @@
+"""A process of apfs is killed, or gets Ctrl-C, at any system call: nothing stays, and what is said makes sense.
+
+Here some places of each kind are tried; `python -m tests.faults.everywhere` tries all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from apfs.mounts import places
+from tests.conftest import TIMEOUT
+from tests.faults.points import APFS, NONE, Commands, Fault, mounts_in, spread
+
+if TYPE_CHECKING:
+    from tests.faults.points import Outcome
+
+EXEC = (*APFS, "exec", "--", "true")
+FOR_EVER = (*APFS, "exec", "--", "sleep", "1000")
+SERVER = 1
+OTHERS = range(2, 6)
+AT_THE_END = 80
+"""More calls than the command makes after the one that it runs has started."""
+
+
+def sweep() -> None:
+    """What the next command does first, and what it does at the end."""
+    mountpoint, lock = places.make("apfs-exec-")
+    places.remove(mountpoint)
+    os.close(lock)
+
+
+def nothing_stays(commands: Commands) -> None:
+    """Neither a mount, nor, after the next command, a directory."""
+    assert not mounts_in(commands.tmp)
+    sweep()
+    assert list(commands.tmp.iterdir()) == []
+
+
+def started(commands: Commands) -> int:
+    """How many calls there are before the first line of apfs runs, and a little more: until then Python decides."""
+    return commands.run(NONE, *APFS[:2], "-c", "import apfs.cli.start").calls + 30
+
+
+def check_exec(commands: Commands, fault: Fault) -> Outcome:
+    outcome = commands.run(fault, *EXEC)
+    if fault.child == 0 and outcome.calls == fault.call:
+        assert outcome.status == 128 + fault.number
+    else:
+        assert outcome.status in (0, 125), outcome
+        if outcome.status:
+            assert outcome.said.splitlines()[-1].startswith("apfs: ")
+    return outcome
+
+
+def test_exec_is_killed(commands: Commands) -> None:
+    whole = commands.run(NONE, *EXEC)
+    assert whole.status == 0
+    for call in spread(whole.first_mkdir, whole.calls, 4):
+        check_exec(commands, Fault(call))
+    nothing_stays(commands)
+
+
+def test_the_server_of_exec_is_killed(commands: Commands) -> None:
+    whole = check_exec(commands, Fault(-1, SERVER))
+    for call in spread(whole.calls * 2 // 3, whole.calls, 4):
+        check_exec(commands, Fault(call, SERVER))
+        assert list(commands.tmp.iterdir()) == []
+    nothing_stays(commands)
+
+
+def test_other_processes_of_exec_are_killed(commands: Commands) -> None:
+    for child in OTHERS:
+        whole = check_exec(commands, Fault(-1, child))
+        if whole.calls:
+            check_exec(commands, Fault(whole.calls * 4 // 5, child))
+            assert list(commands.tmp.iterdir()) == []
+    nothing_stays(commands)
+
+
+def test_interrupted_exec(commands: Commands) -> None:
+    """No Ctrl-C is lost: the command would not end by itself."""
+    whole = commands.run(NONE, *EXEC)
+    for call in spread(started(commands), whole.calls - AT_THE_END, 5):
+        outcome = commands.run(Fault(call, number=signal.SIGINT, group=True), *FOR_EVER)
+        assert (outcome.status, outcome.said) == (130, "")
+        assert list(commands.tmp.iterdir()) == []
+    nothing_stays(commands)
+
+
+def test_mount_is_killed(commands: Commands, tmp_path: Path) -> None:
+    """The next one works, wherever it was."""
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+    whole = commands.mount(NONE, mountpoint)
+    assert whole.status == 0
+    for call in spread(started(commands), whole.calls, 3):
+        assert commands.mount(Fault(call), mountpoint).status == 137
+    server = commands.mount(Fault(-1, SERVER), mountpoint)
+    for call in spread(server.calls // 3, server.calls, 3):
+        assert commands.mount(Fault(call, SERVER), mountpoint).status in (0, 1)
+
+
+def test_interrupted_mount(commands: Commands, tmp_path: Path) -> None:
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+    whole = commands.mount(NONE, mountpoint)
+    for call in spread(started(commands), whole.calls, 3):
+        outcome = commands.mount(Fault(call, number=signal.SIGINT, group=True), mountpoint)
+        assert outcome.status in (0, 130)
+        assert outcome.said == ""
+
+
+def test_all_are_killed_at_once(commands: Commands) -> None:
+    """Then nobody is left to clean up but the next command."""
+    with subprocess.Popen(
+        [*APFS, "exec", "--", "sh", "-c", "echo; exec sleep 1000"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(commands.tmp), "PATH": os.environ["PATH"]},
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        (place,) = commands.tmp.iterdir()
+        family = [process.pid, *_with(str(place))]
+        watched = [os.pidfd_open(pid) for pid in family]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)  # so that none notices what happens to others
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+        assert process.wait(TIMEOUT) == -signal.SIGKILL
+        for pidfd in watched:
+            os.close(pidfd)
+    assert place.exists()
+    sweep()
+    assert not mounts_in(commands.tmp)
+    assert list(commands.tmp.iterdir()) == []
+
+
+def _with(word: str) -> list[int]:
+    """Processes that have a word in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if word.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_places_of_others_stay(commands: Commands, *, mine: bool) -> None:
+    """Of those who live, and of other users."""
+    if not mine and os.geteuid():
+        pytest.skip("only root can give a directory away")
+    mountpoint, lock = places.make("apfs-exec-")
+    if not mine:
+        os.chown(mountpoint.parent, 65534, 65534)
+        os.close(lock)
+    sweep()
+    assert list(commands.tmp.iterdir()) == [mountpoint.parent]
+    places.remove(mountpoint)

@@ -1,0 +1,102 @@
+"""What apfs does when the machine gives it no descriptor, no directory or no connection: a line, a status, no trace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import TIMEOUT, sh
+from tests.faults.points import mounts_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NEEDS_ROOT = "only root can mount in a mount namespace of its own"
+
+
+def in_namespace(script: str, tmp: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in a mount namespace of its own, with `apfs` as a function and a TMPDIR."""
+    if os.geteuid():
+        pytest.skip(NEEDS_ROOT)
+    script = f'python=$1; apfs() {{ "$python" -P -m apfs "$@"; }}; T=$2; {script}'
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, str(tmp)]
+    env = {**os.environ, "TMPDIR": str(tmp), "LC_ALL": "C"}
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+
+
+def nothing_stays(tmp: Path) -> None:
+    assert list(tmp.iterdir()) == []
+    assert not mounts_in(tmp)
+
+
+@pytest.mark.parametrize("most", [6, 8, 14])
+def test_descriptors(tmp_path: Path, most: int) -> None:
+    script = 'export TMPDIR="$2"; ulimit -n "$3"; exec "$1" -P -m apfs exec true'
+    said = sh(script, sys.executable, str(tmp_path), str(most), status=125).stderr.splitlines()
+    assert said[-1].startswith("apfs: ")
+    assert said[-1].endswith(": Too many open files")
+    nothing_stays(tmp_path)
+
+
+def test_no_place_for_a_directory(tmp_path: Path) -> None:
+    script = """
+        for directory in /tmp /var/tmp /usr/tmp "$T"; do
+            if [ -d $directory ]; then
+                mount --bind $directory $directory
+                mount -o remount,bind,ro $directory
+            fi
+        done
+        cd /proc
+        apfs exec true
+    """
+    result = in_namespace(script, tmp_path)
+    assert result.returncode == 125
+    assert result.stderr.startswith("apfs: a host could not be started: No usable temporary directory found in ")
+    assert result.stderr.count("\n") == 1
+    nothing_stays(tmp_path)
+
+
+def test_no_dev_fuse(tmp_path: Path) -> None:
+    result = in_namespace("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; apfs exec true", tmp_path)
+    assert result.returncode == 125
+    assert "there is no /dev/fuse" in result.stderr
+    assert result.stderr.count("\n") == 1
+    nothing_stays(tmp_path)
+
+
+ABORT = 'abort() { device=$(mountpoint --fs-devno "$1"); echo 1 > "$FUSE/${device#*:}/abort"; }'
+FUSECTL = f"export FUSE=/sys/fs/fuse/connections; mount -t fusectl none $FUSE; {ABORT}; export -f abort"
+
+
+def test_the_next_mount_follows_an_aborted_connection(tmp_path: Path) -> None:
+    script = f"""
+        {FUSECTL}
+        mkdir "$T/host"
+        apfs mount "$T/host"
+        abort "$T/host"
+        apfs mount "$T/host"
+        grep -c " $T/host " /proc/self/mounts
+        cat "$T/host/sys/bus/ap/scans"
+        apfs umount "$T/host"
+        rmdir "$T/host"
+    """
+    result = in_namespace(script, tmp_path)
+    assert (result.returncode, result.stdout) == (0, "1\n1\n"), result
+    nothing_stays(tmp_path)
+
+
+def test_an_aborted_connection_inside_a_sandbox(tmp_path: Path) -> None:
+    """The command goes on, with errors instead of answers, and its status is that of `apfs exec`."""
+    script = f"""
+        {FUSECTL}
+        apfs exec bash -c 'abort /dev/apfs; cat /sys/bus/ap/bindings; exit 5'
+    """
+    result = in_namespace(script, tmp_path)
+    assert result.returncode == 5, result
+    assert "cat: /sys/bus/ap/bindings: " in result.stderr
+    assert "Traceback" not in result.stderr
+    nothing_stays(tmp_path)
