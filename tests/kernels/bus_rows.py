@@ -264,6 +264,7 @@ def online_checkstop(kernel: Profile) -> None:
     bench.host.checkstop(0, on=True)
     bench.host.scan()
     refuses = kernel.online_checkstop and kernel.chkstop
+    assert bench.cat(f"{Q0}/online") == f"{int(not refuses)}\n"
     for path in (CARD0, Q0):
         assert bench.cat(f"{path}/online") == f"{int(not refuses)}\n"
         assert bench.store(f"{path}/online", "0") == ""
