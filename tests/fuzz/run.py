@@ -14,12 +14,15 @@ import traceback
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.fuzz import stores
+from tests.fuzz import machines, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TARGETS: dict[str, Callable[[Random], int]] = {"stores": lambda random: len(stores.some_story(random).steps)}
+TARGETS: dict[str, Callable[[Random], int]] = {
+    "stores": lambda random: len(stores.some_story(random).steps),
+    "machines": machines.some_recording,
+}
 """What is fuzzed: functions that take their choices from a source, and return how many operations that were."""
 
 
