@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apfs import __version__
-from apfs.cli import start, streams
+from apfs.cli import streams
+from apfs.mounts.interrupts import STATUS, at_once
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -79,7 +80,7 @@ class _Apfs(click.Group):
             mount_helper.main(args)
             ctx.exit()
         name, command, rest = super().resolve_command(ctx, args)
-        if name not in _TAKE_BACK and signal.getsignal(signal.SIGINT) is start.at_once:
+        if name not in _TAKE_BACK and signal.getsignal(signal.SIGINT) is at_once:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return name, command, rest
 
@@ -88,7 +89,7 @@ class _Apfs(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise SystemExit(128 + signal.SIGINT) from None
+            raise SystemExit(STATUS) from None
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names of all commands, in the order in which they are shown."""

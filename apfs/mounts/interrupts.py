@@ -6,6 +6,7 @@ Without this, SIGINT would raise an exception between any two instructions, also
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 STATUS = 128 + signal.SIGINT
 """The exit status of a command that Ctrl-C has ended."""
+
+
+def at_once(*_signal: object) -> None:
+    """End this process as long as it has made nothing (a handler of SIGINT).
+
+    An exception would have to find its way out of half-done imports, where some are printed and forgotten.
+    """
+    os._exit(STATUS)
 
 
 class _Interrupts:
