@@ -1,6 +1,6 @@
 """A process of apfs is killed, or gets Ctrl-C, at any system call: nothing stays, and what is said makes sense.
 
-Here some places of each kind are tried; `python -m tests.faults.everywhere` tries all.
+The places are counted, not timed. Here some of each kind are tried.
 """
 
 from __future__ import annotations
