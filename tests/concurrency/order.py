@@ -7,7 +7,8 @@ A host's journal orders whatever changed it. What is to be proven, with the note
    requests that are alike it is enough that so many were made, and had returned; each process spells its own way.
 3. A fresh host to which the requests of the journal are made in its order, answers the same, and is the same then.
 4. Each reader saw the state of that host at a moment between call and return; and of two readers, of which one had
-   returned before the other began, the second did not see an older state.
+   returned before the other began, the second did not see an older state. A listing takes several requests, so that
+   it need not be that of one moment: what was there all the time is in it, and nothing that never was.
 
 So the whole history, reads included, is linearizable (Herlihy and Wing, 1990). To find an order for reads is simple
 here, because that of the writes is known, and readers change nothing: each gets the earliest place that is possible.
@@ -60,6 +61,8 @@ class Request:
     """Of a reader: after how many outcomes it looked."""
     possible: list[int] = field(default_factory=list)
     """The places at which a reader could have seen what it saw, ascending."""
+    seen: list[object] = field(default_factory=list)
+    """Of a listing: what was there at each of its moments, names or an errno."""
 
     def __str__(self) -> str:
         said = self.errno or ("" if self.got is None else f"{self.got!r:.200}")
@@ -87,7 +90,10 @@ def prove(history: History, requests: list[Request], final: str) -> Host:
     writers = [request for request in requests if not _is_read(request)]
     outcomes = [record for record in history if record.outcome]
     host = _replay(history, readers, _windows(readers, _match(outcomes, writers), len(outcomes)))
-    _place(readers)
+    _place([reader for reader in readers if reader.kind != "list"])
+    for reader in readers:
+        if reader.kind == "list":
+            _check_listing(reader)
     if status(host) != final:
         raise OrderError(f"the host was in another state in the end than the replayed one:\n{final}\n{status(host)}")
     return host
@@ -227,7 +233,9 @@ def _replay(history: History, readers: list[Request], windows: list[range]) -> H
             what = (reader.kind, reader.path)
             if what not in seen:
                 seen[what] = _look(host, *what)
-            if seen[what] == (reader.errno or reader.got):
+            if reader.kind == "list":
+                reader.seen.append(seen[what])
+            elif seen[what] == (reader.errno or reader.got):
                 reader.possible.append(place)
         active = {each for each in active if place + 1 in windows[each]}
         try:
@@ -252,6 +260,17 @@ def _look(host: Host, kind: str, path: str) -> object:
     except KernelError as error:
         return error.name
     return None if shell.exists(path) else "ENOENT"
+
+
+def _check_listing(reader: Request) -> None:
+    """See to it that a listing has what was there all the time, and nothing that never was. `OrderError` if not."""
+    names = [set(each) if isinstance(each, list) else set[str]() for each in reader.seen]
+    if reader.errno:
+        right = reader.errno in reader.seen
+    else:
+        right = bool(names) and set.intersection(*names) <= set(reader.got) <= set.union(*names)
+    if not right:
+        raise OrderError(f"what this saw was not so, at no time in between:\n{reader}")
 
 
 def _place(readers: list[Request]) -> None:

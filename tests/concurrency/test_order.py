@@ -158,6 +158,29 @@ def test_a_name_that_is_not_there() -> None:
         story.prove()
 
 
+@pytest.mark.parametrize(
+    ("got", "right"),
+    [(["a"], True), (["a", "b"], True), (["a", "b", "b"], True), ([], False), (["b"], False), (["a", "c"], False)],
+)
+def test_a_listing_is_not_that_of_one_moment(got: list[str], *, right: bool) -> None:
+    """It has what was there all the time, perhaps what came or went, and nothing that never was."""
+    story = Story()
+    drivers = "/sys/bus/ap/drivers/vfio_ap"
+    kept = story.shell.ls(drivers)
+    story.requests.append(Request("write", MASK, "-7", 2, 3, "", None, "a"))
+    story.shell.write(MASK, "-7")
+    both = story.shell.ls(drivers)
+    names = {"a": kept, "b": sorted(set(both) - set(kept)), "c": ["nothing"]}
+    assert names["b"]
+    listed = [name for letter in got for name in names[letter]]
+    story.requests.append(Request("list", drivers, "", 1, 4, "", listed, "b"))
+    if right:
+        story.prove()
+    else:
+        with pytest.raises(OrderError, match="at no time in between"):
+            story.prove()
+
+
 def test_another_state_in_the_end() -> None:
     story = Story()
     story.write(1, 2, "-7")
