@@ -141,4 +141,6 @@ def _answered(path: str, call: Callable[[], object]) -> None:
         return
     else:
         return
-    assert name in ANSWERS or (name == "EIO" and re.sub("^/guests/[^/]+", "", path).startswith(MAY_EIO)), f"{path}: {name}"
+    assert name in ANSWERS or (name == "EIO" and re.sub("^/guests/[^/]+", "", path).startswith(MAY_EIO)), (
+        f"{path}: {name}"
+    )
