@@ -123,6 +123,7 @@ class GroupFile(IoctlFile):
         """Open a group; ENODEV if it has gone, EBUSY if it is open or its device is bound to an iommufd."""
         super().__init__(journal, f"/dev/vfio/{group.number}")
         group.claim(self)
+        group.revoke = self._revoke
         group.core.references += 2
         self._group = group
         self._container: Container | Iommufd | None = None
@@ -145,6 +146,11 @@ class GroupFile(IoctlFile):
             self._leave()
             self._group.core.references -= 2
             self._group.opener = None
+
+    def _revoke(self) -> None:
+        """Leave the container, but no iommufd, as the device is removed (vfio_device_remove_group)."""
+        if isinstance(self._container, Container):
+            self._leave()
 
     def _leave(self) -> None:
         if self._container is not None:

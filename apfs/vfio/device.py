@@ -149,6 +149,7 @@ class VfioCore:
         """Unregister a device that is not open."""
         self.devices.remove(device)
         device.group.device = None
+        device.group.revoke()
         for irq in range(len(IRQ_NAMES)):
             device.set_trigger(irq, None)
         if self.profile.vfio_dev_class:
@@ -171,6 +172,8 @@ class VfioGroup:
         """None when the device was removed and only an open file of the group is left."""
         self.opener: object | None = None
         """What has the group open, if anything."""
+        self.revoke: Callable[[], None] = lambda: None
+        """Called when the device is removed, for what has the group open."""
 
     def uevent_keys(self) -> Keys:
         """Return device number and name."""

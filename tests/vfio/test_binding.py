@@ -204,6 +204,21 @@ def test_a_container_holds_the_group_until_the_device_is_closed(guest: Program) 
     assert references() == before
 
 
+@pytest.mark.parametrize(("path", "again"), [("/dev/vfio/vfio", "ENODEV"), ("/dev/iommu", "EINVAL")])
+def test_a_group_leaves_its_container_when_its_device_goes(guest: Program, path: str, again: str) -> None:
+    # vfio_device_remove_group detaches containers, which lose their IOMMU type with the last group, but no iommufd.
+    group, container = guest.open(guest.group_of()), guest.open(path)
+    packed = struct.pack("=i", container)
+    guest.call(group, GROUP_SET_CONTAINER, packed)
+    guest.ioctl(container, SET_IOMMU, 3)
+    assert guest.remove() == "ok"
+    assert guest.shell.cat("/sys/module/vfio_iommu_type1/refcnt") == "0\n"
+    assert guest.outcome(group, GROUP_SET_CONTAINER, packed) == again
+    assert guest.outcome(group, GROUP_UNSET_CONTAINER) == ("EINVAL" if again == "ENODEV" else "ok")
+    assert guest.outcome(group, GROUP_SET_CONTAINER, packed) == "ENODEV"
+    guest.close(group)
+
+
 def test_an_open_group_keeps_its_minor_number_when_its_device_goes(guest: Program) -> None:
     # vfio_group_release frees it; the number in the name is that of the IOMMU group, which is free at once.
     group = guest.open(guest.group_of())
