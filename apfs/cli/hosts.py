@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Of a command that is used inside `apfs exec` too, where there is only one host.
 argument = click.argument(
-    "mountpoint", metavar="[MOUNT]", type=click.Path(), required=False, shell_complete=completion.mounted
+    "mountpoint", metavar="[MOUNT]", type=click.Path(readable=False), required=False, shell_complete=completion.mounted
 )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(), shell_complete=completion.directories)
+@click.argument("mountpoint", type=click.Path(readable=False), shell_complete=completion.directories)
 @click.option(
     "--scenario",
     "-s",

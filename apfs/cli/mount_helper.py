@@ -88,7 +88,7 @@ def _escape(text: str) -> str:
 @click.command(NAME, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=NAME)
 @click.argument("source")
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint", type=click.Path(readable=False))
 @click.option("-o", "options", metavar="OPTIONS", multiple=True, help="Mount options, separated by commas.")
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Check everything, but do not mount.")

@@ -9,7 +9,7 @@ from apfs.cli.streams import fail
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(), shell_complete=completion.mounted)
+@click.argument("mountpoint", type=click.Path(readable=False), shell_complete=completion.mounted)
 @click.option("--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; it ends with its last user.")
 def command(mountpoint: str, *, lazy: bool) -> None:
     """Unmount the emulated host at MOUNTPOINT.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TIMEOUT, apfs, sh
+from tests.conftest import TIMEOUT, apfs, let_in, sh
 
+NOBODY = 65534
 MOUNT = [sys.executable, "-m", "apfs", "mount"]
 
 
@@ -64,11 +65,29 @@ def test_of_many_one_wins(tmp_path: Path) -> None:
 
 
 def test_who_may_not_list_the_directory_can_mount_on_it(tmp_path: Path) -> None:
+    """As root, in a mount namespace of the test's own, which lets the ordinary user open /dev/fuse."""
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+    user, inside, preparation = "", [], ""
     if not os.geteuid():
-        pytest.skip("root may list every directory")
-    tmp_path.chmod(0o300)
-    apfs("mount", str(tmp_path))
-    apfs("umount", str(tmp_path))
+        let_in(tmp_path)
+        os.chown(mountpoint, NOBODY, NOBODY)
+        user = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all"
+        inside = ["unshare", "--mount"]
+        preparation = 'mknod -m 0666 "$3/fuse" c 10 229; mount --bind "$3/fuse" /dev/fuse'
+    mountpoint.chmod(0o300)
+    script = f"""
+        set -e
+        {preparation}
+        if {user} ls "$2" 2> /dev/null; then exit 1; fi
+        {user} "$1" -m apfs mount "$2"
+        {user} cat "$2/sys/bus/ap/scans"
+        {user} "$1" -m apfs umount "$2"
+    """
+    command = [*inside, "bash", "-c", script, "bash", sys.executable, str(mountpoint), str(tmp_path)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    mountpoint.chmod(0o700)
+    assert (result.returncode, result.stdout) == (0, "1\n"), result
 
 
 def test_a_lock_that_somebody_holds_is_told(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_opening_and_closing_leaks_nothing(mount: Mounter) -> None:
     assert after[0] - before[0] <= 1
     assert after[1] == before[1]
     assert after[2] - before[2] < 2 << 20
-    # The journal keeps a record of each call with all of its input, of about 370 bytes; nothing else is left of a cycle.
+    # The journal keeps a record of each call and all its input, of about 370 bytes; nothing else is left of a cycle.
     records = json.loads((host / "ctl/journal").read_text().splitlines()[-1])["seq"]
     assert after[3] - before[3] < records * 420 + (2 << 20)
     assert is_free(host)
