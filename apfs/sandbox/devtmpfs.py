@@ -43,9 +43,10 @@ class Devtmpfs:
         ):
             return
         # The process that comes from here is in the sandbox for good, and this one is not.
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
-            linux.die_with_parent()  # which is killed if the sandbox does not come about
+            linux.die_with_parent(parent=parent)  # which is killed if the sandbox does not come about
             try:
                 self._enter()
                 _change(event)

@@ -52,12 +52,15 @@ def _prctl(option: int, *arguments: int) -> None:
     call("prctl", option, *map(ctypes.c_ulong, padded))
 
 
-def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+def die_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None = None) -> None:
     """Have the kernel send this process a signal when its parent has ended (prctl(2), PR_SET_PDEATHSIG).
 
-    The parent is the thread that forked it. No effect if that has ended before.
+    The parent is the thread that forked it. If that has ended before, there is no signal; with the parent's number, the
+    signal is sent all the same.
     """
     _prctl(PR_SET_PDEATHSIG, number)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def adopt_orphans() -> None:

@@ -97,12 +97,13 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     for descriptor in (status_writer, block_reader, gate_reader):
         os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
     ours, theirs = socket.socketpair()
+    parent = os.getpid()
     # The command keeps the descriptors that it would have without a sandbox, hence close_fds. Nobody else runs in
     # this process, so that running Python between fork and exec is safe.
     box = subprocess.Popen(
         ["bwrap", *words, "--", "env", *restored, "--", *command],
         close_fds=False,
-        preexec_fn=lambda: _prepare(theirs, sandbox.nodes, terminal),  # noqa: PLW1509 -- see above
+        preexec_fn=lambda: _prepare(parent, theirs, sandbox.nodes, terminal),  # noqa: PLW1509 -- see above
     )
     for descriptor in (status_writer, block_reader, gate_reader):
         os.close(descriptor)
@@ -171,10 +172,10 @@ def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Call
         raise SandboxError(f"the sandbox could not be made: {reason or 'a process of apfs was killed'}")
 
 
-def _prepare(channel: socket.socket, nodes: Nodes, blocked: set[signal.Signals]) -> None:
+def _prepare(parent: int, channel: socket.socket, nodes: Nodes, blocked: set[signal.Signals]) -> None:
     """Do, between fork and exec of bwrap, what only the process itself can do."""
     signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-    linux.die_with_parent()  # bwrap asks for it, too, but later
+    linux.die_with_parent(parent=parent)  # bwrap asks for it, too, but later
     linux.drop_ambient_capabilities()
     supervisor.stop_calls(channel, nodes)
 

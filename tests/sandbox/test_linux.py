@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def test_namespace_must_be_of_its_kind() -> None:
     finally:
         os.close(namespace)
     assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(("parent", "signalled"), [("os.getppid()", 0), ("1 << 22", -signal.SIGKILL)])
+def test_a_parent_that_has_ended_before_is_noticed(parent: str, signalled: int) -> None:
+    script = f"import os; from apfs.sandbox import linux; linux.die_with_parent(parent={parent})"
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=TIMEOUT).returncode == signalled
 
 
 def status_after(function: str, *before: str) -> dict[str, str]:
