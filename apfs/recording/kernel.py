@@ -15,7 +15,7 @@ from apfs.kernel.uuid import is_uuid
 from apfs.recording.reader import BUS, DEVICES, MATRIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from apfs.kernel.profile import Value
     from apfs.recording.reader import Reader
@@ -95,10 +95,13 @@ def _bound(files: Reader, driver: str) -> Iterator[tuple[Apqn, str]]:
             yield apqn, f"{DEVICES}/{card_name(apqn.apid)}/{apqn}"
 
 
-def _interrupts_of_nobody(files: Reader, queue: str) -> bool:
-    """Whether a queue of vfio_ap that no guest has is said to interrupt, as it did while zcrypt had it."""
-    enabled = files.text(f"{queue}/interrupt") == "Interrupts enabled."
-    return enabled and files.text(f"{queue}/status") in (None, "assigned", "unassigned")
+def _interrupts_of_nobody(files: Reader, queues: Iterable[str]) -> bool:
+    """Whether all queues of vfio_ap that no guest has are said to interrupt, as they did while zcrypt had them.
+
+    Single ones say so on all kernels: those that zcrypt never had.
+    """
+    idle = [queue for queue in queues if files.text(f"{queue}/status") in (None, "assigned", "unassigned")]
+    return bool(idle) and all(files.text(f"{queue}/interrupt") == "Interrupts enabled." for queue in idle)
 
 
 def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
@@ -114,7 +117,7 @@ def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
     queues = [path for _, path in _bound(files, "vfio_ap")]
     if queues:
         yield "queue_status", "status" in files.names(queues[0])
-    if any(_interrupts_of_nobody(files, queue) for queue in queues):
+    if _interrupts_of_nobody(files, queues):
         yield "interrupt_live", False
     uuid = next(filter(is_uuid, matrix), None)
     if uuid:

@@ -70,6 +70,9 @@ class Actor:
         self.program.shell.system = self.program.shell.host = host
         self.program.shell._tree = host.tree  # noqa: SLF001 -- the host is this one
         self.files: list[OpenFile] = []
+        self.unread: set[OpenFile] = set()
+        """Files that are not open for reading: Linux itself refuses that with EBADF, and nobody is asked."""
+        self.unwritten: set[OpenFile] = set()
         self.devices: list[Device] = []
         self.steps: tuple[Callable[[int, int], object], ...] = (
             *(
@@ -119,14 +122,20 @@ class Actor:
 
     def open(self, place: int, access: int) -> None:
         tree = self.host.tree
-        self.files.append(tree.open(tree.resolve(_one(PLACES, place)), _one((BOTH, READ, WRITE), access)))
+        way = _one((BOTH, READ, WRITE), access)
+        file = tree.open(tree.resolve(_one(PLACES, place)), way)
+        self.files.append(file)
+        if not way.read:
+            self.unread.add(file)
+        if not way.write:
+            self.unwritten.add(file)
 
     def use(self, file: int, text: int) -> None:
         """Use an open file, whatever has become of its node."""
         opened = _one(self.files, file)
-        if text % 2:
+        if text % 2 and opened not in self.unread:
             opened.read(0, 100)
-        else:
+        elif not text % 2 and opened not in self.unwritten:
             opened.write(_one(TEXTS, text // 2).encode("latin-1"))
 
     def close(self, file: int, _: int) -> None:

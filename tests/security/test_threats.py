@@ -125,6 +125,6 @@ def test_temporary_directories_are_made_by_their_owner_for_nobody_else(tmp_path:
     environment = {**os.environ, "TMPDIR": str(place)}
     said = [subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout for _ in "ab"]
     seen = [text.splitlines() for text in said]
-    assert [lines[0] for lines in seen] == [f"755 {os.geteuid()} directory"] * 2
+    assert [lines[0] for lines in seen] == [f"700 {os.geteuid()} directory"] * 2
     assert seen[0][1] != seen[1][1]
     assert list(place.iterdir()) == []

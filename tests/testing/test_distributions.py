@@ -94,7 +94,7 @@ def test_only_the_extra_needs_a_compiler(metadata: Metadata) -> None:
 def test_entry_points(wheel: Path) -> None:
     (found,) = importlib.metadata.distributions(name="apfs", path=[str(wheel)])
     assert {(point.group, point.name, point.value) for point in found.entry_points} == {
-        ("console_scripts", "apfs", "apfs.cli.main:main"),
+        ("console_scripts", "apfs", "apfs.cli.start:main"),
         ("console_scripts", "apfs-qemu-system-s390x", "apfs.vmm.emulator:main"),
         ("console_scripts", "mount.fuse.apfs", "apfs.cli.mount_helper:main"),
         ("pytest11", "apfs", "apfs.testing.plugin"),
