@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,12 @@ def test_a_host_without_a_header_is_replayed_on_a_scenario_that_is_named() -> No
 
 def run(journal: str, *options: str, stdin: str = "") -> tuple[int, str]:
     """Run `apfs replay`; return its exit status, and what it printed."""
-    result = CliRunner().invoke(main, ["replay", *options, journal], input=stdin)
+    changed = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGPIPE)}
+    try:
+        result = CliRunner().invoke(main, ["replay", *options, journal], input=stdin)
+    finally:
+        for number, handler in changed.items():
+            signal.signal(number, handler)
     return result.exit_code, result.output
 
 

@@ -17,7 +17,8 @@ def test_sessions_leave_records_only() -> None:
     before = objects()
     for number in range(20):
         session(shell, number)
-    assert objects() == before
+    # The test run has threads of its own, which make and drop some. What a session leaves is there twenty times.
+    assert abs(objects() - before) < 20
 
 
 def test_the_journal_keeps_its_capacity() -> None:
