@@ -12,6 +12,8 @@ from apfs.mounts.interrupts import STATUS, interrupts
 
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 """Signals that keys of a terminal send."""
+_CHILDRENS_FAULTS = 8
+"""Place of cminflt in /proc/PID/stat, behind the name."""
 
 
 def take() -> set[signal.Signals]:
@@ -51,17 +53,23 @@ def _interrupted(pid: int | None, *_signal: object) -> None:
 
 
 def _has_started(pid: int) -> bool:
-    """Whether the command gets SIGINT: its process has been made, and env(1) has become the command in it."""
+    """Whether the command gets or got SIGINT: its process has been made, and env(1) has become the command in it."""
     try:
-        first = children(pid)[0]
-        status = Path(f"/proc/{first}/status").read_text("utf-8", "surrogateescape")
-    except IndexError:
-        return False
+        now = children(pid)
+        if not now:
+            return _had_children(pid)
+        status = Path(f"/proc/{now[0]}/status").read_text("utf-8", "surrogateescape")
     except OSError:
         return True
     fields = dict(line.partition(":")[::2] for line in status.splitlines())
     blocked = int(fields["SigBlk"], 16) >> signal.SIGINT - 1 & 1
     return not (blocked and fields["Name"].strip() in ("bwrap", "env"))
+
+
+def _had_children(pid: int) -> bool:
+    """Whether a process has waited for a child: then the kernel has added that one's page faults (proc(5), cminflt)."""
+    _, _, fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "surrogateescape").rpartition(")")
+    return fields.split()[_CHILDRENS_FAULTS] != "0"
 
 
 def children(pid: int) -> list[int]:
