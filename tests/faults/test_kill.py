@@ -135,8 +135,7 @@ def test_all_are_killed_at_once(commands: Commands) -> None:
         assert process.wait(TIMEOUT) == -signal.SIGKILL
         for pidfd in watched:
             os.close(pidfd)
-    assert place.exists()
-    sweep()
+    sweep()  # unless the server, a fork that is not in the list, has been faster
     assert not mounts_in(commands.tmp)
     assert list(commands.tmp.iterdir()) == []
 
