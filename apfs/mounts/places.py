@@ -12,8 +12,12 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apfs.mounts import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MOUNT_POINT = "host"
 
@@ -48,6 +52,40 @@ def remove(mountpoint: Path) -> None:
     for directory in (mountpoint, mountpoint.parent):
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+class Place:
+    """A new place of this process, and the lifeline of its server: a pipe that is closed when the process ends."""
+
+    def __init__(self, prefix: str) -> None:
+        """Make it. `OSError` if there is no room for it."""
+        self.mountpoint, self._lock = make(prefix)
+        try:
+            self._reader, self._lifeline = os.pipe()
+        except OSError:
+            self.remove()
+            raise
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[int]:
+        """Yield the reading end, for the server that is started inside; without a server the place is removed."""
+        try:
+            yield self._reader
+        except BaseException:
+            self.release()
+            self.remove()
+            raise
+        finally:
+            os.close(self._reader)
+
+    def release(self) -> None:
+        """Close the other end: the server unmounts and ends, unless a process forked from this one has that, too."""
+        os.close(self._lifeline)
+
+    def remove(self) -> None:
+        """Remove the place, which nobody serves any more."""
+        remove(self.mountpoint)
+        os.close(self._lock)
 
 
 def _lock(directory: Path) -> int | None:

@@ -123,25 +123,14 @@ class MountedHost(MountedFiles, Closing):
         `allow_other` lets other users in; None does so for root only.
         `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
         """
-        place, self._lock = places.make("apfs-host-")
-        # The server ends when the writing end is closed; the kernel closes it when a process dies.
-        reader, self._lifeline = os.pipe()
-        try:
-            with _as_argument(scenario) as argument:
-                options = ["--scenario", argument, "--clock", clock]
-                if allow_other is not None:
-                    options.append("--allow-other" if allow_other else "--no-allow-other")
-                self._server = server.start_by(_start, str(place), options, lifeline=reader)
-        except BaseException:
-            os.close(self._lifeline)
-            # If the server has come as far as mounting, it removes the place itself.
-            with contextlib.suppress(OSError):
-                place.rmdir()
-                place.parent.rmdir()
-            os.close(self._lock)
-            raise
-        finally:
-            os.close(reader)
+        self._place = places.Place("apfs-host-")
+        place = self._place.mountpoint
+        with self._place.serving() as lifeline, _as_argument(scenario) as argument:
+            options = ["--scenario", argument, "--clock", clock]
+            if allow_other is not None:
+                options.append("--allow-other" if allow_other else "--no-allow-other")
+            self._server = server.start_by(_start, str(place), options, lifeline)
+        self._closed = False
         super().__init__(place, ("--mount", str(place)))
 
     @property
@@ -156,15 +145,14 @@ class MountedHost(MountedFiles, Closing):
 
     def close(self) -> None:
         """Unmount and remove the directory, also if files are open or the server was killed. Twice is no error."""
-        if self._lifeline < 0:
+        if self._closed:
             return
         # Not by the lifeline alone: a process forked from this one may hold it too.
         # Returns when the mount helper, too, is gone, which clears away the mount of a server that was killed.
         end(self._server)
-        os.close(self._lifeline)
-        self._lifeline = -1
-        places.remove(self.path)
-        os.close(self._lock)
+        self._closed = True
+        self._place.release()
+        self._place.remove()
 
 
 class MountedGuest(MountedFiles):
