@@ -24,7 +24,7 @@ from apfs.fuse.listing import bare_names
 from apfs.fuse.pages import PagedStream
 from apfs.journal.records import Crash
 from apfs.sysfs.attribute_file import AttributeFile
-from apfs.sysfs.entries import BOTH, NEITHER, READ, WRITE
+from apfs.sysfs.entries import BOTH, NEITHER, READ, WRITE, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -127,7 +127,7 @@ class Operations(pyfuse3.Operations):
         self._uevents = self._changed = 0
         """Numbers of uevents and of other changes at that time. One of them grows whenever a name changes."""
         self._uid, self._gid = os.getuid(), os.getgid()
-        self._born = time.time_ns()
+        self._born = Times(*[time.time_ns()] * 3)
 
     def asked(self, name: str, args: tuple[object, ...]) -> Details | None:
         """Return what the journal has of a request that found a defect: enough to make it again, if it is about a file.
@@ -163,7 +163,9 @@ class Operations(pyfuse3.Operations):
         like = (found, name_timeout)
         entry = self._replies.get(like)
         if entry is None:
-            entry = self._replies[like] = self._make_reply(*like)
+            entry = self._make_reply(*like)
+            if found.times is None:  # others hardly look the same as anything else
+                self._replies[like] = entry
         entry.st_ino = inode = self._inode(node)
         if found.varies:
             self.cache.remember_attributes(inode)
@@ -182,7 +184,8 @@ class Operations(pyfuse3.Operations):
         uid, gid = found.owner
         entry.st_uid = self._uid if uid is None else uid
         entry.st_gid = self._gid if gid is None else gid
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._born
+        times = found.times or self._born
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = times
         return entry
 
     def _name(self, node: int, file_type: int) -> EntryAttributes:
@@ -217,13 +220,17 @@ class Operations(pyfuse3.Operations):
         _fh: FileHandleT | None,
         _ctx: pyfuse3.RequestContext,
     ) -> EntryAttributes:
-        """Answer chmod and chown; truncate and utimes are accepted and do nothing."""
+        """Answer chmod, chown and utimes; truncate is accepted and does nothing."""
         node = self._node(inode)
-        mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
-        uid = attr.st_uid if fields.update_uid else None
-        gid = attr.st_gid if fields.update_gid else None
-        if (mode, uid, gid) != (None, None, None):
-            self._tree.setattr(node, mode=mode, uid=uid, gid=gid)
+        changes = {
+            "mode": stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            "uid": attr.st_uid if fields.update_uid else None,
+            "gid": attr.st_gid if fields.update_gid else None,
+            "atime": attr.st_atime_ns if fields.update_atime else None,
+            "mtime": attr.st_mtime_ns if fields.update_mtime else None,
+        }
+        if any(value is not None for value in changes.values()):
+            self._tree.setattr(node, **changes, now=time.time_ns())
         return self._attributes(node)
 
     @_answered

@@ -224,7 +224,7 @@ class Read(Record):
 
 @dataclass(frozen=True, slots=True)
 class Setattr(Record):
-    """Permissions or ownership of a file were changed; None for what was left alone."""
+    """Permissions, ownership or times of a file were changed; None for what was left alone."""
 
     kind = "setattr"
     outcome = True
@@ -232,6 +232,9 @@ class Setattr(Record):
     mode: int | None
     uid: int | None
     gid: int | None
+    atime: int | None = None
+    """Nanoseconds since the epoch, as `mtime`."""
+    mtime: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

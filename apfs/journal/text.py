@@ -142,9 +142,11 @@ def _what(record: Record) -> str:
             words = [path, f"file {file}"]
         case Transfer(path, file, direction, _, content):
             words = [direction, f"{len(content) // 2} bytes", path, f"file {file}"]
-        case Setattr(path, mode, uid, gid):
+        case Setattr(path, mode, uid, gid, atime, mtime):
             told = (("mode", None if mode is None else f"{mode:04o}"), ("uid", uid), ("gid", gid))
             words = [path, *(f"{name} {value}" for name, value in told if value is not None)]
+            set_times = (("atime", atime), ("mtime", mtime))
+            words += [f"{name} {_seconds(value)}" for name, value in set_times if value is not None]
         case Time(seconds):
             words = [f"{seconds} s"]
         case Inside(guest, inner):
@@ -154,6 +156,11 @@ def _what(record: Record) -> str:
         case _:
             words = [f"{value}" for name, value in record.as_dict().items() if name != "type"]
     return " ".join(words)
+
+
+def _seconds(nanoseconds: int) -> str:
+    """Return a time as date(1) and touch(1) take it: seconds since the epoch behind an `@`."""
+    return "@{}.{:09d}".format(*divmod(nanoseconds, 10**9))
 
 
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}

@@ -99,8 +99,9 @@ class Requester:
                 self._read(system, path)
             case Time(seconds):
                 self._host.pass_time(seconds)
-            case Setattr(path, mode, uid, gid):
-                system.tree.setattr(_node(system, path), mode=mode, uid=uid, gid=gid)
+            case Setattr(path, mode, uid, gid, atime, mtime):
+                node = _node(system, path)
+                system.tree.setattr(node, mode=mode, uid=uid, gid=gid, atime=atime, mtime=mtime)
                 self._changed.add(path)
             case Refusal():
                 self._refused(system, outcome)

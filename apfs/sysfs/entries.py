@@ -117,12 +117,22 @@ class Stat(NamedTuple):
     device: tuple[int, int] | None = None
 
 
+class Times(NamedTuple):
+    """Times of a node, in nanoseconds since the epoch: atime, mtime and ctime of stat(2)."""
+
+    accessed: int
+    modified: int
+    changed: int
+
+
 class Description(NamedTuple):
     """Everything that can be said about a node."""
 
     stat: Stat
     owner: tuple[int | None, int | None]
     """uid and gid as chown has set them, None if it has not."""
+    times: Times | None
+    """None as long as nobody has changed anything about the node."""
     permanent: bool
     varies: bool
 
@@ -142,17 +152,18 @@ class DirEntry(NamedTuple):
 
 # These take half the time of a constructor. A listing consists of entries, and each lookup makes a description.
 dir_entry: Callable[[tuple[str, int, int, int, Stat | None]], DirEntry] = partial(tuple.__new__, DirEntry)
-description: Callable[[tuple[Stat, tuple[int | None, int | None], bool, bool]], Description] = partial(
+description: Callable[[tuple[Stat, tuple[int | None, int | None], Times | None, bool, bool]], Description] = partial(
     tuple.__new__, Description
 )
 
 
 class Iattr(NamedTuple):
-    """What chmod and chown changed."""
+    """What chmod, chown and utimes changed."""
 
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+    times: Times | None = None
 
 
 class Access(NamedTuple):

@@ -11,7 +11,7 @@ from apfs.errors import KernelError
 from apfs.journal.records import Setattr
 from apfs.sysfs.attribute_file import AttributeFile, Opening
 from apfs.sysfs.directory import Directory
-from apfs.sysfs.entries import AttributeOf, Description, Iattr, description
+from apfs.sysfs.entries import AttributeOf, Description, Iattr, Times, description
 from apfs.sysfs.faults import Faults
 from apfs.sysfs.kind import ENTRY_BITS, ENTRY_MASK, KEY_MASK, KIND_SHIFT
 from apfs.sysfs.members import FixedName
@@ -113,10 +113,11 @@ class Tree:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
         changed = self._iattrs.get(node) if self._iattrs else None
         if changed:
-            # It varies: if the node goes away and comes back, it has its original permissions.
+            # It varies: if the node goes away and comes back, it has its original permissions and times.
             owner = (changed.uid, changed.gid)
-            return Description(self._permitted(node, found), owner, kind.permanent(entry), varies=True)
-        return description((found, _NOBODY, kind.permanent(entry), kind.varies(entry)))
+            permanent = kind.permanent(entry)
+            return Description(self._permitted(node, found), owner, changed.times, permanent, varies=True)
+        return description((found, _NOBODY, None, kind.permanent(entry), kind.varies(entry)))
 
     def _permitted(self, node: int, found: Stat) -> Stat:
         mode = self._iattrs.get(node, Iattr()).mode
@@ -227,21 +228,37 @@ class Tree:
         if kind.members.subject(key) is None:
             raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
 
-    def setattr(self, node: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None) -> None:
-        """Change permissions or ownership, which sysfs keeps until the node goes away (kernfs_iop_setattr)."""
+    def setattr(
+        self,
+        node: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime: int | None = None,
+        mtime: int | None = None,
+        now: int = 0,
+    ) -> None:
+        """Change permissions, ownership or times, which sysfs keeps until the node goes away (kernfs_iop_setattr).
+
+        Times are nanoseconds since the epoch. `now` is the time of the request, for who can see it: all times become
+        that with the first change of whatever kind (__kernfs_iattrs), ctime with each.
+        """
         self.stat(node)
         self._openings.clear()
         old = self._iattrs.get(node, Iattr())
+        times = old.times or Times(now, now, now)
         self._iattrs[node] = Iattr(
             old.mode if mode is None else mode & 0o7777,
             old.uid if uid is None else uid,
             old.gid if gid is None else gid,
+            Times(times.accessed if atime is None else atime, times.modified if mtime is None else mtime, now),
         )
-        self.nodes.tree_of(node, self).journal.add(Setattr(self.path(node), mode, uid, gid))
+        self.nodes.tree_of(node, self).journal.add(Setattr(self.path(node), mode, uid, gid, atime, mtime))
 
     @property
     def owned(self) -> bool:
-        """Whether permissions or ownership of any node were changed."""
+        """Whether permissions, ownership or times of any node were changed."""
         return bool(self._iattrs)
 
 

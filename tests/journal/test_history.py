@@ -236,6 +236,11 @@ EVERY_KIND = [
     (Transfer("/dev/x", 5, "write", 4, "00ff"), "write 2 bytes /dev/x file 5", ""),
     (Read("/sys/a"), "/sys/a", ""),
     (Setattr("/sys/a", 0o600, None, 5), "/sys/a mode 0600 gid 5", ""),
+    (
+        Setattr("/sys/a", None, None, None, 10**9, -1),
+        "/sys/a atime @1.000000000 mtime @-1.999999999",
+        "",
+    ),
     (Time(30), "30 s", ""),
     (Inside(UUID, Verb("scan")), f"{UUID}: verb scan", ""),
     (Crash("read", "Traceback:\n  line\nZeroDivisionError: division"), "read", "ZeroDivisionError: division"),

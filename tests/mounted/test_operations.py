@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 APMASK = "/sys/bus/ap/apmask"
 CONTEXT = cast("pyfuse3.RequestContext", SimpleNamespace(pid=1))
-FIELDS = SimpleNamespace(update_mode=True, update_uid=False, update_gid=False)
+FIELDS = SimpleNamespace(update_mode=True, update_uid=False, update_gid=False, update_atime=False, update_mtime=False)
 HANDLERS = [name for name, member in vars(Operations).items() if inspect.iscoroutinefunction(member)]
 
 
@@ -241,6 +241,7 @@ def test_setattr_changes_what_it_is_told_and_truncate_nothing(server: Server) ->
         (("gid",), (0o644, 7, 8)),
         (("mode",), (0o600, 7, 8)),
     ):
-        fields = SimpleNamespace(**{f"update_{name}": name in changed for name in ("mode", "uid", "gid")})
+        names = ("mode", "uid", "gid", "atime", "mtime")
+        fields = SimpleNamespace(**{f"update_{name}": name in changed for name in names})
         found = server.answer("setattr", mask, asked, fields, None, CONTEXT)
         assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == expected

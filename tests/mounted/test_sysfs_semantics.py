@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,6 +83,36 @@ def test_chmod_lasts_and_chown_too(mount: Mounter) -> None:
     path.chmod(0o640)
     os.chown(path, -1, os.getgid())
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_times_that_are_set_last_until_the_node_goes(mount: Mounter) -> None:
+    host = mount()
+    mask, directory = host / "sys/bus/ap/apmask", create_mdev(host)
+    for path in (mask, directory, directory / "matrix"):
+        os.utime(path, ns=(10**18 + 1, 10**18 + 2))
+    mask.write_text("-0x20")
+    mask.read_text()
+    sh('touch -m -d @5.25 "$1"', str(mask))
+    for path, times in ((mask, (10**18 + 1, 5_250_000_000)), (directory, (10**18 + 1, 10**18 + 2))):
+        assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == times
+    (directory / "remove").write_text("1")
+    assert create_mdev(host).stat().st_mtime_ns == (host / "sys/bus").stat().st_mtime_ns
+
+
+def test_the_first_change_of_a_file_makes_all_its_times_the_present_one(mount: Mounter) -> None:
+    """As in sysfs, even if it is chmod(2)."""
+    path = mount() / "sys/bus/ap/apmask"
+    begun = time.time_ns()
+    path.chmod(0o640)
+    first = path.stat()
+    assert begun <= first.st_atime_ns == first.st_mtime_ns == first.st_ctime_ns <= time.time_ns()
+    path.chmod(0o600)
+    second = path.stat()
+    assert first.st_atime_ns == second.st_atime_ns == second.st_mtime_ns < second.st_ctime_ns <= time.time_ns()
+    os.utime(path, (5, 5))
+    os.utime(path)  # the kernel's clock for that is some milliseconds late
+    third = path.stat()
+    assert 10**18 < third.st_atime_ns == third.st_mtime_ns <= time.time_ns()
 
 
 def test_writes_ignore_offset_and_flags(mount: Mounter) -> None:

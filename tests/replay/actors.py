@@ -178,7 +178,8 @@ class Actor:
 
     def chmod(self, place: int, mode: int) -> None:
         tree = self.host.tree
-        tree.setattr(tree.resolve(_one(PLACES, place)), mode=_one((0, 0o444, 0o666, 0o200), mode))
+        change = _one(({"mode": 0}, {"mode": 0o444}, {"mode": 0o666}, {"mode": 0o200}, {"atime": 5}), mode)
+        tree.setattr(tree.resolve(_one(PLACES, place)), **change)
 
     def device(self, how: int, uuid: int) -> None:
         """Open a device as a VMM does."""

@@ -77,6 +77,21 @@ def test_modes_decide_where_others_are_let_in(mount: Mounter, tmp_path: Path) ->
     sh(f'{AS_NOBODY} cat "$1"', str(mask), status=1)
 
 
+def test_only_the_owner_sets_times_and_who_may_write_makes_them_the_present_one(mount: Mounter, tmp_path: Path) -> None:
+    host = mount()
+    let_in(tmp_path)
+    mask = host / "sys/bus/ap/apmask"
+    os.utime(mask, (5, 5))
+    touch = f'LC_ALL=C {AS_NOBODY} touch -c {{}} "$1"'
+    assert "Permission denied" in sh(touch.format(""), str(mask), status=1).stderr
+    assert "Operation not permitted" in sh(touch.format("-d @6"), str(mask), status=1).stderr
+    mask.chmod(0o646)
+    assert "Operation not permitted" in sh(touch.format("-d @6"), str(mask), status=1).stderr
+    assert mask.stat().st_mtime == 5
+    sh(touch.format(""), str(mask))
+    assert mask.stat().st_mtime > 5
+
+
 def test_others_see_nothing_where_they_are_not_let_in(mount: Mounter, tmp_path: Path) -> None:
     host = mount("default", "--no-allow-other")
     let_in(tmp_path)
