@@ -24,6 +24,7 @@ from apfs.kernel.device import (
 )
 from apfs.kernel.module import MODULE_ATTRIBUTES
 from apfs.kernel.s390dbf import DEBUG_ATTRIBUTES
+from apfs.kernel.uuid import UUID
 from apfs.kernel.uv import QUERY_ATTRIBUTES, UV_ATTRIBUTES, Ultravisor
 from apfs.mdev import core as mdev_core
 from apfs.mdev.members import Parts
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     from apfs.system import System
 
 _T = TypeVar("_T")
+
+_NUMBER = "(?:0|[1-9][0-9]*)"
+"""Regular expression of a number as the kernel writes it."""
 
 
 class _Roots:
@@ -192,8 +196,8 @@ def _zcrypt(system: System, tops: _Tops) -> None:
     """Declare the class of additional zcrypt nodes, which get into the /dev of a sandbox one by one."""
     used = tops.virtual.fixed("zcrypt", (), lambda _key: system if len(system.zcdn.nodes) else None)
     entries = _of(system, zcdn.NODE_ATTRIBUTES)
-    nodes = used.dirs("0", system.zcdn.nodes, entries)
-    tops.always("zcrypt").dirs("0", system.zcdn.nodes, entries)
+    nodes = used.dirs("0", system.zcdn.nodes, entries, may_come=".+")
+    tops.always("zcrypt").dirs("0", system.zcdn.nodes, entries, may_come=".+")
     tops.classes.fixed("zcrypt", zcdn.CLASS_ATTRIBUTES, always=system.zcdn).links("0", nodes, system.zcdn.nodes)
     for directory in tops.numbers:
         directory.links(str(zcdn.MAJOR), nodes, system.zcdn.nodes, zcdn.Numbers(system.zcdn.nodes))
@@ -220,7 +224,7 @@ def _matrix(system: System, tops: _Tops) -> Directory:
         *attributes.MDEV_ATTRIBUTES,
         Link("iommu_group", iommu_group),
     )
-    mdev_dirs = matrix.dirs("0", mdevs, _of(system, mdev_entries))
+    mdev_dirs = matrix.dirs("0", mdevs, _of(system, mdev_entries), may_come=UUID.replace("A-F", ""))
     types = matrix.fixed("mdev_supported_types")
     kind = types.fixed("vfio_ap-passthrough", mdev_core.TYPE_ATTRIBUTES, loaded(lambda module: module.type))
     kind.fixed("devices").links("0", mdev_dirs, mdevs)
@@ -298,8 +302,9 @@ def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Dir
     file = Special("group", 0o600, lambda group, _read, _write: GroupFile(system.journal, group))
     node = Node("group", 0o600, lambda group: (vfio.GROUP_MAJOR, group.minor))
 
-    group_dirs = tops.virtual.fixed("vfio", (), _with_devices(system)).dirs("0", groups, vfio.GROUP_ATTRIBUTES)
-    tops.always("vfio").dirs("0", groups, vfio.GROUP_ATTRIBUTES)
+    used = tops.virtual.fixed("vfio", (), _with_devices(system))
+    group_dirs = used.dirs("0", groups, vfio.GROUP_ATTRIBUTES, may_come=_NUMBER)
+    tops.always("vfio").dirs("0", groups, vfio.GROUP_ATTRIBUTES, may_come=_NUMBER)
     tops.classes.fixed("vfio", (), loaded).links("0", group_dirs, groups)
     for directory in tops.numbers:
         directory.links(str(vfio.GROUP_MAJOR), group_dirs, groups, numbers)
@@ -308,7 +313,7 @@ def _vfio_groups(system: System, tops: _Tops, mdevs: Directory, nodes: tuple[Dir
     shown.files("0", groups, node)
 
     entries = _of(system, vfio.IOMMU_GROUP_ATTRIBUTES)
-    iommu_groups = tops.kernel.fixed("iommu_groups").dirs("0", groups, entries)
+    iommu_groups = tops.kernel.fixed("iommu_groups").dirs("0", groups, entries, may_come=_NUMBER)
     iommu_groups.fixed("devices").links("0", mdevs, groups, registry, keyed=True)
 
 
@@ -318,7 +323,8 @@ def _vfio_devices(system: System, tops: _Tops, mdevs: Directory) -> Directory:
     devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}")
     keyed_devices = Parts(registry, _vdev, lambda device: f"vfio{device.index}", keyed=True)
     holder = mdevs.fixed("vfio-dev", (), lambda key: registry.subject(key) if devices.has(key) else None)
-    device_dirs = holder.dirs("vfio", keyed_devices, _of(system, vfio.DEVICE_ATTRIBUTES))
+    entries = _of(system, vfio.DEVICE_ATTRIBUTES)
+    device_dirs = holder.dirs("vfio", keyed_devices, entries, may_come=f"vfio{_NUMBER}")
     tops.classes.fixed("vfio-dev", (), loaded).links("vfio", device_dirs, devices)
     return device_dirs
 

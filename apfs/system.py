@@ -358,7 +358,9 @@ class System:
         self.machine.failing_resets[apqn] = response
 
     def inject(self, path: str, number: int, accesses: int = 1) -> None:
-        """Make the next accesses of the attribute at `path` fail with an errno."""
+        """Make the next accesses of the attribute at `path` fail with an errno. ENOENT if there can be none."""
+        if not self.tree.root.may_have(path.removeprefix("/").split("/")):
+            raise KernelError(errno.ENOENT, f"no attribute can be at {path}: name it by its path without links")
         self.tree.faults.inject(path, number, accesses)
 
     def clear_faults(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import stat
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -92,6 +93,8 @@ class Directory(Population):
         """Whether an entry has a size of its own, which can change."""
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
+        self._may_come: re.Pattern[str] | None = None
+        """Names that members may have, if they cannot be found by their names before they exist."""
         self._below: list[Members] = []
         """The members of all subdirectories."""
         self._slots: list[_Slot] = []
@@ -132,9 +135,16 @@ class Directory(Population):
         self._add_slot(name, child)
         return child
 
-    def dirs(self, first: str, members: Members, entries: Sequence[Entry] = ()) -> Directory:
-        """Declare a population of subdirectories; listings show it where the name `first` would be."""
+    def dirs(
+        self, first: str, members: Members, entries: Sequence[Entry] = (), *, may_come: str | None = None
+    ) -> Directory:
+        """Declare a population of subdirectories; listings show it where the name `first` would be.
+
+        `may_come` is a regular expression of the names that members may have, for members that are found by their names
+        only while they exist.
+        """
         child = self._populate(first, Directory(self._kinds, self, members, entries))
+        child._may_come = None if may_come is None else re.compile(may_come, re.DOTALL)  # noqa: SLF001 -- its own class
         self._add_below(child)
         return child
 
@@ -262,6 +272,31 @@ class Directory(Population):
             if found is not None:
                 return population.id(found)
         return None
+
+    def may_have(self, names: Sequence[str], key: int | None = 0) -> bool:
+        """Whether there is, or may come to be, an attribute at a path below a directory, without links in the path.
+
+        `key` is None if the directory has none before it exists.
+        """
+        name, *below = names
+        if not below:
+            number = self._numbers.get(name)
+            return number is not None and isinstance(self._entries[number - 1], Attribute)
+        fixed = self._fixed.get(name)
+        if fixed is not None:
+            return fixed.may_have(below, key)
+        return any(
+            population.may_come(key, name) and population.may_have(below, population.members.find(name))
+            for population in self._populations
+            if isinstance(population, Directory)
+        )
+
+    def may_come(self, parent: int | None, name: str) -> bool:
+        """Whether there is, or may come to be, a member of that name in directory `parent`."""
+        if self._may_come is not None:
+            return self._may_come.fullmatch(name) is not None
+        key = self.members.find(name)
+        return key is not None and self.members.parent(key) == parent
 
     def readdir(self, key: int, position: int) -> Iterator[DirEntry] | None:
         """Yield the entries from a position, None if the directory is gone."""

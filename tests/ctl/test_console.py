@@ -185,6 +185,58 @@ def test_fault_with_any_errno_at_any_path(bench: Bench) -> None:
     assert bench.matrix(M1) == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sys/bus/ap/apmask",
+        "/sys/bus/ap/drivers/vfio_ap/bind",
+        "/sys/devices/ap/cardff/online",
+        "/sys/devices/ap/cardff/ff.00ff/driver_override",
+        f"/sys/devices/vfio_ap/matrix/{M2}/assign_adapter",
+        f"/sys/devices/vfio_ap/matrix/{M2}/vfio-dev/vfio17/dev",
+        "/sys/devices/virtual/vfio/3/dev",
+        "/sys/devices/virtual/zcrypt/of#mine/apmask",
+        "/sys/kernel/iommu_groups/12/type",
+    ],
+)
+def test_a_fault_may_wait_for_an_attribute_that_is_not_there(bench: Bench, path: str) -> None:
+    bench.console("rmmod vfio_ap", f"fault {path} EIO")
+    assert path in bench.status()["faults"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/sys",
+        "/sys/bus/ap",
+        "/sys/bus/ap/apmsk",
+        "/sys/bus/ap/apmask/",
+        "//sys/bus/ap/apmask",
+        "/sys/bus/ap/./apmask",
+        "/sys/bus/ap/../ap/apmask",
+        "/sys/bus/ap/apmask/x",
+        f"{CARD5}/subsystem",
+        "/sys/bus/ap/devices/card05/online",
+        "/sys/devices/ap/card5/online",
+        "/sys/devices/ap/card05/06.0004/online",
+        "/sys/devices/ap/card05/05.0004/type",
+        f"/sys/devices/vfio_ap/matrix/{M2.upper()}/assign_adapter",
+        "/sys/devices/vfio_ap/matrix/x/assign_adapter",
+        f"/sys/devices/vfio_ap/matrix/{M2}/vfio-dev/vfio017/dev",
+        "/sys/kernel/iommu_groups/x/type",
+        "/sys/bus/ap/features\xe4",
+        f"/guests/{M2}/sys/bus/ap/apmask",
+        "/ctl/kmsg",
+        "/dev/vfio/vfio",
+    ],
+)
+def test_a_fault_where_no_attribute_can_be_is_refused(bench: Bench, path: str) -> None:
+    with refused("ENOENT"):
+        bench.console(f"fault {path} EIO")
+    assert bench.status()["faults"] == {}
+
+
 def test_a_new_fault_replaces_the_old(bench: Bench) -> None:
     bench.console(f"fault {CARD5}/type EIO 9", f"fault {CARD5}/type ENOMEM 1")
     with refused("ENOMEM"):
@@ -523,6 +575,7 @@ def test_kmsg_has_the_lines_of_the_log(bench: Bench) -> None:
 
 
 def test_faults_do_not_hit_the_control_files(bench: Bench) -> None:
-    bench.console("fault /ctl/kmsg EIO")
+    with refused("ENOENT"):
+        bench.console("fault /ctl/kmsg EIO")
     assert bench.cat("/ctl/kmsg") == ""
     assert bench.exists(queue("05.0004"))
