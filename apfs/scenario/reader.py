@@ -273,6 +273,8 @@ def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware], serial: str) 
     table.need("type")
     values = _all(table, CARD)
     last = qci.limits()[0]
+    if not values[key]:
+        raise table.mistake(key, "there is no card in this table")
     for apid in values[key]:
         if apid > last:
             raise table.mistake(key, f"{apid} is above the machine's highest adapter, {last}")
@@ -301,6 +303,8 @@ def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware], room: int) -
         raise MistakeError(
             f"more than {MOST_QUEUES} queues are described, each as often as tables name it", table.where
         )
+    if not apqns:
+        raise table.mistake("domains" if values["adapters"] else "adapters", "there is no queue in this table")
     for apqn in apqns:
         apid, apqi = apqn
         if apid not in cards or apqi not in qci.domains:
