@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import TIMEOUT, let_in
-from tests.tools.conftest import inside
+from tests.tools.conftest import inside, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,15 @@ def compiled(directory: Path, source: str, *flags: str) -> Path:
 
 @pytest.fixture(scope="session")
 def sequence(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The program of sequence.c, linked dynamically and statically."""
+    """The program of sequence.c, linked dynamically and statically, and the same in Go and Rust, both static."""
     kinds: dict[str, tuple[str, ...]] = {"dynamic": (), "static": ("-static",)}
-    return {kind: compiled(tmp_path_factory.mktemp(kind), "sequence.c", *flags) for kind, flags in kinds.items()}
+    made = {kind: compiled(tmp_path_factory.mktemp(kind), "sequence.c", *flags) for kind, flags in kinds.items()}
+    need("go", "rustc")
+    others = tmp_path_factory.mktemp("others")
+    made |= {"go": others / "go", "rust": others / "rust"}
+    # Debian's compilers, whatever else there is, and no modules, crates or caches from elsewhere.
+    env = {"PATH": "/usr/bin:/bin", "GOCACHE": str(others / "cache"), "CGO_ENABLED": "0", "GOPROXY": "off"}
+    rust = ("rustc", "--edition=2021", "-Dwarnings", "-Ctarget-feature=+crt-static")
+    for compiler, source, kind in ((("go", "build"), "sequence.go", "go"), (rust, "sequence.rs", "rust")):
+        subprocess.run([*compiler, "-o", made[kind], HERE / source], check=True, env=env)
+    return made

@@ -1,4 +1,4 @@
-"""The calls of a VMM, one by one, made by a C program that knows nothing of apfs."""
+"""The calls of a VMM, one by one, made by programs in C, Go and Rust that know nothing of apfs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ DESTROY: 0
 """
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("kind", ["dynamic", "static", "go", "rust"])
 @pytest.mark.parametrize(
     ("calls", "expected"),
     [
@@ -100,6 +100,13 @@ DESTROY: 0
 def test_every_call_answers_as_linux_does(sequence: dict[str, Path], kind: str, calls: str, expected: str) -> None:
     result = inside(f'{SETUP}\n"$1" {calls}', str(sequence[kind]), scenario="default")
     assert result.stdout == expected
+    assert result.stderr == ""
+
+
+def test_what_the_runtime_of_go_does(sequence: dict[str, Path]) -> None:
+    """Threads that signals stop, an eventfd and a stream in its poller, and a child that has the device."""
+    result = inside(f'{SETUP}\n"$1" runtime /dev/vfio/0 $u', str(sequence["go"]), scenario="default")
+    assert result.stdout == "threads: done\ninterrupt: 8 bytes, <nil>\nstream: 40 bytes, 00000002\nchild: 0 irqs 2\n"
     assert result.stderr == ""
 
 
