@@ -30,14 +30,14 @@ def place(directory: str, test: str, ending: str) -> Path:
     return path
 
 
-def journal(directory: str, test: str, name: str, host: Files) -> str:
-    """Keep the journal of a host, and return the command that takes it, or why it cannot be kept."""
+def journal(directory: str, test: str, name: str, host: Files) -> tuple[Path | None, str]:
+    """Keep the journal of a host; return its file and the command that takes it, or None and why it cannot be kept."""
     try:
         path = place(directory, test, f"{name}.json")
         path.write_text(host.recording(), "utf-8")
     except OSError as error:
-        return f"cannot be kept: {error}"
-    return f"apfs replay {shlex.quote(str(path))}"
+        return None, f"cannot be kept: {error}"
+    return path, f"apfs replay {shlex.quote(str(path))}"
 
 
 def report(directory: str, test: str, hosts: Mapping[str, Files]) -> tuple[Path | None, str]:

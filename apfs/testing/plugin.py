@@ -70,12 +70,25 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for name, host in hosts.items():
             report.sections.append((f"apfs journal of {name}", _journal(host)))
             if directory:
-                report.sections.append((f"apfs journal file of {name}", _kept(directory, item.nodeid, name, host)))
+                _keep(item, report, name, host)
         if hosts and item.config.getoption(REPORTS):
             _draw(item, report, hosts)
         for name, libvirt in item.stash.get(_LIBVIRTS, {}).items():
             report.sections.append((f"apfs logs of {name}", libvirt.report()))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Let JUnit's output, which has just been written, name what was kept. Workers of xdist write none."""
+    yield
+    file = session.config.getoption("xmlpath", None)
+    wanted = any(map(session.config.getoption, (JOURNALS, REPORTS)))
+    if file and wanted and not hasattr(session.config, "workerinput"):
+        from apfs.testing import junit  # noqa: PLC0415 -- see the head of the file
+
+        # As pytest finds it from the option.
+        junit.attach(session.config.invocation_params.dir / Path(os.path.expandvars(file)).expanduser())
 
 
 @pytest.fixture
@@ -209,22 +222,25 @@ def _hosts(item: pytest.Item) -> dict[str, Files]:
     return known | others
 
 
-def _kept(directory: str, test: str, name: str, host: Files) -> str:
-    """Keep the journal of a host, and say where."""
-    from apfs.testing import kept  # noqa: PLC0415 -- see the head of the file
+def _keep(item: pytest.Item, report: pytest.TestReport, name: str, host: Files) -> None:
+    """Keep the journal of a host; name the file in JUnit's output, if that is made."""
+    from apfs.testing import junit, kept  # noqa: PLC0415 -- see the head of the file
 
-    return kept.journal(directory, test, name, host)
+    path, said = kept.journal(item.config.getoption(JOURNALS), item.nodeid, name, host)
+    report.sections.append((f"apfs journal file of {name}", said))
+    if path is not None:
+        item.user_properties.append((junit.JOURNAL, str(path)))
 
 
 def _draw(item: pytest.Item, report: pytest.TestReport, hosts: dict[str, Files]) -> None:
     """Draw what happened on hosts; name the page in JUnit's output and in that of pytest-html, if these are made."""
-    from apfs.testing import kept  # noqa: PLC0415 -- see the head of the file
+    from apfs.testing import junit, kept  # noqa: PLC0415 -- see the head of the file
 
     page, said = kept.report(item.config.getoption(REPORTS), item.nodeid, hosts)
     report.sections.append(("apfs report", said))
     if page is None:
         return
-    item.user_properties.append(("apfs_report", str(page)))
+    item.user_properties.append((junit.REPORT, str(page)))
     html = item.config.getoption("htmlpath", None)
     if html:
         from pytest_html import extras  # noqa: PLC0415 -- the option is its

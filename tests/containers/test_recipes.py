@@ -167,7 +167,10 @@ def test_ci_keeps_what_the_plugin_draws() -> None:
         assert (keep["if"], keep["with"]["name"]) == ("failure()", f"apfs-reports-{name}")
         assert jobs[name]["env"] == {"PYTEST_ADDOPTS": f"--apfs-report={keep['with']['path']}"}
     job = read("ci/gitlab-ci.yaml")["test"]
-    assert job["variables"] == {"PYTEST_ADDOPTS": f"--apfs-report={job['artifacts']['paths'][0]}"}
+    kept = job["artifacts"]
+    options = f"--apfs-report={kept['paths'][0]} --junitxml={kept['reports']['junit']}"
+    assert job["variables"] == {"PYTEST_ADDOPTS": options}
+    assert kept["when"] == "always"
 
 
 def test_systemd_unit() -> None:

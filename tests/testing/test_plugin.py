@@ -139,6 +139,7 @@ def test_host(apfs_host):
     apfs_host.echo("-5", "/sys/bus/ap/apmask")
     with pytest.raises(Exception):
         apfs_host.echo("+256", "/sys/bus/ap/apmask")
+    print("said")
     assert False
 
 def test_mount(apfs_mount):
@@ -176,6 +177,16 @@ def test_setup(broken):
 """
 
 
+HOSTS_OF_FAILING: dict[str, tuple[str, ...]] = {
+    "host": ("apfs_host",),
+    "mount": ("apfs_mount",),
+    "pair": ("apfs_pair.source", "apfs_pair.target"),
+    "good": (),
+    "own": ("apfs_host", "own"),
+    "setup": ("apfs_host",),
+}
+
+
 def section(said: str, name: str) -> str:
     """Return the journal that a report shows of a host; there must be one."""
     (found,) = re.findall(
@@ -187,7 +198,7 @@ def section(said: str, name: str) -> str:
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "xdist"])
 def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -> None:
     project.write("test_failing.py", FAILING)
-    said = project.pytest(*options, "--apfs-journals", "kept/here", status=1)
+    said = project.pytest(*options, "--apfs-journals", "kept/here", "--junitxml=junit.xml", status=1)
     assert "4 failed, 1 passed, 1 error" in said
     refusals, records = section(said, "apfs_mount").split("records: ")
     assert refusals == (
@@ -209,6 +220,10 @@ def test_failures_show_the_journal(project: Project, options: tuple[str, ...]) -
         replayed = run(project.python, "-m", "apfs", "replay", file)
         assert replayed.startswith(f"{file}: the same; requests: ")
     assert "\napfs replay kept/here/test_failing.py.test_mount.apfs_mount.json\n" in said
+    junit = ET.parse(project.directory / "junit.xml")  # noqa: S314 -- pytest has made it
+    attached = junit.findtext(".//testcase[@name='test_mount']/system-out")
+    assert attached == "[[ATTACHMENT|kept/here/test_failing.py.test_mount.apfs_mount.json]]\n"
+    assert junit.find(".//testcase[@name='test_good']/system-out") is None
 
 
 def test_names_of_kept_journals_and_what_keeps_them_from_being_written(project: Project) -> None:
@@ -234,8 +249,8 @@ class TestIt:
 def test_failures_are_drawn(project: Project) -> None:
     """With xdist, which has to pass on what we add to reports."""
     project.write("test_failing.py", FAILING)
-    made = ("--apfs-report=out/apfs", "--html=out/tests.html", "--junitxml=junit.xml")
-    said = project.pytest("-n", "2", *made, status=1)
+    made = ("--apfs-report=out/apfs", "--apfs-journals=kept", "--html=out/tests.html", "--junitxml=junit.xml")
+    said = project.pytest("-n", "2", *made, "--override-ini=junit_logging=system-out", status=1)
     pages = sorted(path.name for path in (project.directory / "out/apfs").iterdir())
     assert pages == [f"test_failing.py.test_{name}.html" for name in ("host", "mount", "own", "pair", "setup")]
     for name in pages:
@@ -244,6 +259,20 @@ def test_failures_are_drawn(project: Project) -> None:
     junit = ET.parse(project.directory / "junit.xml")  # noqa: S314 -- pytest has made it
     named = [str(element.get("value")) for element in junit.iterfind(".//property[@name='apfs_report']")]
     assert sorted(named) == [f"out/apfs/{name}" for name in pages]
+    # What CI systems make links of, the page first; what the test itself has said stays in front.
+    outputs = {}
+    for case in junit.iter("testcase"):
+        (output,) = case.iter("system-out")  # GitLab expects no more
+        outputs[str(case.get("name"))] = output.text or ""
+    attached = {name: re.findall(r"^\[\[ATTACHMENT\|(.*)\]\]$", text, re.MULTILINE) for name, text in outputs.items()}
+    assert attached == {
+        f"test_{name}": [
+            *(f"out/apfs/test_failing.py.test_{name}.html" for _ in hosts[:1]),
+            *(f"kept/test_failing.py.test_{name}.{host}.json" for host in hosts),
+        ]
+        for name, hosts in HOSTS_OF_FAILING.items()
+    }
+    assert re.search(r"^-+ Captured Out -+\nsaid\n", outputs["test_host"], re.MULTILINE)
     pair = (project.directory / "out/apfs/test_failing.py.test_pair.html").read_text("utf-8")
     assert "apfs_pair.source" in pair
     assert "apfs_pair.target" in pair
