@@ -38,14 +38,15 @@ ALLOWED: dict[str, set[str]] = {
     "replay": {"errors", "journal", "sysfs", "vfio", "system", "scenario", "ctl", "host"},
     "report": {"journal", "kernel", "ap", "vfio_ap", "scenario", "ctl", "host", "replay"},
     # the front ends
+    "writing": set(),
     "mounts": {"errors", "journal"},
     "fuse": {"errors", "journal", "sysfs", "ctl", "host", "mounts"},
     "sandbox": {"mounts", "vfio"},
     "vmm": {"mounts", "sandbox"},
-    "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "report", "mounts"},
+    "testing": {"errors", "journal", "sysfs", "host", "system", "scenario", "report", "writing", "mounts"},
     "cli": {
         *("ap", "fuse", "host", "journal", "kernel", "mounts", "recording", "replay", "report", "sandbox", "scenario"),
-        *("testing", "vfio", "vmm"),
+        *("testing", "vfio", "vmm", "writing"),
     },
     "__main__": {"cli"},
     "__init__": {"errors", "host", "journal", "mounts", "scenario", "testing"},

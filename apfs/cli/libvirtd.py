@@ -59,7 +59,7 @@ def command(
 
     \b
     EXIT STATUS
-        0  it was told to end        1  it failed        2  wrong usage
+        0  it was told to end        1  it failed        2  wrong usage        130  Ctrl-C came before anything was done
     """
     from apfs.sandbox import linux
     from apfs.vmm import build, emulator, libvirt

@@ -42,8 +42,8 @@ COMMANDS = {
 }
 """All commands, in the order in which they are shown, with the line that is shown of them."""
 
-_TAKE_BACK = {"mount", "exec"}
-"""Commands that see to Ctrl-C themselves: `apfs.mounts.interrupts`."""
+_TAKE_BACK = {"mount", "exec", "qemu", "libvirtd"}
+"""Commands that see to Ctrl-C themselves, by `apfs.mounts.interrupts` or a handler of their own."""
 
 
 class _Modules(UserDict[str, click.Command]):

@@ -48,10 +48,12 @@ def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -
     \b
     EXIT STATUS
         that of QEMU, 1 if it is not one that is known, or
-        2  wrong usage, no QEMU, no plugin
+        2  wrong usage, no QEMU, no plugin        130  Ctrl-C came before QEMU was run
     """
+    from apfs.mounts.interrupts import interrupts
     from apfs.vmm import build, emulator
 
+    interrupts.note()
     if only_build and arguments:
         raise click.UsageError("--build takes no arguments")
     try:

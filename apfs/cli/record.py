@@ -50,6 +50,7 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
     from apfs.recording import recorder
     from apfs.recording.tree import Directory
     from apfs.scenario.model import ScenarioError
+    from apfs.writing import write_whole
 
     if force and output is None:
         raise click.UsageError("--force is for --output")
@@ -70,7 +71,6 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
         click.echo(recording.text(), nl=False)
         return
     try:
-        with output.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(recording.text())
+        write_whole(output, recording.text())
     except OSError as error:
         fail(f"{output}: {error.strerror}")

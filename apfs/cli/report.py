@@ -42,6 +42,7 @@ def command(places: tuple[str, ...], output: str | None) -> None:
     """
     from apfs.cli import progress
     from apfs.report.page import page
+    from apfs.writing import write_whole
 
     if output is None and sys.stdout.isatty():
         fail("a page is nothing for a terminal: name a file by --output", 2)
@@ -54,7 +55,7 @@ def command(places: tuple[str, ...], output: str | None) -> None:
         click.echo(text, nl=False)
         return
     try:
-        Path(output).write_text(text, "utf-8")
+        write_whole(Path(output), text)
     except OSError as error:
         fail(f"{output}: {error.strerror}")
 

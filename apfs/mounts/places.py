@@ -1,8 +1,10 @@
-"""Directories for mounts that belong to a process: they are gone when that has ended, or when the next one is made.
+"""Directories that belong to a process: they are gone when that has ended, or when the next one is made.
 
-A place is a new directory in TMPDIR with the mount point in it. The process that made it holds a lock on it (flock(2)).
+A place is a new directory in TMPDIR with a mount point in it. The process that made it holds a lock on it (flock(2)).
 Three parties remove it: that process, the server when its lifeline ends, and, if both were killed, the next process
 that makes a place: where the lock can be had, nobody is left.
+
+`directory` gives one for files, by the same rules.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 from apfs.mounts import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _MOUNT_POINT = "host"
 
@@ -27,18 +30,16 @@ def make(prefix: str) -> tuple[Path, int]:
 
     `OSError` if there is no room for it.
     """
-    _sweep(prefix)
-    while True:
-        directory = Path(tempfile.mkdtemp(prefix=prefix))
-        lock = _lock(directory)
-        if lock is not None:  # else another process took it for one that was left
-            try:
-                (directory / _MOUNT_POINT).mkdir()
-            except OSError:
-                directory.rmdir()
-                os.close(lock)
-                raise
-            return directory / _MOUNT_POINT, lock
+    parent = tempfile.gettempdir()
+    _sweep(prefix, parent, lambda left: remove(left / _MOUNT_POINT))
+    made, lock = _make(prefix, parent)
+    try:
+        (made / _MOUNT_POINT).mkdir()
+    except OSError:
+        made.rmdir()
+        os.close(lock)
+        raise
+    return made / _MOUNT_POINT, lock
 
 
 def remove(mountpoint: Path) -> None:
@@ -52,6 +53,25 @@ def remove(mountpoint: Path) -> None:
     for directory in (mountpoint, mountpoint.parent):
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+@contextlib.contextmanager
+def directory(prefix: str, parent: str) -> Iterator[Path]:
+    """Yield a new directory, which goes with all that is in it; clear away what others have left.
+
+    `OSError` if there is no room for it.
+    """
+    _sweep(prefix, parent, _remove_tree)
+    made, lock = _make(prefix, parent)
+    try:
+        yield made
+    finally:
+        _remove_tree(made)
+        os.close(lock)
+
+
+def _remove_tree(made: Path) -> None:
+    shutil.rmtree(made, ignore_errors=True)
 
 
 class Place:
@@ -88,15 +108,24 @@ class Place:
         os.close(self._lock)
 
 
-def _lock(directory: Path) -> int | None:
+def _make(prefix: str, parent: str) -> tuple[Path, int]:
+    """Return a new directory and the descriptor of its lock."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = _lock(made)
+        if lock is not None:  # else another process took it for one that was left
+            return made, lock
+
+
+def _lock(place: Path) -> int | None:
     """Return the descriptor of a directory that is now locked, None if it is locked already or is gone."""
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), directory.lstat()):
+        if os.path.samestat(os.fstat(descriptor), place.lstat()):
             return descriptor
     except OSError:
         pass
@@ -104,9 +133,9 @@ def _lock(directory: Path) -> int | None:
     return None
 
 
-def _sweep(prefix: str) -> None:
-    """Remove the places of this user that were left by processes that were killed together with their servers."""
-    with os.scandir(tempfile.gettempdir()) as entries:
+def _sweep(prefix: str, parent: str, clear: Callable[[Path], None]) -> None:
+    """Clear the places of this user that were left by processes that were killed together with their servers."""
+    with os.scandir(parent) as entries:
         left = [entry for entry in entries if entry.name.startswith(prefix)]
     for entry in left:
         with contextlib.suppress(OSError):
@@ -114,5 +143,5 @@ def _sweep(prefix: str) -> None:
                 continue
             lock = _lock(Path(entry.path))
             if lock is not None:
-                remove(Path(entry.path, _MOUNT_POINT))
+                clear(Path(entry.path))
                 os.close(lock)

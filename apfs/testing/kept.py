@@ -10,6 +10,7 @@ from zlib import crc32
 
 from apfs.report import sources
 from apfs.report.page import page
+from apfs.writing import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,7 @@ def journal(directory: str, test: str, name: str, host: Files) -> tuple[Path | N
     """Keep the journal of a host; return its file and the command that takes it, or None and why it cannot be kept."""
     try:
         path = place(directory, test, f"{name}.json")
-        path.write_text(host.recording(), "utf-8")
+        write_whole(path, host.recording())
     except OSError as error:
         return None, f"cannot be kept: {error}"
     return path, f"apfs replay {shlex.quote(str(path))}"
@@ -52,7 +53,7 @@ def report(directory: str, test: str, hosts: Mapping[str, Files]) -> tuple[Path 
         return None, "\n".join(trouble)
     try:
         path = place(directory, test, "html")
-        path.write_text(page(stories, test), "utf-8")
+        write_whole(path, page(stories, test))
     except OSError as error:
         return None, "\n".join([*trouble, f"cannot be written: {error}"])
     return path, "\n".join([*trouble, str(path)])

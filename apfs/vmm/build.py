@@ -11,8 +11,10 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 from pathlib import Path
+
+from apfs.mounts import places
+from apfs.mounts.interrupts import interrupts
 
 SOURCE = Path(__file__).parent / "plugin"
 SYSTEM_CACHE = Path("/var/cache/apfs")
@@ -59,15 +61,11 @@ def compile_into(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o755)  # whatever the umask is: others use what root has compiled
     target = directory / file_name()
-    descriptor, name = tempfile.mkstemp(prefix=".qemu-plugin-", dir=directory)
-    os.close(descriptor)
-    try:
-        _compile(Path(name))
-        Path(name).chmod(0o755)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink()
-        raise
+    with places.directory(".qemu-plugin-", str(directory)) as made:
+        fresh = made / target.name
+        _compile(fresh)
+        fresh.chmod(0o755)
+        fresh.replace(target)
     return target
 
 
@@ -79,9 +77,9 @@ def _compile(output: Path) -> None:
             "apt install gcc libc6-dev, or name a compiled one by APFS_QEMU_PLUGIN"
         )
     sources = [str(source) for source in sorted(SOURCE.glob("*.c"))]
-    done = subprocess.run(
-        [compiler, *FLAGS, "-o", str(output), *sources], stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
+    command = [compiler, *FLAGS, "-o", str(output), *sources]
+    with interrupts.heeded():
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
         raise PluginError(f"QEMU's plugin does not compile: {done.stderr.decode(errors='replace').strip()}")
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from apfs.mounts.interrupts import interrupts
 from apfs.vmm import build
 
 NAME = "qemu-system-s390x"
@@ -91,6 +92,9 @@ def become(qemu: str, arguments: list[str]) -> NoReturn:
     program = command(qemu, arguments)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and QEMU would inherit that
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as QEMU will have it anyway: none is noted and forgotten
+    interrupts.check()
     try:
         os.execvp(qemu, program)  # noqa: S606 -- no shell, on purpose
     except OSError as error:

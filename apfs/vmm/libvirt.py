@@ -6,6 +6,7 @@ the program that gives it vfio-ap (`apfs.vmm.emulator`), so that domains need no
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -21,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from apfs.mounts import environment
+from apfs.mounts import environment, places
 from apfs.mounts.server import PYTHON
 from apfs.sandbox import compose
 from apfs.vmm import build, emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
 _SBIN = "/usr/sbin:/sbin"
@@ -165,6 +166,19 @@ def _found(program: str, packages: str) -> str:
     return path
 
 
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    """Yield a directory of its own. `LibvirtError` if there is no room for what is written there or into it."""
+    try:
+        with places.directory(_PREFIX, _place()) as made:
+            yield made
+    except BrokenPipeError:  # of standard output
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise LibvirtError(f"libvirtd's files cannot be written: {where}{error.strerror or error}") from None
+
+
 def _command(directory: Path, options: Sequence[str], wishes: Wishes, libvirtd: str) -> list[str]:
     """Fill the directory, and return the command that runs libvirtd with it."""
     words = [*PYTHON, "-m", "apfs", "exec", "--die-with-parent", *options]
@@ -194,12 +208,13 @@ def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None])
         raise LibvirtError(
             "libvirt starts QEMU only for root: be root, in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
         )
-    with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=_place(), ignore_cleanup_errors=True) as name,
-        _Stop() as stopped,
-    ):
-        directory = Path(name)
-        command = _command(directory, options, wishes, libvirtd)
+    with _Stop() as stopped, _directory() as directory:
+        try:
+            command = _command(directory, options, wishes, libvirtd)
+        except build.PluginError:
+            if stopped.asked:  # so was the compiler
+                return
+            raise
         _run(command, directory, stopped, lambda: ready(directory))
 
 
@@ -262,16 +277,16 @@ class _Stop:
         self.asked = True
 
     def __enter__(self) -> Self:
+        self._woken = signal.set_wakeup_fd(self._writer)  # first: a signal must not be noted without waking
         self._handlers = {number: signal.signal(number, self._ask) for number in _SIGNALS}
-        self._woken = signal.set_wakeup_fd(self._writer)
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        signal.set_wakeup_fd(self._woken)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._woken)
         os.close(self._reader)
         os.close(self._writer)
 

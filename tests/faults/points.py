@@ -123,3 +123,8 @@ class Commands:
         assert "Traceback" not in said, said
         status, calls, first_mkdir = map(int, printed.split())
         return Outcome(status, calls, first_mkdir, said)
+
+
+def started(commands: Commands) -> int:
+    """How many calls there are before the first line of apfs runs, and a little more: until then Python decides."""
+    return commands.run(NONE, *APFS[:2], "-c", "import apfs.cli.start").calls + 30

@@ -16,7 +16,7 @@ import pytest
 
 from apfs.mounts import places
 from tests.conftest import TIMEOUT
-from tests.faults.points import APFS, NONE, Commands, Fault, mounts_in, spread
+from tests.faults.points import APFS, NONE, Commands, Fault, mounts_in, spread, started
 
 if TYPE_CHECKING:
     from tests.faults.points import Outcome
@@ -41,11 +41,6 @@ def nothing_stays(commands: Commands) -> None:
     assert not mounts_in(commands.tmp)
     sweep()
     assert list(commands.tmp.iterdir()) == []
-
-
-def started(commands: Commands) -> int:
-    """How many calls there are before the first line of apfs runs, and a little more: until then Python decides."""
-    return commands.run(NONE, *APFS[:2], "-c", "import apfs.cli.start").calls + 30
 
 
 def check_exec(commands: Commands, fault: Fault) -> Outcome:
