@@ -70,10 +70,13 @@ def statuses(mountpoint: str, seconds: float) -> Iterator[str]:
 
     In between no file of the mount is open, which would keep it from being unmounted.
     """
+    mount, _ = guests.split(mountpoint)
+    table.check_answers(mount)
     with table.MOUNTINFO.open("rb", buffering=0) as changes:
         poller = select.poll()
         poller.register(changes, select.POLLPRI)
-        device = os.stat(guests.split(mountpoint)[0]).st_dev  # noqa: PTH116 -- a text
+        with _reading(mountpoint):
+            device = os.stat(mount).st_dev  # noqa: PTH116 -- a text
         while True:
             yield status(mountpoint)
             until = time.monotonic() + seconds

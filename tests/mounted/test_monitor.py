@@ -271,6 +271,12 @@ def test_what_is_no_mount(command: str, tmp_path: Path, host: Path) -> None:
     assert "only inside `apfs exec`" in apfs(command, status=2).stderr
 
 
+def test_there_is_nothing_to_watch(tmp_path: Path) -> None:
+    shown = on_terminal("status", "--watch", str(tmp_path / "nowhere"))
+    assert f"apfs: {tmp_path}/nowhere does not exist: `mkdir -p " in shown
+    assert "Traceback" not in shown
+
+
 @pytest.mark.parametrize("command", ["status", "journal"])
 def test_dead_mount(command: str, tmp_path: Path) -> None:
     if os.geteuid():
