@@ -69,7 +69,7 @@ def encode(name: str, **fields: object) -> bytes:
 def decode(line: bytes) -> tuple[str, dict[str, Any]]:
     """Return the name and the fields of a frame. What it would do to a terminal if it was shown is taken out."""
     try:
-        frame = json.loads(line)
+        frame = printable(json.loads(line))
     except (ValueError, RecursionError):
         frame = None
     name = frame.get("frame") if isinstance(frame, dict) else None
@@ -77,13 +77,13 @@ def decode(line: bytes) -> tuple[str, dict[str, Any]]:
         raise ChannelError(f"the other end is not `apfs migrate`, it says: {_shown(line)}")
     if name == "hello" and frame.get("protocol") != VERSION:
         other = f"{frame.get('protocol')!r} of the protocol (apfs {frame.get('apfs')})"
-        raise ChannelError(f"the other end has version {printable(other)}, this end {VERSION}: use the same apfs")
+        raise ChannelError(f"the other end has version {other}, this end {VERSION}: use the same apfs")
     if name not in FRAMES:
         raise ChannelError(f"the other end sends a frame that there is not: {_shown(line)}")
     for field, kind in FRAMES[name].items():
         if field not in frame or not isinstance(frame[field], kind):
             raise ChannelError(f"the other end sends a frame {name} without a right {field}: {_shown(line)}")
-    return name, {field: printable(frame[field]) for field in FRAMES[name]}
+    return name, {field: frame[field] for field in FRAMES[name]}
 
 
 def printable(value: Any) -> Any:  # noqa: ANN401 -- whatever JSON has

@@ -64,6 +64,12 @@ def test_what_is_refused(line: bytes, why: str) -> None:
         decode(line)
 
 
+@pytest.mark.parametrize("depth", range(100, 1100, 100))
+def test_lists_in_lists_are_understood_or_refused(depth: int) -> None:
+    with contextlib.suppress(ChannelError):
+        decode(b'{"frame": "log", "entries": ' + b"[" * depth + b"]" * depth + b"}")
+
+
 def test_a_terminal_is_not_told_what_to_do() -> None:
     with pytest.raises(ChannelError) as refused:
         decode(b"\x1b[31mWelcome\x07" + b"!" * 1000)
