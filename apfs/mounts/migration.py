@@ -33,8 +33,8 @@ class StepError(Exception):
 
     @classmethod
     def of(cls, name: str, path: str) -> StepError:
-        """Return the error of a file."""
-        return cls(f"{os.strerror(getattr(errno, name, errno.EIO))} ({path})", name, path)
+        """Return the error of a file. The name may come from another machine: EIO if it is none."""
+        return cls(f"{_strerror(name)} ({path})", name, path)
 
     def __init__(self, reason: str, name: str = "", path: str = "") -> None:
         super().__init__(reason)
@@ -270,9 +270,8 @@ def check(source: Source, target: Receiver) -> Check:
         try:
             stream = source.preview()
         except StepError as error:
-            number = getattr(errno, error.name)
-            refused, why = error.name, Reason(None, "stream", os.strerror(number), "-")
-            reasons.append(why)
+            refused = error.name
+            reasons.append(Reason(None, "stream", _strerror(error.name), "-"))
     forecast = target.forecast(stream)
     if refused is None or not target.facts.migratable or target.facts.secure_execution:
         refused = forecast["errno"]  # without a source's refusal, or because the target never asks for a stream
@@ -320,6 +319,12 @@ def migrate(source: Source, target: Receiver) -> Outcome:
         what = f"{error}; the guest runs on the target, but the source still has it open"
         return Outcome(source.uuid, ok=False, stream=size, error=what)
     return Outcome(source.uuid, ok=True, stream=size)
+
+
+def _strerror(name: str) -> str:
+    """Return the text for an errno by its symbolic name, that of EIO for any other word."""
+    number = getattr(errno, name, None)
+    return os.strerror(number if isinstance(number, int) else errno.EIO)
 
 
 @contextlib.contextmanager

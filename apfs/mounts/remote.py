@@ -171,13 +171,15 @@ class _Remote:
     def run(self) -> None:
         """Have the guest run."""
         self._listens = False
+        sent = False
         try:
             self._channel.send("run")
-        except LostError as error:
-            raise StepError(str(error)) from None
-        try:
+            sent = True
             self._done()
         except (ChannelError, KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, LostError) and not sent:
+                raise StepError(str(error)) from None
+            # An interrupted `send` does not tell whether the frame is on its way.
             reason = str(error) if isinstance(error, ChannelError) else "interrupted"
             raise UnsureError(reason) from None
 

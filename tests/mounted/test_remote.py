@@ -28,6 +28,7 @@ from tests.tools.conftest import need
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     Mounter = Callable[..., Path]
 
@@ -164,6 +165,48 @@ def test_a_connection_that_breaks_at_any_place(mount: Mounter, tmp_path: Path, d
         else:
             assert not sent.ok if isinstance(sent, Outcome) else "connection" in str(sent)
             assert (status(source), status(target)) == before
+
+
+def test_an_interrupt_just_after_run_is_on_its_way(mount: Mounter) -> None:
+    """The source cannot know whether the target runs the guest, and so does not resume it."""
+    source, target = mount("migration-source"), mount("migration-target")
+
+    def interrupt(frame: FrameType, event: str, called: object) -> None:
+        if event == "c_return" and called is os.write and frame.f_locals.get("name") == "run":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    to, fro = Wire(), Wire()
+    received: list[object] = []
+    other = threading.Thread(
+        target=run_end,
+        args=(lambda channel: remote.receive(target, UUID, channel, only_check=False), to.out, fro.into, received),
+    )
+    other.start()
+    sys.setprofile(interrupt)
+    sent: list[object] = []
+    try:
+        run_end(lambda channel: remote.send(source, UUID, channel, only_check=False), fro.out, to.into, sent)
+    finally:
+        sys.setprofile(None)
+        other.join(TIMEOUT)
+    (outcome,) = sent
+    assert isinstance(outcome, Outcome)
+    assert outcome.error is not None
+    assert outcome.error.startswith("interrupted; the guest may run on the target, and is stopped on the source")
+    assert (guest(source), guest(target)) == ("STOP_COPY", "RUNNING")
+
+
+@pytest.mark.parametrize("name", ["errorcode", "__name__", "", "ELSE"])
+def test_a_target_that_fails_for_no_known_reason(mount: Mounter, name: str) -> None:
+    source = mount("migration-source")
+    hello = {"role": "target", "check": False, "uuid": UUID, "host": "another", "driver": "v2"}
+    hello |= {"migratable": True, "secure_execution": False, "protocol": 1, "apfs": "1"}
+    said = encode("hello", **hello) + encode("failed", errno=name, path="/there")
+    other = ["sh", "-c", 'printf %s "$1"; cat > /dev/null', "sh", said.decode()]
+    result = apfs("migrate", "--send", str(source), UUID, "--", *other, status=1)
+    assert "not migrated: Input/output error (/there); the guest goes on running on the source" in result.stdout
+    assert guest(source) == "RUNNING"
 
 
 @pytest.mark.parametrize("scenario", ["migration-target", "target-older-type"])
