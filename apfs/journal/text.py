@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields as fields_of
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from apfs.journal.records import (
@@ -29,11 +30,11 @@ from apfs.journal.records import (
     Verb,
 )
 
-_WORDS = {
-    kind: {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
-    for kind in KINDS.values()
+_HINTS: dict[type[Record | Header], dict[str, Any]] = {
+    kind: {field.name: get_type_hints(kind)[field.name] for field in fields_of(kind)}
+    for kind in (*KINDS.values(), Header)
 }
-"""The words that a field with a vocabulary can have, by kind of record and name of the field."""
+"""What a field can have, by kind of record and name of the field."""
 
 
 def to_line(sequence: int, record: Record | Header) -> str:
@@ -47,7 +48,9 @@ def from_line(line: str) -> tuple[int, Record]:
         fields = json.loads(line)
         sequence = fields.pop("seq")
         record = _record(fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        if not _fits(sequence, int):
+            raise ValueError(sequence)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"not a record of a journal of this apfs: {line!r}") from None
     return sequence, record
 
@@ -59,10 +62,32 @@ def _record(fields: dict[str, Any]) -> Record:
         fields["keys"] = tuple(fields["keys"].items())
     if kind is Inside:
         fields["record"] = _record(fields["record"])
-    for name, words in _WORDS[kind].items():
-        if fields[name] not in words:
-            raise ValueError(fields[name])
+    _check(kind, fields)
     return kind(**fields)
+
+
+def _check(kind: type[Record | Header], fields: dict[str, Any]) -> None:
+    """Refuse fields that a kind of record does not have, or not with such values. `KeyError`, `ValueError`."""
+    hints = _HINTS[kind]
+    for name, value in fields.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(value)
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 -- a type of any form
+    """Whether a value from JSON is one of a type; `true` is no number, as it would be to isinstance."""
+    if type(value) is hint or hint is Any:
+        return True
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
+    if origin is tuple:  # of an event's keys, which JSON has as an object
+        return isinstance(value, tuple) and {type(item) for _, item in value} <= {str}
+    if hint is Record:
+        return isinstance(value, Record)
+    return any(_fits(value, one) for one in inner)  # if it is a union: a plain type has no others in it
 
 
 def to_header(line: str) -> Header | None:
@@ -73,8 +98,10 @@ def to_header(line: str) -> Header | None:
             return None
         del fields["seq"]
         number = fields["format"]
+        if number == FORMAT:
+            _check(Header, fields)
         header = Header(**fields) if number == FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"not the header of a journal: {line!r}") from None
     if header is None:
         raise ValueError(f"a header of form {number}, while this apfs knows {FORMAT}: {line!r}")

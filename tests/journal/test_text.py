@@ -39,7 +39,11 @@ def test_the_fields_that_have_a_vocabulary() -> None:
 def test_every_word_is_documented_and_no_other_is_read(kind: type[Record], name: str, words: tuple[str, ...]) -> None:
     (row,) = (line for line in DOCUMENTATION.read_text().splitlines() if line.startswith(f"| `{kind.kind}` |"))
     assert [word for word in words if f"`{word}`" not in row] == []
-    fields: dict[str, object] = {field.name: () if field.name == "keys" else "" for field in dataclasses.fields(kind)}
+    fields: dict[str, object] = {
+        field.name: {"Keys": (), "int": 0}.get(str(field.type), "")
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING
+    }
     fields |= {other: known[0] for owner, other, known in vocabularies() if owner is kind}
     for word in words:
         record = kind(**fields | {name: word})

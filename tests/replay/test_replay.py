@@ -249,6 +249,12 @@ def test_json(tmp_path: Path) -> None:
     assert document["differences"][0]["request"]["type"] == "store"
 
 
+HEADER = (
+    b'{"seq": 0, "type": "host", "format": %s, "apfs": "1", "guest": %s, "name": "a", "scenario": %s, '
+    b'"driver": "v2", "kernel": {}, "clock": "real"}\n'
+)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -258,6 +264,16 @@ def test_json(tmp_path: Path) -> None:
         (b'{"seq": 0, "type": "host", "format": 2}\n', "line 1 is a header of form 2, while this apfs knows 1"),
         (b'{"seq": 1, "type": "new"}\n', "line 1 is not a record of a journal of this apfs"),
         (b'{"seq": 0, "type": "host"', "line 1 is not the header of a journal"),
+        (HEADER % (b"1", b"null", b"5"), "line 1 is not the header of a journal"),
+        (HEADER % (b"true", b"null", b'""'), "line 1 is not the header of a journal"),
+        (HEADER % (b"1", b'"a guest"', b"null"), "cannot be replayed: it is that of the guest a guest"),
+        (b"[" * 100_000, "line 1 is not the header of a journal"),
+        (b'{"seq": "1", "type": "verb", "text": "scan"}\n', "line 1 is not a record of a journal"),
+        (b'{"seq": true, "type": "verb", "text": "scan"}\n', "line 1 is not a record of a journal"),
+        (b'{"seq": 1, "type": "verb", "text": 5}\n', "line 1 is not a record of a journal"),
+        (b'{"seq": 1, "type": "verb", "text": "scan", "more": 5}\n', "line 1 is not a record of a journal"),
+        (b'{"seq": 1, "type": "reset", "count": 1, "failed": {"05.0004": "7"}}\n', "line 1 is not a record"),
+        (b'{"seq": 1, "type": "inside", "guest": "a", "record": {"type": "time", "seconds": 1.5}}\n', "line 1 is not"),
     ],
 )
 def test_bad_journals(tmp_path: Path, text: bytes, why: str) -> None:
