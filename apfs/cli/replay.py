@@ -55,7 +55,8 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
     try:
         result = replay(history, load(scenario) if scenario else None)
     except ReplayError as error:
-        fail(f"{journal} cannot be replayed: {error}", 2)
+        hint = "" if scenario or history.header else ": name the scenario by --scenario"
+        fail(f"{journal} cannot be replayed: {error}{hint}", 2)
     except ScenarioError as error:
         fail(str(error), 2)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,12 @@ def command(places: tuple[str, ...], output: str | None) -> None:
 def _story(place: str) -> dict[str, Any]:
     """Return the story of a mount or of a journal."""
     from apfs.mounts import monitor, table
+    from apfs.replay.replay import ReplayError
     from apfs.report import sources
-    from apfs.report.moments import NotReplayableError
     from apfs.scenario.model import ScenarioError
 
     try:
-        if place == "-" or Path(place).is_file():
+        if place == "-" or _is_file(place):
             with click.open_file(place, encoding="utf-8") as file:
                 return sources.recorded("journal" if place == "-" else Path(place).stem, file.read())
         title = Path(place).resolve().name
@@ -77,7 +78,15 @@ def _story(place: str) -> dict[str, Any]:
         fail(str(error), error.exit_status)
     except OSError as error:
         fail(f"{place}: {error.strerror}", 2)
-    except NotReplayableError as error:
+    except ReplayError as error:
         fail(f"{place} cannot be drawn: {error}", 2)
     except (KeyError, ValueError, ScenarioError) as error:
         fail(f"{place}: {str(error)[:300]}", 2)
+
+
+def _is_file(place: str) -> bool:
+    """Whether a place is a file of any kind, such as a pipe of the shell; what does not answer is for the mounts."""
+    try:
+        return not stat.S_ISDIR(Path(place).stat().st_mode)
+    except OSError:
+        return False

@@ -68,6 +68,20 @@ class History:
         """Return what happened after the record of that number: `journal.since(before.last)`."""
         return History(tuple(entry for entry in self.entries if entry[0] > sequence))
 
+    def requests(self) -> Iterator[list[tuple[int, Record]]]:
+        """Yield the records of each request: all that it led to, and its outcome, which is the last one.
+
+        At the end may be records without an outcome.
+        """
+        request: list[tuple[int, Record]] = []
+        for entry in self.entries:
+            request.append(entry)
+            if entry[1].outcome:
+                yield request
+                request = []
+        if request:
+            yield request
+
     def of_kind(self, kind: type[R]) -> list[R]:
         """Return the records of one class of `apfs.journal.records`."""
         return [record for record in self if isinstance(record, kind)]

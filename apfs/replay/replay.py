@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from apfs.host import Host
@@ -65,14 +66,14 @@ def begin(history: History, scenario: Scenario | None = None) -> tuple[Host, Ite
     Each item of the iterator is one request, made when it is asked for, and what is different about it. `ReplayError`,
     `ScenarioError`.
     """
+    host = boot(history, scenario)
     _check(history)
-    host = _host(history, scenario)
     return host, _steps(history, host)
 
 
 def _steps(history: History, host: Host) -> Iterator[Difference | None]:
     requester = Requester(host)
-    for recorded in _requests(history):
+    for recorded in history.requests():
         number, outcome = recorded[-1]
         before = host.journal.last
         note = requester.make(outcome)
@@ -82,39 +83,32 @@ def _steps(history: History, host: Host) -> Iterator[Difference | None]:
 
 def _check(history: History) -> None:
     """Refuse journals with something missing: a record, or the outcome of the last ones."""
-    last = 0
-    for number, _ in history.entries:
-        if number != last + 1:
-            missing = f"record {number} follows record {last}: what was in between is missing"
-            raise ReplayError(missing if last else f"the host had dropped the first {number - 1:,} records")
-        last = number
-    if last and not history.entries[-1][1].outcome:
+    for (before, _), (number, _) in pairwise(history.entries):
+        if number != before + 1:
+            raise ReplayError(f"record {number} follows record {before}: what was in between is missing")
+    if history.entries and not history.entries[-1][1].outcome:
         why = "it was cut off, or something was done to the host that was no request, as by a method of `Host`"
-        raise ReplayError(f"its last record, {last}, led to nothing: {why}")
+        raise ReplayError(f"its last record, {history.last}, led to nothing: {why}")
 
 
-def _host(history: History, scenario: Scenario | None) -> Host:
+def boot(history: History, scenario: Scenario | None = None) -> Host:
+    """Return the host of a journal, or another one, as it was before the first record.
+
+    `ReplayError` if the journal is a guest's or lacks its header or its beginning, `ScenarioError`.
+    """
     header = history.header
     if header is not None and header.guest is not None:
         raise ReplayError(f"it is that of the guest {header.guest}: that of its host has the guest's requests too")
     if scenario is None:
         if header is None or header.scenario is None:
-            raise ReplayError("it has no header, which `apfs journal --json` prints: name the scenario by --scenario")
+            raise ReplayError("it has no header, which `apfs journal --json` prints")
         scenario = loads(header.scenario, "scenario of the journal")
+    if history.entries and history.entries[0][0] != 1:
+        raise ReplayError(f"the host had dropped the first {history.entries[0][0] - 1:,} records")
     host = Host(scenario)
     if header is not None and header.clock == "real":
         host.follow_clock()
     return host
-
-
-def _requests(history: History) -> Iterator[list[tuple[int, Record]]]:
-    """Yield the records of each request: what it led to, and its outcome, which is the last one."""
-    request: list[tuple[int, Record]] = []
-    for entry in history.entries:
-        request.append(entry)
-        if entry[1].outcome:
-            yield request
-            request = []
 
 
 def _compare(number: int, outcome: Record, recorded: list[Record], now: list[Record], note: str) -> Difference | None:

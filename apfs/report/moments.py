@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.ctl.status import document
-from apfs.host import Host
 from apfs.journal.records import Refusal, Transfer
+from apfs.replay.replay import boot
 from apfs.replay.requests import Requester
 from apfs.report.picture import Picture, picture
-from apfs.scenario.reader import loads
 from apfs.vfio_ap.attributes import matrix_mdev
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apfs.host import Host
     from apfs.journal.history import History
     from apfs.journal.records import Record
     from apfs.vfio_ap.migration.revision import Finding
@@ -41,23 +41,9 @@ class Moment(NamedTuple):
     """What was to be said of the stream that arrived with that record."""
 
 
-class NotReplayableError(Exception):
-    """A journal from which nobody can tell what the host was like, and why."""
-
-
 def moments(history: History) -> Iterator[Moment]:
-    """Yield what a host was like at first, and after each request. `NotReplayableError`, `ScenarioError` at once."""
-    header, entries = history.header, history.entries
-    if header is None:
-        raise NotReplayableError("it has no header, which `apfs journal --json` prints")
-    if header.scenario is None:
-        raise NotReplayableError("it is that of a guest: that of its host has all that changes the guest, too")
-    if entries and entries[0][0] != 1:
-        raise NotReplayableError(f"the host had dropped the first {entries[0][0] - 1:,} records")
-    host = Host(loads(header.scenario, "scenario of the journal"))
-    if header.clock == "real":
-        host.follow_clock()
-    return _moments(host, history)
+    """Yield what a host was like at first, and after each request. `ReplayError`, `ScenarioError` at once."""
+    return _moments(boot(history), history)
 
 
 def _moments(host: Host, history: History) -> Iterator[Moment]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from apfs.journal.history import History
 from apfs.kernel.profile import Profile
-from apfs.report.moments import Moment, NotReplayableError, moments
+from apfs.replay.replay import ReplayError
+from apfs.report.moments import Moment, moments
 from apfs.report.picture import picture
 from apfs.report.story import story
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def recorded(title: str, journal: str) -> Step:
     """Return the story of a host from what `apfs journal --json` prints.
 
-    `ValueError` for another text, `NotReplayableError` if it lacks something, `ScenarioError`.
+    `ValueError` for another text, `ReplayError` if it lacks something, `ScenarioError`.
     """
     history = History.parse(journal)
     found = moments(history)
@@ -33,7 +34,7 @@ def asked(title: str, journal: str, status: str) -> Step:
     """Return the story of a host or guest that is there, from its journal and, in case of need, its `ctl/status`."""
     try:
         return recorded(title, journal)
-    except NotReplayableError as error:
+    except ReplayError as error:
         document = json.loads(status)
         note = f"The matrix shows at every moment what it is like at the end. What it was before is not known: {error}."
         return story(title, History.parse(journal), _only(document), _facts(document), note)

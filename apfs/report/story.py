@@ -35,7 +35,7 @@ def story(title: str, history: History, moments: Iterator[Moment], facts: dict[s
     axes.add(picture)
     host: Step = {"title": title, "facts": facts, "note": note, "first": picture, "steps": []}
     coming = next(moments, None)
-    for records in _grouped(history.entries):
+    for records in history.requests():
         step = _step(records)
         before = picture
         while coming and coming.after <= records[-1][0]:
@@ -74,18 +74,6 @@ class _Cards:
         if number == len(self.cards):
             self.cards.append(card)
         return number
-
-
-def _grouped(entries: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
-    """Yield the records that belong together: an outcome is the last one of them."""
-    group: list[tuple[int, Record]] = []
-    for entry in entries:
-        group.append(entry)
-        if entry[1].outcome:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _step(records: list[tuple[int, Record]]) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tests.conftest import UUID, apfs, create_mdev, sh
@@ -55,6 +56,8 @@ def test_report_of_a_journal(mount: Mounter, tmp_path: Path) -> None:
     (story,) = data(apfs("report", str(file)).stdout)["hosts"]
     assert (story["title"], story["facts"]["scenario"], story["note"]) == ("bug", "default", "")
     assert list(story["steps"][0]["patch"]["cards"]) == ["05"]
+    piped = data(sh('"$2" -m apfs report <(cat "$1")', str(file), sys.executable).stdout)
+    assert piped["hosts"][0]["steps"] == story["steps"]
     file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
     assert "cannot be drawn: it has no header" in apfs("report", str(file), status=2).stderr
     file.write_text("{}\n")
@@ -64,6 +67,7 @@ def test_report_of_a_journal(mount: Mounter, tmp_path: Path) -> None:
 def test_wrong_usage(mount: Mounter, tmp_path: Path) -> None:
     host = mount("empty")
     assert "is not an apfs mount" in apfs("report", str(tmp_path), status=2).stderr
+    assert "has no mediated device" in apfs("report", f"{host}/guests/{UUID}", status=2).stderr
     said = apfs("report", str(host), "-o", str(tmp_path / "no/report.html"), status=1).stderr
     assert said == f"apfs: {tmp_path}/no/report.html: No such file or directory\n"
     assert "name a file by --output" in on_terminal("report", str(host))
