@@ -85,6 +85,23 @@ def test_files_of_modules() -> None:
     assert bench.ls("/sys/module/vfio_ap/drivers") == ["ap:vfio_ap", "mdev:vfio_ap_mdev"]
 
 
+def test_everything_of_a_module_as_the_kernel_shows_it() -> None:
+    assert Bench(BARE).dump("/sys/module/vfio") == {
+        "/sys/module/vfio": "dir 0755 3",
+        "/sys/module/vfio/coresize": "0444 69632\n",
+        "/sys/module/vfio/holders": "dir 0755 2",
+        "/sys/module/vfio/holders/vfio_ap": "link ../../vfio_ap",
+        "/sys/module/vfio/holders/vfio_iommu_type1": "link ../../vfio_iommu_type1",
+        "/sys/module/vfio/import_ns": "0444 IOMMUFD\n",
+        "/sys/module/vfio/initsize": "0444 0\n",
+        "/sys/module/vfio/initstate": "0444 live\n",
+        "/sys/module/vfio/refcnt": "0444 2\n",
+        "/sys/module/vfio/taint": "0444 \n",
+        "/sys/module/vfio/uevent": "0200 ",
+        "/sys/module/vfio/version": "0444 0.3\n",
+    }
+
+
 def counts(bench: Bench) -> list[int]:
     """Return how often vfio_ap, vfio_iommu_type1 and vfio are in use, the last one without its two holders."""
     names = ("vfio_ap", "vfio_iommu_type1", "vfio")
