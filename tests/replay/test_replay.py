@@ -46,8 +46,11 @@ def test_a_journal_replays_to_itself(
         for what in (0, 2, 4):
             actor.assign(what, 0)
         actor.guest(0, 1)
+    names, journal = actor.host.tree.nodes.changes, actor.host.journal
     for step in steps:
+        before, last = names.count, journal.last
         actor.take(*step)
+        assert names.count == before or journal.last > last, "a mount would not notice"
     found = replay(history(actor.host))
     assert found.differences == ()
     assert recording(found.host) == recording(actor.host)
