@@ -208,8 +208,12 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def getattr(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        """Answer stat."""
-        return self._attributes(self._node(inode))
+        """Answer stat, also about what was removed while somebody still has it."""
+        node = self._node(inode)
+        try:
+            return self._attributes(node)
+        except KernelError:
+            return self._reply(node, self._tree.remains(node), 0)
 
     @_answered
     def setattr(
@@ -240,9 +244,16 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def opendir(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> FileHandleT:
-        """Open a directory. Its node is the handle, because listings have no state here."""
+        """Open a directory. Its node is the handle, because listings have no state here.
+
+        One that was removed can be opened by those who are in it, and is empty.
+        """
         node = self._node(inode)
-        self._tree.check_directory(node)
+        try:
+            self._tree.check_directory(node)
+        except KernelError:
+            if not stat.S_ISDIR(self._tree.remains(node).stat.mode):
+                raise
         return FileHandleT(node)
 
     @_answered
@@ -255,7 +266,10 @@ class Operations(pyfuse3.Operations):
             parent = self._tree.parent(directory)
             if not readdir_reply(token, b"..", self._name(parent, stat.S_IFDIR), _DOTS):
                 return
-        remembered = self.cache.remembers(self._tree.describe(directory))
+        try:
+            remembered = self.cache.remembers(self._tree.describe(directory))
+        except KernelError:
+            return  # it was removed: nothing but the dots is in it
         bare = self._bare
         alike = None if self._tree.owned else self._files_alike
         for name, node, following, file_type, found in self._tree.readdir(directory, max(start_id - _DOTS, 0)):

@@ -87,6 +87,11 @@ class Directory(Population):
         self._entries = tuple(entries)
         self._numbers = {entry.name: number for number, entry in enumerate(self._entries, 1)}
         self._stats = tuple(None if isinstance(entry, Link | Node) else file_stat(entry) for entry in entries)
+        files = zip(self._entries, self._stats, strict=True)
+        self._remains: tuple[Stat | None, ...] = (
+            Stat(stat.S_IFDIR | 0o755, 0, 2),
+            *(LINK_STAT if isinstance(entry, Link) else found for entry, found in files),
+        )
         self._lasting = (True, *map(_lasts, entries))
         """Whether an entry exists as long as the directory, by its number; the directory itself does."""
         self._sized = (False, *(isinstance(entry, Special) and entry.size is not None for entry in entries))
@@ -223,6 +228,9 @@ class Directory(Population):
         if self._sized[entry] and isinstance(node, Special) and node.size:
             return file_stat(node)._replace(size=node.size(subject))
         return self._stats[entry - 1] if node.present(subject) else None
+
+    def remains(self, entry: int) -> Stat | None:
+        return self._remains[entry]
 
     def _nlink(self, key: int) -> int:
         return 2 + sum(members.count(key) for members in self._below) if self._below else 2

@@ -53,6 +53,11 @@ class Kind(ABC):
     def stat(self, key: int, entry: int) -> Stat | None:
         """Return type, mode, size and link count, None if there is no such node."""
 
+    def remains(self, entry: int) -> Stat | None:
+        """Return what stat tells of a node that was removed, to those who still have it; None if that is not known."""
+        del entry
+        return None
+
     @abstractmethod
     def link(self, key: int, entry: int) -> str | None:
         """Return the absolute path that a link leads to, None if it is gone; EINVAL if it is not a link."""

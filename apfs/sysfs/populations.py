@@ -59,6 +59,10 @@ class LinkSet(Population):
         target = self.link(key, entry)
         return None if target is None else LINK_STAT
 
+    def remains(self, entry: int) -> Stat:
+        del entry
+        return LINK_STAT
+
     def link(self, key: int, entry: int) -> str | None:
         return self._target.path(key, entry) if self._selection.has(key) else None
 

@@ -119,6 +119,18 @@ class Tree:
             return Description(self._permitted(node, found), owner, changed.times, permanent, varies=True)
         return description((found, _NOBODY, None, kind.permanent(entry), kind.varies(entry)))
 
+    def remains(self, node: int) -> Description:
+        """Return the stat of a node that was removed, for those who still have it, with its first permissions.
+
+        kernfs answers stat(2) for as long as somebody has the inode; a directory has no subdirectories then. ENOENT if
+        it is not known what the node was: its tree is gone, or it is no part of sysfs.
+        """
+        kind, _, entry = self._unpack(node)
+        found = kind.remains(entry)
+        if found is None:
+            raise KernelError(errno.ENOENT, f"{self.path(node)} is gone")
+        return Description(found, _NOBODY, None, permanent=False, varies=True)
+
     def _permitted(self, node: int, found: Stat) -> Stat:
         mode = self._iattrs.get(node, Iattr()).mode
         return found if mode is None else found._replace(mode=stat.S_IFMT(found.mode) | mode)

@@ -97,6 +97,7 @@ def test_what_was_open_in_a_guest_is_gone_with_it() -> None:
         lambda: tree.readdir(directory),
         lambda: tree.check_directory(directory),
         lambda: tree.lookup(directory, "ap"),
+        lambda: tree.remains(node),
     ]
     for request in gone:
         with refused("ENOENT"):

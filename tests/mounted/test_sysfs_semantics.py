@@ -193,6 +193,33 @@ def test_removed_device_gives_enodev_for_ever(mount: Mounter) -> None:
     assert (mdev / "matrix").read_text() == ""
 
 
+def test_removed_directory_is_empty(mount: Mounter) -> None:
+    """For those who are in it, or have it open, as in sysfs; stat(2) goes on to tell of what they have."""
+    host = mount()
+    mdev = create_mdev(host)
+    inode, above = mdev.stat().st_ino, mdev.parent.stat().st_ino
+    script = """
+        cd "$1"; exec 5< . 6< matrix 7< vfio-dev
+        echo 1 > remove
+        ls -ai
+        ls -A /proc/self/fd/5 /proc/self/fd/7
+        stat -c '%F %a %h' .
+        stat -L -c '%F %a %h %s' /proc/self/fd/6
+        cat <&6 2>&1; cat matrix 2>&1; cd vfio-dev 2>&1; echo 1 > remove; stat -c %i ..
+    """
+    done = sh(script, str(mdev))
+    lines = [line.rpartition(": ")[2].strip() for line in (done.stdout + done.stderr).splitlines()]
+    assert lines == [
+        *(f"{inode} .", f"{above} .."),
+        *("/proc/self/fd/5:", "", "/proc/self/fd/7:"),
+        "directory 755 2",
+        "regular file 444 1 4096",
+        *("No such device", "No such file or directory", "No such file or directory"),
+        str(above),
+        "Permission denied",  # bash would make the file
+    ]
+
+
 def test_hot_unplug_and_plug(mount: Mounter) -> None:
     host = mount("default", "--clock", "manual")
     console, card = host / "ctl/console", host / "sys/devices/ap/card06"

@@ -710,6 +710,23 @@ def test_what_is_gone_has_no_description(woods: Woods) -> None:
     assert refusal(lambda: woods.tree.check_directory(node)) == errno.ENOENT
 
 
+def test_what_remains_of_what_is_gone(woods: Woods) -> None:
+    """What those who still have it are told."""
+    woods.add(woods.first, "m0")
+    file = Special("file", 0o440, lambda *_: TextFile(woods.tree.journal, "/text", str))
+    woods.tree.root.fixed("files").files("m", woods.first, file)
+    paths = ("/top/m0", "/top/m0/sub", "/top/m0/attribute", "/top/nm0", "/files/m0")
+    nodes = [woods.tree.resolve(path) for path in paths]
+    before = [woods.tree.stat(node) for node in nodes]
+    woods.first.discard("m0")
+    woods.tree.deactivate()
+    found = [woods.tree.remains(node) for node in nodes[:4]]
+    assert before[0].nlink == 3
+    assert [one.stat for one in found] == [before[0]._replace(nlink=2), *before[1:4]]
+    assert all(one.varies and not one.permanent for one in found)  # it may come back
+    assert refusal(lambda: woods.tree.remains(nodes[4])) == errno.ENOENT  # not of sysfs
+
+
 def test_fixed_directories_without_a_subject_do_not_exist() -> None:
     tree = Tree(Journal())
     switch: list[object] = []
