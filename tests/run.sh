@@ -6,6 +6,11 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 packages=$(grep -v '^#' "$root/tests/tools/packages.txt")
 # The browser that looks at reports. Ubuntu has it as a snap only, and the tests are skipped there.
 ! grep -qx ID=debian /etc/os-release || packages="$packages chromium chromium-driver"
+# Headers of Linux for other architectures, unless they are there: Debian 13 has those of all in linux-libc-dev.
+for headers in amd64:x86_64-linux-gnu arm64:aarch64-linux-gnu armhf:arm-linux-gnueabihf riscv64:riscv64-linux-gnu \
+    s390x:s390x-linux-gnu; do
+    [ -d "/usr/include/${headers#*:}/asm" ] || packages="$packages linux-libc-dev-${headers%:*}-cross"
+done
 # shellcheck disable=SC2086 -- a list of words
 "$root/mount-examples/setup.sh" mount,test,lint $packages
 cd "$root"

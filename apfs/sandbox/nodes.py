@@ -54,7 +54,6 @@ STATX = Layout(256, 20)
 STATS = {
     "x86_64": Layout(144, 28),
     "s390x": Layout(144, 28),
-    "ppc64le": Layout(144, 28),
     "aarch64": Layout(128, 24),
     "riscv64": Layout(128, 24),
 }

@@ -57,10 +57,12 @@ IOCTL_NUMBERS = {
     0xC00000B7: (29,),  # AUDIT_ARCH_AARCH64
     0x40000028: (54,),  # AUDIT_ARCH_ARM
     0x80000016: (54,),  # AUDIT_ARCH_S390X
-    0xC0000015: (54,),  # AUDIT_ARCH_PPC64LE
     0xC00000F3: (29,),  # AUDIT_ARCH_RISCV64
 }
-"""Number of ioctl(2), by the architecture that a program runs as."""
+"""Number of ioctl(2), by the architecture that a program runs as.
+
+Only those whose numbers of requests are built like x86-64's: those of POWER, MIPS, SPARC and Alpha are not.
+"""
 
 PRLIMIT_NUMBERS = {
     0xC000003E: (302, 0x40000000 | 302),
@@ -68,7 +70,6 @@ PRLIMIT_NUMBERS = {
     0xC00000B7: (261,),
     0x40000028: (369,),
     0x80000016: (334,),
-    0xC0000015: (325,),
     0xC00000F3: (261,),
 }
 """Number of prlimit64(2), in the same way. setrlimit(3) of the C libraries makes it too."""
@@ -93,7 +94,6 @@ FILE_CALLS = {
     0xC00000B7: FileCalls(None, 56, 80, 79, 291),
     0x40000028: FileCalls(5, 322, None, None, 397),
     0x80000016: FileCalls(5, 288, 108, 293, 379),
-    0xC0000015: FileCalls(5, 286, 108, 291, 383),
     0xC00000F3: FileCalls(None, 56, 80, 79, 291),
 }
 """The same for files, by architecture."""
@@ -102,7 +102,6 @@ MACHINES = {
     "x86_64": 0xC000003E,
     "aarch64": 0xC00000B7,
     "s390x": 0x80000016,
-    "ppc64le": 0xC0000015,
     "riscv64": 0xC00000F3,
 }
 """The architecture that 64-bit programs of a machine run as."""
@@ -112,7 +111,6 @@ _SECCOMP_NUMBERS = {
     "aarch64": 277,
     "riscv64": 277,
     "s390x": 348,
-    "ppc64le": 358,
     "armv7l": 383,
     "i686": 354,
 }
