@@ -46,6 +46,7 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
     EXIT STATUS
         0  everything is the same        1  something differs        2  wrong usage, or not a journal to replay
     """
+    from apfs.cli import progress
     from apfs.replay.replay import ReplayError, replay
     from apfs.scenario.model import ScenarioError
     from apfs.scenario.reader import load
@@ -53,7 +54,8 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
     end_as_filters_do()
     history = _read(journal)
     try:
-        result = replay(history, load(scenario) if scenario else None)
+        with progress.shown(f"replaying {journal}"):
+            result = replay(history, load(scenario) if scenario else None)
     except ReplayError as error:
         hint = "" if scenario or history.header else ": name the scenario by --scenario"
         fail(f"{journal} cannot be replayed: {error}{hint}", 2)

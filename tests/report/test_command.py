@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -82,3 +83,9 @@ def test_progress_on_a_terminal_only(mount: Mounter, tmp_path: Path) -> None:
     assert f"migrating {UUID}" in shown
     assert shown.endswith("bytes\n")
     assert apfs("migrate", "--check", str(target), str(source), UUID, status=None).stderr == ""
+    file = tmp_path / "journal.json"
+    file.write_text(apfs("journal", "--json", str(source)).stdout)
+    shown = on_terminal("replay", str(file))
+    assert f"replaying {file}"[:60] in shown
+    assert re.search(r"journal\.json: the same; requests: \d+, records: \d+\n$", shown)
+    assert apfs("replay", str(file)).stderr == ""
