@@ -217,8 +217,9 @@ class Command:
     def _wait(self, timeout: float | None) -> None:
         if self.returncode is not None:
             return
-        ready, _, _ = select.select([self._pidfd], [], [], timeout)
-        if not ready:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         said = self._connection.recv(NUMBER.size)
         # If the server was killed, nobody knows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -61,6 +62,19 @@ def test_streams_of_any_length_and_several_at_once(host: MountedHost) -> None:
     for number, future in enumerate(running):
         said = future.result()
         assert said.stdout == said.stderr == f"{number}\n{text}"
+
+
+def test_a_program_with_more_files_than_select_knows(host: MountedHost) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    null = os.open(os.devnull, os.O_RDONLY)
+    files = [null, *(os.dup(null) for _ in range(1100))]
+    try:
+        assert host.exec("echo", "done").stdout == "done\n"
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_nobody_reads_what_is_said(host: MountedHost) -> None:
