@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from zlib import crc32
 
+from apfs.errors import KernelError
 from apfs.report import sources
 from apfs.report.page import page
 from apfs.writing import write_whole
@@ -36,7 +37,7 @@ def journal(directory: str, test: str, name: str, host: Files) -> tuple[Path | N
     try:
         path = place(directory, test, f"{name}.json")
         write_whole(path, host.recording())
-    except OSError as error:
+    except (OSError, KernelError) as error:
         return None, f"cannot be kept: {error}"
     return path, f"apfs replay {shlex.quote(str(path))}"
 
@@ -49,6 +50,8 @@ def report(directory: str, test: str, hosts: Mapping[str, Files]) -> tuple[Path 
             stories.append(sources.asked(name, host.recording(), host.cat("/ctl/status")))
         except OSError as error:
             trouble.append(f"{name} cannot be drawn, the host's server is gone: {error}")
+        except KernelError as error:
+            trouble.append(f"{name} cannot be drawn, the guest has ended: {error}")
     if not stories:
         return None, "\n".join(trouble)
     try:
