@@ -38,9 +38,10 @@ def file_name() -> str:
 
 def caches() -> list[Path]:
     """Return the directories that may have it, and that may keep it if they can be written: best first."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    own = Path(home) if home.startswith("/") else Path("~/.cache").expanduser()
-    return [SYSTEM_CACHE, own / "apfs"]
+    own = os.environ.get("XDG_CACHE_HOME", "")
+    if not own.startswith("/"):
+        own = os.path.expanduser("~/.cache")  # noqa: PTH111 -- stays as it is if this user has no home
+    return [SYSTEM_CACHE, *([Path(own, "apfs")] if own.startswith("/") else [])]
 
 
 def is_safe(path: Path) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -137,6 +138,18 @@ def test_no_place(caches: tuple[Path, Path]) -> None:
         cache.parent.touch()
     with pytest.raises(build.PluginError, match=r"no directory for QEMU's plugin: .*var/cache/apfs: .*; .*home/"):
         build.plugin()
+
+
+def test_a_user_without_a_home(caches: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number nobody has given a name."""
+
+    def nobody(number: int) -> NoReturn:
+        raise KeyError(number)
+
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert build.caches() == [caches[0]]
 
 
 def test_given_file(caches: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
