@@ -35,7 +35,7 @@ class MountedFiles(Files):
         """Options of `apfs exec` that name it."""
 
     def guest(self, uuid: str) -> MountedGuest:
-        """Return the running guest of a mediated device. `mounts.MountsError` if none runs."""
+        """Return the running guest of a mediated device. `apfs.MountsError` if none runs."""
         return MountedGuest(self, uuid)
 
     # -- files -------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class MountedHost(MountedFiles, Closing):
 
         With a `manual` clock the AP bus scans when it is told to; with a `real` one also every `config_time` seconds.
         `allow_other` lets other users in; None does so for root only.
-        `mounts.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
+        `apfs.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
         """
         self._place = places.Place("apfs-host-")
         place = self._place.mountpoint
