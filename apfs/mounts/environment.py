@@ -127,9 +127,7 @@ def look() -> Facts:
         fusermount=_fusermount(),
         bwrap=shutil.which("bwrap") is not None,
         missing_modules=missing_modules(),
-        settings={
-            name: int(text) for name in (USER_NAMESPACES, DEBIAN_CLONE, UBUNTU_RESTRICT) if (text := _sysctl(name))
-        },
+        settings={name: int(text) for name in SETTINGS if (text := _sysctl(name))},
         user_allow_other="user_allow_other" in map(str.strip, _text("/etc/fuse.conf").splitlines()),
     )
 

@@ -145,10 +145,15 @@ def _duplicate(pid: int, fd: int) -> int:
 
 def is_full(pid: int) -> bool:
     """Whether a thread can have no further descriptor, because all numbers below its limit are taken."""
+    limit, taken = _descriptors(pid)
+    return sum(number < limit for number in taken) >= limit
+
+
+def _descriptors(pid: int) -> tuple[int, set[int]]:
+    """Return a thread's limit of open files, below which all its new descriptors are, and the descriptors it has."""
     with open(f"/proc/{pid}/limits", encoding="ascii") as limits:  # noqa: PTH123 -- read line by line
         limit = next(int(line.split()[3]) for line in limits if line.startswith("Max open files"))
-    with os.scandir(f"/proc/{pid}/fd") as descriptors:
-        return sum(int(entry.name) < limit for entry in descriptors) >= limit
+    return limit, set(map(int, os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 -- names wanted
 
 
 def _process_of(tid: int) -> int:
@@ -158,10 +163,7 @@ def _process_of(tid: int) -> int:
 
 def lowest_free(pid: int, start: int) -> int | None:
     """Return the lowest number from `start` on for a further descriptor of a thread, None if it can have none there."""
-    with open(f"/proc/{pid}/limits", encoding="ascii") as limits:  # noqa: PTH123 -- read line by line
-        limit = next(int(line.split()[3]) for line in limits if line.startswith("Max open files"))
-    with os.scandir(f"/proc/{pid}/fd") as descriptors:
-        taken = {int(entry.name) for entry in descriptors}
+    limit, taken = _descriptors(pid)
     return next((number for number in range(start, limit) if number not in taken), None)
 
 
