@@ -70,7 +70,7 @@ class _Exec(click.Command):
     type=click.Choice(["devices", "exact", "files"]),
     default="devices",
     show_default=True,
-    help="What is in /dev: character devices; those, opened in any way at any program's cost; or regular files.",
+    help="What is in /dev: character devices; those, opened in any way, which slows all programs; or regular files.",
 )
 @hosts.die_with_parent
 @click.argument(

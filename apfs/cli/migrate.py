@@ -66,19 +66,19 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
     """Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
 
     Does with both hosts what a VMM does: opens the device on the target, stops the guest on the source, takes its
-    configuration as a stream from one to the other, and resumes it there. If the target refuses, the guest goes on
-    on the source and the target's kernel log is shown.
+    configuration as a stream from one to the other, and resumes it there. If the target refuses, the guest keeps
+    running on the source and the target's kernel log is shown.
 
     With --check nothing is changed: the target's own driver says what it would do with the stream. What it would refuse
     is printed per queue and characteristic, of all queues, also where the driver stops at the first. Where the driver
-    gives the source's configuration to the target, it is printed what the target would have.
+    gives the source's configuration to the target, what the target would then have is printed too.
 
     Between two machines each has one end: `apfs migrate --send SOURCE UUID` and `apfs migrate --receive TARGET UUID`.
     They talk over standard input and output, which anything can connect: a COMMAND after the UUID, such as ssh(1), that
     runs the other end, or socat(1). A target without UUID takes the guest of any device. What happened is printed on
-    standard error, with a COMMAND on standard output. A broken connection is a failed migration. Only when the target
-    has taken the stream and is told to run the guest, a source that does not hear from it keeps the guest stopped, and
-    says so.
+    standard error, with a COMMAND on standard output. A broken connection is a failed migration. There is one
+    exception: a source that has told the target to run the guest, and hears no answer, keeps the guest stopped and says
+    so.
 
     \b
     EXAMPLE

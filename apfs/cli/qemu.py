@@ -18,7 +18,10 @@ from apfs.cli.streams import fail
     shell_complete=completion.commands,
 )
 @click.option(
-    "--build", "only_build", is_flag=True, help="Only compile the plugin, unless that is done, and print its file."
+    "--build",
+    "only_build",
+    is_flag=True,
+    help="Only compile the plugin, if that has not been done, and print its path.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
 def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -> None:

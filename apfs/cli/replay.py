@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all differences.")
 @click.option(
-    "--most", "-n", type=click.IntRange(min=1), default=20, show_default=True, help="Show so many differences."
+    "--most",
+    "-n",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Show at most this many differences.",
 )
 def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> None:
     """Do again, on a fresh host, what the file JOURNAL tells, and say where the host behaves differently now.

@@ -46,7 +46,7 @@ def command(places: tuple[str, ...], output: str | None) -> None:
     from apfs.writing import write_whole
 
     if output is None and sys.stdout.isatty():
-        fail("a page is nothing for a terminal: name a file by --output", 2)
+        fail("a page is no use on a terminal: name a file by --output", 2)
     stories = []
     for place in places:
         with progress.shown(f"replaying {place}"):
