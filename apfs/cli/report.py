@@ -71,7 +71,7 @@ def _story(place: str) -> dict[str, Any]:
     try:
         if place == "-" or _is_file(place):
             with click.open_file(place, encoding="utf-8") as file:
-                return sources.recorded("journal" if place == "-" else Path(place).stem, file.read())
+                return sources.recorded(Path(place).stem if Path(place).is_file() else "journal", file.read())
         title = Path(place).resolve().name
         return sources.asked(title, monitor.head(place) + monitor.journal(place), monitor.status(place))
     except table.MountsError as error:

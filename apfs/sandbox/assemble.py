@@ -14,7 +14,7 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from apfs.mounts.server import close_others
+from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import compose, linux, namespaces
 
 if TYPE_CHECKING:
@@ -39,23 +39,26 @@ def make_gate() -> tuple[int, int]:
 def start(mount: Path, nodes: Nodes, pid: int, gate: int) -> tuple[int, int]:
     """Start a process that waits at the gate and puts everything together for bwrap's child `pid`.
 
-    Returns its own pid, and a descriptor that can be read when it is done: nothing, or why it could not be done.
+    Returns its own pid, and a descriptor that can be read when it is done: nothing, or why it could not be done. Its
+    exit status is not 0 if it was killed, or found a defect, of which it then prints the traceback.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        try:
-            close_others(writer, gate)
-            trees = compose.trees(mount, nodes)
-            if _wait(gate):
-                namespaces.join(pid, "mnt")
-                _assemble(trees, mount)
-        except OSError as error:
-            os.write(writer, f"{error.filename or ''}: {error.strerror}".removeprefix(": ").encode())
-        finally:
-            os._exit(0)
+        end_with(lambda: _work(mount, nodes, pid, gate, writer))
     os.close(writer)
     return child, reader
+
+
+def _work(mount: Path, nodes: Nodes, pid: int, gate: int, reason: int) -> None:
+    try:
+        close_others(reason, gate)
+        trees = compose.trees(mount, nodes)
+        if _wait(gate):
+            namespaces.join(pid, "mnt")
+            _assemble(trees, mount)
+    except OSError as error:
+        os.write(reason, f"{error.filename or ''}: {error.strerror}".removeprefix(": ").encode())
 
 
 def _wait(gate: int) -> bool:

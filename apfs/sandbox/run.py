@@ -169,7 +169,7 @@ def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Call
     finally:
         _, status = os.waitpid(child, 0)
     if reason or status:
-        raise SandboxError(f"the sandbox could not be made: {reason or 'a process of apfs was killed'}")
+        raise SandboxError(f"the sandbox could not be made: {reason or 'a process of apfs was killed, or failed'}")
 
 
 def _prepare(parent: int, channel: socket.socket, nodes: Nodes, blocked: set[signal.Signals]) -> None:

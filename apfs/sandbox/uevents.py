@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from apfs.mounts.server import close_others
+from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux, namespaces
 
 if TYPE_CHECKING:
@@ -166,17 +166,20 @@ def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        for number in (signal.SIGINT, signal.SIGQUIT):  # they are for the command
-            signal.signal(number, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        close_others(writer)  # above all the other end of the server's lifeline
-        try:
-            _pump(mount, pid, writer, follower(), network=network)
-        except FileNotFoundError:
-            pass  # the sandbox is gone already, and the reason is reported elsewhere
-        except OSError as error:
-            print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
-        os._exit(1)
+        end_with(lambda: _work(mount, pid, writer, follower, network=network))
     os.close(writer)
     return child, reader
+
+
+def _work(mount: Path, pid: int, ready: int, follower: Callable[[], Callable[[Event], None]], *, network: bool) -> None:
+    for number in (signal.SIGINT, signal.SIGQUIT):  # they are for the command
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    close_others(ready)  # above all the other end of the server's lifeline
+    try:
+        _pump(mount, pid, ready, follower(), network=network)
+    except FileNotFoundError:
+        pass  # the sandbox is gone already, and the reason is reported elsewhere
+    except OSError as error:
+        print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201

@@ -6,8 +6,12 @@ import os
 import select
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apfs.sandbox import assemble
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_the_gate_tells_that_bwrap_has_come_to_it(tmp_path: Path) -> None:
@@ -37,4 +41,16 @@ def test_why_a_sandbox_cannot_be_put_together() -> None:
         assert os.read(done, 1 << 16) == b"umount2: No such file or directory"
         other.communicate()
     for descriptor in (reader, writer, done):
+        os.close(descriptor)
+
+
+def test_a_defect_is_no_success(capfd: pytest.CaptureFixture[str]) -> None:
+    """A process that ends with an exception ends there, with a status and without what its parent would do next."""
+    reader, writer = assemble.make_gate()
+    child, done = assemble.start("no path", "files", os.getpid(), writer)  # type: ignore[arg-type]
+    os.close(writer)
+    assert os.read(done, 100) == b""
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert "TypeError" in capfd.readouterr().err
+    for descriptor in (reader, done):
         os.close(descriptor)
