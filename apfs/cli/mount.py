@@ -62,8 +62,8 @@ def command(
     `apfs umount`, umount(8) or fusermount3(1)) or it gets SIGTERM, SIGINT or SIGHUP. For mount(8) and fstab(5) there
     is mount.fuse.apfs(8).
 
-    SCENARIO is the name of a scenario of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name
-    of a TOML file. With --set many hosts can be made of one: `--set name=host-7 --set serial=0007` gives a host a name
+    The scenario is the name of one of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name of a
+    TOML file. With --set many hosts can be made of one: `--set name=host-7 --set serial=0007` gives a host a name
     of its own, and other serial numbers to its cards.
 
     \b

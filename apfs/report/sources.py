@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from apfs.report.story import Step
+    from apfs.report.story import Story
 
 
-def recorded(title: str, journal: str) -> Step:
+def recorded(title: str, journal: str) -> Story:
     """Return the story of a host from what `apfs journal --json` prints.
 
     `ValueError` for another text, `ReplayError` if it lacks something, `ScenarioError`.
@@ -30,7 +30,7 @@ def recorded(title: str, journal: str) -> Step:
     return story(title, history, found, _facts(history.header.as_dict()))
 
 
-def asked(title: str, journal: str, status: str) -> Step:
+def asked(title: str, journal: str, status: str) -> Story:
     """Return the story of a host or guest that is there, from its journal and, in case of need, its `ctl/status`."""
     try:
         return recorded(title, journal)

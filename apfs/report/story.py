@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from apfs.journal.records import Record
     from apfs.report.moments import Moment, Verdicts
 
+Story = dict[str, Any]
+"""A host as the page has it; `story` makes them."""
 Step = dict[str, Any]
+"""A request and all that it led to, or a part of that."""
 
 SHOWN = 100
 """Records of a step that a page has; of a store to `apmask` that moves 65,536 queues it has this many, and counts."""
 
 
-def story(title: str, history: History, moments: Iterator[Moment], facts: dict[str, str], note: str = "") -> Step:
+def story(title: str, history: History, moments: Iterator[Moment], facts: dict[str, str], note: str = "") -> Story:
     """Return a host as the page has it.
 
     `moments` are pictures with the number of the record after which the host was like that, ascending. The first one is
@@ -33,7 +36,7 @@ def story(title: str, history: History, moments: Iterator[Moment], facts: dict[s
     first = next(moments)
     picture = table.numbered(first.picture)
     axes.add(picture)
-    host: Step = {"title": title, "facts": facts, "note": note, "first": picture, "steps": []}
+    host: Story = {"title": title, "facts": facts, "note": note, "first": picture, "steps": []}
     coming = next(moments, None)
     for records in history.requests():
         step = _step(records)
@@ -162,7 +165,7 @@ def _numbers(ranges: str) -> Iterator[int]:
         yield from range(int(first, 16), int(last or first, 16) + 1)
 
 
-def together(stories: Sequence[Step]) -> list[list[int]]:
+def together(stories: Sequence[Story]) -> list[list[int]]:
     """Return the order of the steps of all hosts: pairs of host and step.
 
     Hosts do not share a clock. What is known is that a stream leaves before it arrives: a source reaches STOP_COPY
@@ -184,7 +187,7 @@ def together(stories: Sequence[Step]) -> list[list[int]]:
     return order
 
 
-def _transfers(stories: Sequence[Step]) -> list[tuple[int, int, int, int]]:
+def _transfers(stories: Sequence[Story]) -> list[tuple[int, int, int, int]]:
     """Return the migrations between hosts: source and its step, target and its step."""
     found = []
     for source, target in permutations(range(len(stories)), 2):
@@ -195,7 +198,7 @@ def _transfers(stories: Sequence[Step]) -> list[tuple[int, int, int, int]]:
     return sorted(found, key=lambda transfer: transfer[1] + transfer[3])
 
 
-def _sent(host: Step) -> dict[str, list[int]]:
+def _sent(host: Story) -> dict[str, list[int]]:
     steps: dict[str, list[int]] = {}
     for index, step in enumerate(host["steps"]):
         for uuid, _, after in step.get("migration", ()):
@@ -204,7 +207,7 @@ def _sent(host: Step) -> dict[str, list[int]]:
     return steps
 
 
-def _received(host: Step) -> dict[str, list[int]]:
+def _received(host: Story) -> dict[str, list[int]]:
     """Return the steps in which devices left RESUMING, or a stream was refused, whichever came first."""
     steps: dict[str, list[int]] = {}
     resuming: set[str] = set()
