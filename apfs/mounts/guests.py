@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from apfs.mounts.table import MountsError, is_apfs
 
@@ -34,7 +35,7 @@ def _below(mount: Path, uuid: str) -> Path:
         return directory / uuid
     client = Path(mount, "dev/vfio-ap", uuid)
     if "/" not in uuid and client.is_dir():
-        advice = f"`echo 1 > {client}/guest` or start a VMM"
+        advice = f"`echo 1 > {quote(f'{client}/guest')}` or start a VMM"
         raise MountsError(f"no guest runs on mediated device {uuid}: {advice}", 2)
     known = f"guests run on {', '.join(running)}" if running else "no guest runs there"
     raise MountsError(f"{mount} has no mediated device {uuid}: {known}", 2)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from apfs.mounts import environment
@@ -31,10 +32,10 @@ def check_mountpoint(mountpoint: str) -> None:
     """Make sure that a file system can be mounted there; clear a dead apfs away. `MountsError` if not."""
     if is_apfs(mountpoint):
         if not is_dead(mountpoint):
-            raise MountsError(f"{mountpoint} has an apfs mounted already: `apfs umount {mountpoint}` first")
+            raise MountsError(f"{mountpoint} has an apfs mounted already: `apfs umount {quote(mountpoint)}` first")
         unmount(mountpoint)
     if not os.path.lexists(mountpoint):
-        raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {mountpoint}`")
+        raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {quote(mountpoint)}`")
     if not Path(mountpoint).is_dir():
         raise MountsError(f"mount point {mountpoint} is not a directory")
 

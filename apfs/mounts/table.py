@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 FSTYPE = "fuse.apfs"
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -101,11 +102,11 @@ def check_answers(mountpoint: str) -> None:
     """Make sure that an apfs answers at a path. `MountsError` with exit status 2 if not."""
     place = absolute(mountpoint)
     if not is_apfs(place):
-        make = "" if os.path.lexists(mountpoint) else f"mkdir -p {mountpoint} && "
+        make = "" if os.path.lexists(mountpoint) else f"mkdir -p {quote(mountpoint)} && "
         what = "is not an apfs mount" if os.path.lexists(mountpoint) else "does not exist"
-        raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {mountpoint}` first", 2)
+        raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {quote(mountpoint)}` first", 2)
     if is_dead(place):
-        raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {mountpoint}` and mount again", 2)
+        raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {quote(mountpoint)}` and mount again", 2)
     try:
         Path(place, "ctl").stat()
     except PermissionError:
@@ -140,5 +141,6 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     # With a dead one, auto_unmount may have been faster.
     if result.returncode and is_apfs(mountpoint):
         if "busy" in result.stderr:
-            raise MountsError(f"{mountpoint} is busy: end what uses it (`fuser -m {mountpoint}` tells), or use --lazy")
+            users = f"`fuser -m {quote(mountpoint)}` tells"
+            raise MountsError(f"{mountpoint} is busy: end what uses it ({users}), or use --lazy")
         raise MountsError(result.stderr.strip() or f"{command[0]} failed with status {result.returncode}")

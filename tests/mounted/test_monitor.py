@@ -271,6 +271,21 @@ def test_what_is_no_mount(command: str, tmp_path: Path, host: Path) -> None:
     assert "only inside `apfs exec`" in apfs(command, status=2).stderr
 
 
+def test_advice_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    place = str(tmp_path / "a b; $(c)")
+
+    def follow(refused: subprocess.CompletedProcess[str]) -> None:
+        sh(f'apfs() {{ "{sys.executable}" -m apfs "$@"; }}; {refused.stderr.split("`")[1]}')
+
+    follow(apfs("status", place, status=2))
+    try:
+        assert apfs("status", place).stderr == ""
+        follow(apfs("mount", place, status=2))
+        assert "is not an apfs mount" in apfs("status", place, status=2).stderr
+    finally:
+        apfs("umount", "--lazy", place, status=None)
+
+
 def test_there_is_nothing_to_watch(tmp_path: Path) -> None:
     shown = on_terminal("status", "--watch", str(tmp_path / "nowhere"))
     assert f"apfs: {tmp_path}/nowhere does not exist: `mkdir -p " in shown
