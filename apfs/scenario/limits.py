@@ -23,22 +23,26 @@ MOST_MDEVS = 1024
 _SHOWN = 400
 """Characters of a message."""
 
-# Strings and comments hide what would count otherwise. What is not closed goes on to the end, or that of the line.
-_TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?(?:"""|\Z)'
-    r"|'''.*?(?:'''|\Z)"
+TOKEN = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)'
+    r"|'''.*?(?:'{3,5}|\Z)"
     r'|"(?:\\.|[^"\\\n])*"?'
     r"|'[^'\n]*'?"
     r"|\#[^\n]*"
     r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<dot>\.)|(?P<end>[=,\n])",
     re.DOTALL,
 )
+"""What matters for the structure of a text.
+
+Strings and comments hide what would count otherwise; a string of several lines may have two quotes at its end. What is
+not closed goes on to the end, or that of the line.
+"""
 
 
 def too_deep(text: str) -> int | None:
     """Return the line on which a text has more arrays, tables or parts of a key in each other than may be."""
     depth = parts = 0
-    for token in _TOKEN.finditer(text):
+    for token in TOKEN.finditer(text):
         kind = token.lastgroup
         if kind == "open":
             depth += 1

@@ -1,69 +1,142 @@
-"""The line of a TOML text on which a value is."""
+"""The line of a TOML text on which a value is.
+
+The parser of the standard library does not tell, and tomlkit moves tables of one array together when others are between
+them. So this goes through a text that is known to be right, and has the parser read its keys and headers only.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apfs.scenario.limits import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tomlkit import TOMLDocument
-
 Where = tuple[str | int, ...]
 """A path of keys, and of indices into arrays."""
 
-_MARK = "\N{PILCROW SIGN} here"
+_BARE = re.compile(r"[ \t]*([A-Za-z0-9_-]+)[ \t]*")
 
 
 def line_of(text: str, where: Where) -> int:
-    """Return the line of the value at a path, or of the nearest thing around it that has one.
-
-    tomlkit does not tell where something is, but it keeps the text as it was. So the value gets a comment, and the line
-    on which that appears is the one. Some values cannot have one, such as those inside of an array.
-    """
-    import tomlkit  # noqa: PLC0415 -- only needed when there is a mistake to report
-
-    for length in range(len(where), 0, -1):
-        document = tomlkit.parse(text)
-        item = _item(document, where[:length])
-        item.comment(_MARK)
-        for number, line in enumerate(document.as_string().split("\n"), 1):
-            if _MARK in line:
-                return number - _lines_before_end(item)
-    return 1
+    """Return the line of the value at a path, or of the nearest thing around it, or inside of it, that has one."""
+    most, found = 0, 1
+    for path, line in _Places(text):
+        common = next((at for at, pair in enumerate(zip(path, where, strict=False)) if pair[0] != pair[1]), None)
+        length = min(len(path), len(where)) if common is None else common
+        if length > most:
+            most, found = length, line
+    return found
 
 
-def _item(document: TOMLDocument, where: Where) -> Any:  # noqa: ANN401 -- any item of tomlkit
-    """Return the item at a path. An item without a line of its own is represented by the first thing inside it."""
-    from tomlkit.items import AoT, Table  # noqa: PLC0415
+@dataclass
+class _Frame:
+    """What is open: an array or an inline table. The lowest one is the document, which has keys as a table has."""
 
-    item = next(_found(document, where))
-    while True:
-        if isinstance(item, AoT):
-            item = item[0]
-        elif isinstance(item, Table) and item.is_super_table():  # [a.b] without [a], or a.b = 1
-            item = next(found for key, found in item.value.body if key)
-        else:
-            return item
+    path: Where
+    begin: int
+    """Where the next key begins."""
+    index: int | None = None
+    """Which item of an array comes."""
 
 
-def _found(item: Any, where: Where) -> Iterator[Any]:  # noqa: ANN401 -- any item of tomlkit
-    """Yield what there is at a path from an item on. A table may be in several places, each with other keys."""
-    from tomlkit.items import AbstractTable  # noqa: PLC0415
+class _Places:
+    """Goes through a text that is right."""
 
-    if not where:
-        yield item
-    elif isinstance(where[0], str):
-        container = item.value if isinstance(item, AbstractTable) else item
-        for key, found in container.body:  # which has the items; indexing makes plain values of some, such as true
-            if key and key.key == where[0]:
-                yield from _found(found, where[1:])
-    else:
-        yield from _found(item[where[0]], where[1:])
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tables = _Tables()
+        self._document = _Frame((), 0)
+        self._frames = [self._document]
+        self._value: Where = ()
+        """The path of the value that comes."""
+        self._header = False
+
+    def __iter__(self) -> Iterator[tuple[Where, int]]:
+        """Yield path and line of each header, of each key, and of each inline table in an array, in their order."""
+        line, counted = 1, 0
+        for token in TOKEN.finditer(self._text):
+            line, counted = line + self._text.count("\n", counted, token.start()), token.start()
+            path = (self._in_header if self._header else self._in_body)(token.group(), *token.span())
+            if path is not None:
+                yield path, line
+        if self._header:
+            yield self._enter(len(self._text)), line
+
+    def _enter(self, end: int) -> Where:
+        self._document.path = self._tables.enter(self._text[self._document.begin : end])
+        return self._document.path
+
+    def _in_header(self, what: str, start: int, end: int) -> Where | None:
+        """Look for the end of a header; return the path of its table."""
+        if what != "\n":
+            return None
+        path = self._enter(start)
+        self._header, self._document.begin = False, end
+        return path
+
+    def _in_body(self, what: str, start: int, end: int) -> Where | None:
+        """Return the path of a key, or of an inline table that is an item of an array."""
+        frame = self._frames[-1]
+        match what:
+            case "=":
+                self._value = (*frame.path, *_parts(self._text[frame.begin : start]))
+                return self._value
+            case "[" | "{":
+                return self._open(frame, what, start, end)
+            case "]" | "}":
+                self._frames.pop()
+            case "," if frame.index is not None:
+                frame.index += 1
+            case ",":
+                frame.begin = end
+            case "\n" if frame is self._document:
+                frame.begin = end
+        return None
+
+    def _open(self, frame: _Frame, what: str, start: int, end: int) -> Where | None:
+        if frame is self._document and not self._text[frame.begin : start].strip():
+            self._header = True
+            return None
+        if frame.index is not None:
+            self._value = (*frame.path, frame.index)
+        self._frames.append(_Frame(self._value, end, 0 if what == "[" else None))
+        return self._value if frame.index is not None and what == "{" else None
 
 
-def _lines_before_end(item: Any) -> int:  # noqa: ANN401 -- any item of tomlkit
-    """Return how many lines an item has before the one with its end, where its comment goes."""
-    from tomlkit.items import Array  # noqa: PLC0415
+class _Tables:
+    """The tables that headers name, as far as they are in arrays."""
 
-    return item.as_string().count("\n") if isinstance(item, Array) else 0
+    def __init__(self) -> None:
+        self._last: dict[Where, int] = {}
+        """The last index of each array of tables."""
+
+    def enter(self, header: str) -> Where:
+        """Return the path of the table below a header."""
+        path: Where = ()
+        inside: object = tomllib.loads(f"{header}\n")
+        while isinstance(inside, dict) and inside:
+            ((name, inside),) = inside.items()
+            path = (*path, name)
+            if isinstance(inside, list):
+                self._last[path] = self._last.get(path, -1) + 1
+            if path in self._last:
+                path = (*path, self._last[path])
+        return path
+
+
+def _parts(key: str) -> Where:
+    """Return the parts of a key."""
+    bare = _BARE.fullmatch(key)
+    if bare:
+        return (bare[1],)
+    path: Where = ()
+    inside: object = tomllib.loads(f"{key.strip()}=0")
+    while isinstance(inside, dict):
+        ((name, inside),) = inside.items()
+        path = (*path, name)
+    return path

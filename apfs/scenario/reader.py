@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apfs.ap.hardware import CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from apfs.scenario.keys import Keys
     from apfs.scenario.lines import Where
 
+T = TypeVar("T")
 _SYNTAX = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column \d+|end of document)\)")
 
 
@@ -42,7 +43,7 @@ def load(name_or_file: str, changes: Mapping[str, str] | None = None) -> Scenari
     """
     if "/" in name_or_file or "." in name_or_file:
         try:
-            with Path(name_or_file).open(encoding="utf-8") as file:
+            with Path(name_or_file).open(encoding="utf-8", newline="") as file:  # what ends a line is up to TOML
                 text = file.read(MOST + 1)
         except OSError as error:
             raise ScenarioError(error.strerror or str(error), name_or_file) from None
@@ -313,13 +314,19 @@ def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware], room: int) -
         # An all-zero word is how the hardware says that there is no such queue.
         word = with_fields(card.word(apqi), values["tapq"]) if values["present"] else 0
         domain_keys = replace(card.keys(apqi), **values["master_keys"])
-        if word != card.word(apqi):
-            card.queues[apqi] = word
-        if domain_keys != card.keys(apqi):
-            card.domain_keys[apqi] = domain_keys
+        _set_own(card.queues, apqi, word, card.hwinfo)
+        _set_own(card.domain_keys, apqi, domain_keys, card.master_keys)
         if values["secret"] is not None:
             card.associations[apqi] = values["secret"]
     return values, apqns
+
+
+def _set_own(own: dict[int, T], apqi: int, value: T, usual: T) -> None:
+    """Give a queue a value of its own; none if it is the usual one, which an earlier table may have changed."""
+    if value == usual:
+        own.pop(apqi, None)
+    else:
+        own[apqi] = value
 
 
 def _mdev(table: Table) -> MdevSpec:

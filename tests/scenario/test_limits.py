@@ -25,6 +25,8 @@ LONG = f"longer than {MOST} characters"
 CASES: dict[str, tuple[str, str]] = {
     "deep array": ("x = " + "[" * 100_000, DEEP),
     "deep array, closed": ("x = " + "[" * 500 + "]" * 500, DEEP),
+    "deep array behind quotes": ('x = ["""a"""", ' + "[" * 100_000, DEEP),
+    "deep array behind single quotes": ("x = ['''a''''', " + "[" * 100_000, DEEP),
     "deep table": ("x = " + "{a=" * 50_000, DEEP),
     "deep key": (".".join("a" * 400_000) + " = 1", DEEP),
     "deep header": (f"[{'.'.join('a' * 50_000)}]", DEEP),

@@ -255,6 +255,16 @@ def test_queues() -> None:
     assert f"{card.word(4):016x} {card.word(0x47):016x}" == "068000000d540307 868000000e540307"
 
 
+def test_a_queue_that_is_as_its_card_again() -> None:
+    """Where tables are about the same queue, the last one counts; nothing is left of those before."""
+    word = '[[queue]]\napqn = "05.0047"\ntapq = { slcf = 1 }\n'
+    keys = f'[[queue]]\napqn = "05.0004"\nmaster_keys = {{ aes = "{KEY32[:16]}" }}\n'
+    usual = f'master_keys = {{ aes = "{MasterKeys().aes}" }}'
+    again = word.replace("slcf = 1", "slcf = 0") + keys.replace(keys.splitlines()[2], usual)
+    scenario = loads(QCI + CARD + word + keys + again)
+    assert scenario == loads(QCI + CARD) == loads(dumps(scenario))
+
+
 QUEUE_KEYS: dict[str, tuple[str, Callable[[Scenario], object], object, object]] = {
     "present": ("present = false", lambda s: s.cards[5].word(4), 0, 0x928000000E540307),
     "online": ("online = false", lambda s: s.offline_queues, {Apqn(5, 4)}, frozenset()),
@@ -508,6 +518,12 @@ MISTAKES: dict[str, str] = {
     "inline tables": 'card = [\n  { adapter = 5, type = "CEX8C" },\n  { adapter = 6, type = "CEX9C" },  # here\n]\n',
     "an array of several lines": "[qci]\ndomains = [  # here\n  1,\n  256,\n]\n",
     "a text of several lines before": 'description = """\none\ntwo\n"""\ncolour = 1  # here\n',
+    "a text of several lines": 'name = "n"\nserial = """  # here\n\nx\n"""\n',
+    "a table among others": CARD + "[masks]\n[bus]\nconfig_time = 4  # here\n" + CARD.replace("5", "6"),
+    "the last of tables that are apart": CARD + "[masks]\n" + CARD.replace("= 5\n", "= 5  # here\n"),
+    "keys with blanks around dots": "qci . \"max_adapter\" = 3\nqci.'colour' = true  # here\n",
+    "a table in an array of several lines": CARD + "[[queue]]\nadapters = 5\ndomains = [\n]\ntapq = []  # here\n",
+    "brackets in texts": 'description = """[[{"""""\nname = "]}"\ncolour = 1  # here\n',
     "comments before": "# one\n# two\n\n# three\nname = 5  # here\n",
     "a quoted key": '"name" = 5  # here\n',
     "CRLF": "\r\nname = 'n'\r\ncolour = 1  # here\r\n",
@@ -590,6 +606,12 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "mine"
     path.write_text('name = "mine"\n', encoding="utf-8")
     assert load(str(path)).name == "mine"
+    path.write_bytes(b'description = """\r\n"""\r\n[bus]\r\nx = 1')
+    with pytest.raises(ScenarioError, match="mine:4: unknown key 'x'"):
+        load(str(path))
+    path.write_bytes(b'name = "a"\rx = 1')
+    with pytest.raises(ScenarioError, match="mine:1: "):
+        load(str(path))
     path.write_bytes(b'name = "\xff"\n')
     with pytest.raises(ScenarioError, match="UTF-8"):
         load(str(path))
