@@ -14,7 +14,7 @@ import traceback
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.fuzz import machines, stores
+from tests.fuzz import machines, scenarios, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TARGETS: dict[str, Callable[[Random], int]] = {
     "stores": lambda random: len(stores.some_story(random).steps),
     "machines": machines.some_recording,
+    "scenarios": scenarios.some_text,
 }
 """What is fuzzed: functions that take their choices from a source, and return how many operations that were."""
 
