@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from apfs.vfio_ap.client import open_guest
 from apfs.vfio_ap.matrix import Matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from apfs.scenario.model import MdevSpec
 
 
@@ -28,7 +31,7 @@ class Host(System):
     """A running system. Everything that a file system needs from it is in `tree`."""
 
     def __init__(self, scenario: Scenario | None = None) -> None:
-        """Boot the machine that a scenario describes; `ScenarioError` if its mediated devices are not possible."""
+        """Boot the machine that a scenario describes; `ScenarioError` if its kernel refuses a device or a setting."""
         self.scenario = scenario or Scenario()
         super().__init__(_machine(self.scenario), self.scenario.kernel, self.scenario.name, self.scenario.driver, Guest)
         self.scenario_text = partial(text_of, self.scenario)
@@ -47,11 +50,17 @@ class Host(System):
         self._associate_queues()
         self._set_up_bus()
         for index, spec in enumerate(self.scenario.mdevs):
-            try:
+            with self._possible("mdev", index):
                 self._create(spec)
-            except KernelError as error:
-                raise self.scenario.source.error(f"{error.why} ({error.name})", ("mdev", index)) from None
         self.journal.muted = False
+
+    @contextmanager
+    def _possible(self, *where: str | int) -> Iterator[None]:
+        """Say at which place of the scenario something is that its kernel refuses. `ScenarioError`."""
+        try:
+            yield
+        except KernelError as error:
+            raise self.scenario.source.error(f"{error.why} ({error.name})", where) from None
 
     def _set_up_devices(self) -> None:
         """Give queues to drivers by override, as driverctl does, and switch cards and queues off."""
@@ -88,7 +97,8 @@ class Host(System):
         if settings.ap_domain is not None:  # chosen before the masks were changed, which may not have it now
             bus.default_domain = settings.ap_domain
         if settings.poll_timeout is not None:
-            bus.set_poll_timeout(settings.poll_timeout)
+            with self._possible("bus", "poll_timeout"):
+                bus.set_poll_timeout(settings.poll_timeout)
 
     def _create(self, spec: MdevSpec) -> None:
         if self.vfio_ap is None:

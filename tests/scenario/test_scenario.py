@@ -579,6 +579,7 @@ IMPOSSIBLE: dict[str, tuple[str, str]] = {
     ),
     "twice": (f'[[mdev]]\nuuid = "{U1}"\n\n[[mdev]]  # here\nuuid = "{U1.upper()}"\n', "EEXIST"),
     "above the limit": (f'[qci]\nmax_adapter = 63\n[[mdev]]  # here\nuuid = "{U1}"\nadapters = [64]\n', "ENODEV"),
+    "no period in an old kernel": ('kernel = "5.14"\n[bus]\nconfig_time = 7\npoll_timeout = 0  # here\n', "EINVAL"),
     "without the module": (f'vfio_ap = false\n[[mdev]]  # here\nuuid = "{U1}"\n', "ENODEV"),
 }
 
