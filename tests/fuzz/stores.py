@@ -174,3 +174,8 @@ def some_story(random: Random) -> Story:
         error.add_note(story.saved())
         raise
     return story
+
+
+def some_steps(random: Random) -> int:
+    """Go through a story; return how many steps it had."""
+    return len(some_story(random).steps)

@@ -1,5 +1,6 @@
-"""Naive targets of v4 and next: the rules one after the other, with nothing but numbers, strings of bits and lists."""
+"""Naive targets of all revisions: the rules one after the other, with nothing but numbers, strings of bits, lists."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from .streams import Event, pair
@@ -22,14 +23,16 @@ class NaiveHost:
     """A host: what is bound to vfio_ap, what is reserved, what other devices have, and what this one has."""
 
     words: dict[int, int]
-    """Word by APQN of the queues that are bound to vfio_ap."""
+    """Word by APQN of the queues that are bound to vfio_ap. For v2 those in records, of the guest matrix only."""
     responses: dict[int, int] = field(default_factory=dict)
     """Response code of TAPQ by APQN, if it is none that comes with information."""
     control_domains: set[int] = field(default_factory=set)
-    reserved: set[int] = field(default_factory=set)
-    taken: set[int] = field(default_factory=set)
+    reserved: Container[int] = ()
+    taken: Container[int] = ()
     assigned: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
     log: list[Event] = field(default_factory=list)
+    lost: int = 0
+    """How many APQNs of the guest matrix have no queue."""
 
 
 class RefusedError(Exception):
@@ -76,6 +79,10 @@ def diagnosis(source: int, target: int, apqn: int) -> list[Event]:
 @dataclass
 class NaiveFile:
     position: int = 0
+    received: bytes = b""
+    """Of v2, as well as the next two."""
+    limit: int = 0
+    over: bool = False
 
 
 class Naive:
@@ -91,6 +98,9 @@ class Naive:
     def session(self) -> NaiveFile:
         self.current = NaiveFile()
         return self.current
+
+    def leave(self) -> None:
+        """End a session: files live on."""
 
     def write(self, file: NaiveFile, data: bytes) -> int | str:
         """Return how many bytes are taken, or the errno."""
@@ -136,6 +146,70 @@ class Naive:
         if not self.newest and any(apqn not in host.words for apqn in product):
             raise RefusedError("ECANCELED")
         host.assigned = adapters, domains, host.assigned[2] if control is None else control
+
+
+class NaiveV2(Naive):
+    """A stream in pieces, which is compared with what the target has."""
+
+    def session(self) -> NaiveFile:
+        self.leave()
+        self.current = NaiveFile(limit=8 + 16 * (len(self.host.words) + self.host.lost))
+        return self.current
+
+    def leave(self) -> None:
+        if self.current:
+            self.current.over = True
+
+    def take(self, file: NaiveFile, data: bytes) -> None:
+        words, log = self.host.words, self.host.log
+        if file.over:
+            log.append(("W1",))
+            raise RefusedError("EIO")
+        length = len(file.received) + len(data)
+        if length > file.limit:
+            log.append(("W4", str(length), str(file.limit)))
+            raise RefusedError("EIO")
+        file.received += data
+        if length < 4:
+            return
+        count, ours = int.from_bytes(file.received[:4], "big", signed=True), len(words) + self.host.lost
+        if count != ours:
+            log.append(("N1", str(count), str(ours)))
+            raise RefusedError("ENODEV" if count < ours else "E2BIG")
+        if length == file.limit:
+            self.compare(entries_of(file.received[8:])[:count])
+
+    def compare(self, entries: list[tuple[int, int]]) -> None:
+        lacking = [apqn for _, apqn in entries if apqn not in self.host.words]
+        if lacking:
+            self.host.log += [("A1", name(apqn)) for apqn in lacking]
+            raise RefusedError("ENODEV")
+        for source, apqn in entries:
+            target = self.host.words[apqn]
+            types = int(bits(source, 32, 39), 2), int(bits(target, 32, 39), 2)
+            if bits(source, 0, 17) == bits(target, 0, 17) and types[0] == types[1]:
+                continue
+            if bits(source, 0, 31) == bits(target, 0, 31) and types[0] <= types[1]:
+                continue
+            self.host.log += [("Q0", name(apqn)), *self.differences(source, target, apqn)]
+            raise RefusedError("EFAULT")
+
+    @staticmethod
+    def differences(source: int, target: int, apqn: int) -> list[Event]:
+        lines: list[Event] = []
+        for bit, key in enumerate(FACILITIES):
+            if bits(source, bit, bit) != bits(target, bit, bit):
+                lines += pair(key, "present" if bits(source, bit, bit) == "1" else "absent", name(apqn))
+        if bits(source, 8, 8) == "1" and bits(target, 8, 8) == "0":
+            lines += pair("K1", "native", name(apqn))
+        lines.append(("T1", *(f"{int(bits(word, 32, 39), 2):02x}" for word in (source, target))))
+        states = [f"{int(bits(word, 16, 17), 2):x}" for word in (source, target)]
+        if states != ["0", "0"]:
+            lines.append(("B1", *states, name(apqn)))
+        return lines
+
+    def reset(self) -> None:
+        pass
 
 
 def entries_of(data: bytes) -> list[tuple[int, int]]:

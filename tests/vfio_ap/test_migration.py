@@ -1,7 +1,7 @@
 """The stream of live migration, revision 2: what it holds, and which streams a target refuses with which words."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -26,6 +26,7 @@ from tests.calls import calls
 from tests.examples import times
 from tests.hosts import AP_DRIVER, M1, M2, MATRIX, Bench, config_text, product
 
+from .naive import NaiveHost, NaiveV2
 from .streams import (
     APQNS,
     CCA8,
@@ -481,64 +482,11 @@ def test_a_target_that_grew_takes_no_more_than_before(bench: Bench) -> None:
 # -- against a naive target -------------------------------------------------------------------------------------------
 
 
-class NaiveTarget:
-    """The rules of a v2 target, one after the other, with nothing but bytes."""
-
-    def __init__(self, words: dict[int, int]) -> None:
-        self.words = words
-        self.limit = 8 + 16 * len(words)
-        self.received = b""
-        self.log: list[Event] = []
-
-    def write(self, data: bytes) -> int | str:
-        if len(self.received) + len(data) > self.limit:
-            self.log.append(("W4", str(len(self.received) + len(data)), str(self.limit)))
-            return EIO
-        self.received += data
-        if len(self.received) >= 4:
-            count = int.from_bytes(self.received[:4], "big", signed=True)
-            if count != len(self.words):
-                self.log.append(("N1", str(count), str(len(self.words))))
-                return ENODEV if count < len(self.words) else E2BIG
-            if len(self.received) == self.limit:
-                return self._judge() or len(data)
-        return len(data)
-
-    def _judge(self) -> str:
-        entries = []
-        for offset in range(8, self.limit, 16):
-            entry = self.received[offset : offset + 16]
-            entries.append((int.from_bytes(entry[:8], "big"), int.from_bytes(entry[8:10], "big")))
-        lacking = [apqn for _, apqn in entries if apqn not in self.words]
-        if lacking:
-            self.log += [("A1", self._name(apqn)) for apqn in lacking]
-            return ENODEV
-        for source, apqn in entries:
-            target = self.words[apqn]
-            bits = [(source >> 63 - bit & 1, target >> 63 - bit & 1) for bit in range(64)]
-            same = [one == other for one, other in bits]
-            types = source >> 24 & 0xFF, target >> 24 & 0xFF
-            if all(same[:18]) and all(same[32:40]):
-                continue
-            if all(same[:32]) and types[0] <= types[1]:
-                continue
-            name = self._name(apqn)
-            self.log.append(("Q0", name))
-            for bit, key in enumerate(("F1", "F2", "F3", "M1", "M2", "M3", "X1", "L1")):
-                if not same[bit]:
-                    self.log += pair(key, "present" if bits[bit][0] else "absent", name)
-            if bits[8] == (1, 0):
-                self.log += pair("K1", "native", name)
-            self.log.append(("T1", f"{types[0]:02x}", f"{types[1]:02x}"))
-            states = source >> 46 & 3, target >> 46 & 3
-            if any(states):
-                self.log.append(("B1", f"{states[0]:x}", f"{states[1]:x}", name))
-            return EFAULT
-        return ""
-
-    @staticmethod
-    def _name(apqn: int) -> str:
-        return f"{apqn >> 8:02x}.{apqn & 0xFF:04x}"
+def answers(words: dict[int, int], pieces: Sequence[bytes]) -> tuple[list[int | str], list[Event]]:
+    """Return what a naive target answers, and what it logs."""
+    naive = NaiveV2(NaiveHost(words))
+    file = naive.session()
+    return [naive.write(file, piece) for piece in pieces], naive.host.log
 
 
 @pytest.fixture(scope="module")
@@ -548,10 +496,9 @@ def shared() -> Bench:
 
 
 def compare(bench: Bench, pieces: list[bytes], words: dict[int, int]) -> None:
-    naive = NaiveTarget(words)
-    expected = [naive.write(piece) for piece in pieces]
+    expected, log = answers(words, pieces)
     assert deliver(bench, *pieces) == expected
-    assert events(bench) == naive.log
+    assert events(bench) == log
     state(bench, "RUNNING")
 
 
@@ -566,9 +513,9 @@ PLACES = st.lists(st.integers(0, 200), max_size=6)
 
 def test_the_naive_target_agrees_with_the_vectors() -> None:
     for vector in VECTORS.values():
-        naive = NaiveTarget(WORDS)
-        assert tuple(naive.write(piece) for piece in vector.pieces) == vector.results
-        assert tuple(naive.log) == vector.log
+        expected, log = answers(WORDS, vector.pieces)
+        assert tuple(expected) == vector.results
+        assert tuple(log) == vector.log
 
 
 @given(length=st.integers(0, 72), places=PLACES)
@@ -647,10 +594,10 @@ def test_any_target_with_any_words(target: dict[int, int], entries: list[Entry],
     lines, log = collector()
     rows = [Row(apqn >> 8, Mask.of(apqn & 0xFF), word) for apqn, word in target.items()]
     file = ResumingFile(Journal(), "/stream", lambda: Target(stream_size(len(target)), len(target), lambda: rows), log)
-    naive = NaiveTarget(target)
     pieces = chop(stream(entries), places)
-    assert results(file, pieces) == [naive.write(piece) for piece in pieces]
-    assert len(lines) == len(naive.log)
+    expected, said = answers(target, pieces)
+    assert results(file, pieces) == expected
+    assert len(lines) == len(said)
 
 
 def test_a_good_stream_is_not_looked_at_entry_by_entry() -> None:
