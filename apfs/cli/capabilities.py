@@ -9,6 +9,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,9 +41,10 @@ CAPABILITIES = {
 IF_INSTALLED = frozenset(("qemu",))
 """What is tried without being asked for only where there is the program."""
 
-# Only keeps a hanging command from hanging the examination.
-_PATIENCE_SECONDS = 60
+_COMMAND_SECONDS = 60
 _EVENT_SECONDS = 10
+# Processor time that the imports of this command take on a machine of 2020.
+_START_SECONDS = 0.2
 _NOBODY = 65534
 _UUID = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 """The device of the scenario migration-source."""
@@ -117,6 +119,19 @@ def situation(facts: Facts) -> str:
     rights = "rootless" if facts.own_users else "rootful"
     engine = f" of {facts.engine}" if facts.engine and facts.place == "container" else ""
     return f"{kind}{engine}, {rights}, as {who}; {kernel}"
+
+
+def patience(least: float, processor_seconds: float) -> float:
+    """Return for how many seconds something is waited for: this keeps what hangs from hanging the examination.
+
+    It is `least`, or as many times as long as this machine is slower than usual: processors may be emulated. How slow
+    it is shows in the processor time of this process, which goes into imports, as in what it waits for.
+    """
+    return least * max(1.0, processor_seconds / _START_SECONDS)
+
+
+def _command_seconds() -> float:
+    return patience(_COMMAND_SECONDS, time.process_time())
 
 
 def examine(names: Collection[str] = ()) -> Report:
@@ -217,7 +232,7 @@ def _refusal_of_bwrap() -> str:
             check=False,
             capture_output=True,
             text=True,
-            timeout=_PATIENCE_SECONDS,
+            timeout=_command_seconds(),
             preexec_fn=linux.drop_ambient_capabilities,
         )
     except FileNotFoundError:
@@ -240,12 +255,11 @@ def _qemu() -> Trial:
 
 def _run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [*server.PYTHON, "-m", "apfs", "exec", *arguments]
+    seconds = _command_seconds()
     try:
-        return subprocess.run(
-            command, check=False, input=stdin, capture_output=True, text=True, timeout=_PATIENCE_SECONDS
-        )
+        return subprocess.run(command, check=False, input=stdin, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"no answer within {_PATIENCE_SECONDS} seconds")
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {seconds:.0f} seconds")
 
 
 def _run_probe() -> tuple[dict[str, str], str]:
@@ -261,11 +275,12 @@ def probe() -> None:
     mask = Path("/sys/bus/ap/apmask")
     mask.read_text()
     answer = {}
+    seconds = patience(_EVENT_SECONDS, time.process_time())
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT) as listener:
         listener.bind((0, 1))
         mask.write_text("-5")
-        heard, _, _ = select.select([listener], [], [], _EVENT_SECONDS)
-        answer["uevents"] = "" if heard else f"no uevent arrived within {_EVENT_SECONDS} seconds"
+        heard, _, _ = select.select([listener], [], [], seconds)
+        answer["uevents"] = "" if heard else f"no uevent arrived within {seconds:.0f} seconds"
     container = os.open("/dev/vfio/vfio", os.O_RDWR)
     try:
         fcntl.ioctl(container, uapi.Cmd.VFIO_GET_API_VERSION)

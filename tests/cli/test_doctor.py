@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apfs.cli import capabilities
 from apfs.kernel.profile import NEWEST
 from tests.conftest import TIMEOUT, apfs, sh
 from tests.rooms import Room
@@ -150,6 +151,11 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     apfs("doctor", status=None)
     assert list(tmp_path.iterdir()) == []
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.parametrize(("processor_seconds", "patience"), [(0.01, 60.0), (0.2, 60.0), (10.0, 3000.0)])
+def test_slow_machines_get_more_time(processor_seconds: float, patience: float) -> None:
+    assert capabilities.patience(60.0, processor_seconds) == pytest.approx(patience)
 
 
 def test_letting_others_in(room: Callable[..., Room], tmp_path: Path) -> None:
