@@ -87,6 +87,8 @@ class ApBus(Bus):
         self.poll_timeout = POLL_TIMEOUT_ZVM_NS if machine.environment == "zvm" else POLL_TIMEOUT_NS
         self.poll_timer = PollTimer()
         self.scans = 0
+        self.removals = 0
+        """How often cards or queues were removed."""
         self.bindings_event = BindingsEvent(self.root, profile, self.bindings)
         self._events = QueueEvents(tree.journal, self.bindings_event)
         self.cex4card = ApDriver(self, "cex4card", "zcrypt_cex4", "card", default=True)
@@ -390,6 +392,7 @@ class ApBus(Bus):
         for row in self._pieces(card, domains):
             self._events.send(card, ("unbind", self._detach(card, row)), ("remove", row))
         card.drop_queues(domains)
+        self.removals += 1
         self.reservation.forget(card.apid, domains)
         rows = ((apid, row - domains if apid == card.apid else row) for apid, row in self._order)
         self._order = [(apid, row) for apid, row in rows if row]
@@ -403,6 +406,7 @@ class ApBus(Bus):
             emit(card, "unbind")
         emit(card, "remove")
         del self.cards[card.apid]
+        self.removals += 1
         self.tree.deactivate()
 
     # -- bindings ----------------------------------------------------------------------------------

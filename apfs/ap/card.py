@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from apfs.kernel.profile import Profile
 
 
+LIFE_BITS = 16
+"""Bits of the number of a card's or queue's life."""
+
+
 class CardBus(Protocol):
     """What a card, its queues and requests to them need of the bus."""
 
@@ -40,6 +44,7 @@ class CardBus(Protocol):
     profile: Profile
     default_domain: int
     scans: int
+    removals: int
 
     def poll(self) -> None:
         """Let the poll timer run out if something has armed it."""
@@ -67,6 +72,8 @@ class ApCard:
         self.hwtype = hwtype
         self.config = config
         self.chkstop = chkstop
+        self.life = self._new_life()
+        """Number that no card of this adapter has had before, within the last 65,535 removals of something."""
         self.driver: ApDriver | None = None
         self.zcrypt_card: ZcryptCard | None = None
         """What cex4card has made of it, while it is bound."""
@@ -81,6 +88,8 @@ class ApCard:
         """Domains for which zcrypt has an answer of the card, where kernels keep them."""
         # What only a few queues have.
         self.queue_requests: dict[int, int] = {}
+        self.lives: dict[int, int] = {}
+        """The lives of queues that have come later than the card, by domain."""
 
     @property
     def name(self) -> str:
@@ -91,6 +100,13 @@ class ApCard:
     def path(self) -> str:
         """Directory in sysfs."""
         return f"{SYS}/devices/ap/{card_name(self.apid)}"
+
+    def _new_life(self) -> int:
+        return self.bus.removals & (1 << LIFE_BITS) - 1
+
+    def life_of(self, apqi: int) -> int:
+        """Return the number of a queue's life, another one than it had before if it has come back."""
+        return self.lives.get(apqi, self.life)
 
     @property
     def raw_hwtype(self) -> int:
@@ -176,6 +192,9 @@ class ApCard:
     def add_queues(self, domains: Mask, *, config: bool, chkstop: bool) -> None:
         """Add queues."""
         self.queues |= domains
+        life = self._new_life()
+        if life != self.life:
+            self.lives.update(dict.fromkeys(domains, life))
         self.states.add(domains, config=config, chkstop=chkstop)
 
     def drop_queues(self, domains: Mask) -> None:
@@ -184,6 +203,7 @@ class ApCard:
         self.states.drop(domains)
         for apqi in domains:
             self.queue_requests.pop(apqi, None)
+            self.lives.pop(apqi, None)
 
     def bind(self, driver: ApDriver, domains: Mask) -> None:
         """Give queues to a driver. zcrypt initialises them, and needs the card for it."""

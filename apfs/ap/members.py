@@ -1,4 +1,8 @@
-"""Which cards and queues there are, as directories and links show them."""
+"""Which cards and queues there are, as directories and links show them.
+
+Keys are `apid << 24 | apqi << 16 | life`, those of cards without a domain. A card or queue that comes back has another
+life than before, so that it has another directory; its life does not matter for its place in listings.
+"""
 
 # ruff: noqa: D102 -- the methods are those of Members and Selection, which describe them
 
@@ -6,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from apfs.ap.card import LIFE_BITS
 from apfs.ap.names import Apqn, card_name, parse_card_name, queue_name
 from apfs.ap.queue import ApQueue
 
@@ -16,34 +21,57 @@ if TYPE_CHECKING:
     from apfs.ap.card import ApCard
     from apfs.ap.mask import Mask
 
+_APID_SHIFT = LIFE_BITS + 8
+_LIFE = (1 << LIFE_BITS) - 1
+_DOMAINS = tuple(apqi << LIFE_BITS for apqi in range(256))
+
+
+def _apqi(key: int) -> int:
+    return key >> LIFE_BITS & 0xFF
+
+
+def _card_key(bus: ApBus, apid: int) -> int:
+    """Return the key that a card has at present, or could have."""
+    device = bus.cards.get(apid)
+    return apid << _APID_SHIFT | (device.life if device else 0)
+
+
+def _queue_keys(device: ApCard, domains: Mask) -> Iterator[int]:
+    """Yield the keys of queues of one card. Without Python code for each if all of them have come with their card."""
+    if not device.lives:
+        return map((device.apid << _APID_SHIFT | device.life).__or__, map(_DOMAINS.__getitem__, domains))
+    base = device.apid << _APID_SHIFT
+    return (base | _DOMAINS[apqi] | device.life_of(apqi) for apqi in domains)
+
 
 class Cards:
-    """Card devices, keyed by `apid << 16`."""
+    """Card devices."""
 
     def __init__(self, bus: ApBus) -> None:
         self._bus = bus
 
     def name(self, key: int) -> str:
-        return card_name(key >> 16)
+        return card_name(key >> _APID_SHIFT)
 
     def find(self, name: str) -> int | None:
         apid = parse_card_name(name)
-        return None if apid is None else apid << 16
+        return None if apid is None else _card_key(self._bus, apid)
 
     def subject(self, key: int) -> ApCard | None:
-        return self._bus.cards.get(key >> 16)
+        device = self._bus.cards.get(key >> _APID_SHIFT)
+        return device if device is not None and device.life == key & _LIFE else None
 
     def parent(self, _key: int) -> int:
         return 0
 
     def keys(self, _parent: int, after: int) -> Iterator[int]:
-        return (apid << 16 for apid in sorted(self._bus.cards) if apid << 16 > after)
+        return (_card_key(self._bus, apid) for apid in sorted(self._bus.cards) if apid > after >> _APID_SHIFT)
 
     def count(self, _parent: int) -> int:
         return len(self._bus.cards)
 
     def has(self, key: int) -> bool:
-        return key >> 16 in self._bus.cards
+        return self.subject(key) is not None
 
 
 class BoundCards(Cards):
@@ -58,32 +86,36 @@ class BoundCards(Cards):
 
 
 class Queues:
-    """Queue devices, keyed by `apid << 16 | apqi`, in the directories of their cards."""
+    """Queue devices, in the directories of their cards."""
 
     def __init__(self, bus: ApBus) -> None:
         self._bus = bus
 
     def name(self, key: int) -> str:
-        return queue_name(key >> 16, key & 0xFFFF)
+        return queue_name(key >> _APID_SHIFT, _apqi(key))
 
     def find(self, name: str) -> int | None:
         apqn = Apqn.parse(name)
-        return None if apqn is None else apqn.apid << 16 | apqn.apqi
+        if apqn is None:
+            return None
+        device = self._bus.cards.get(apqn.apid)
+        return apqn.apid << _APID_SHIFT | _DOMAINS[apqn.apqi] | (device.life_of(apqn.apqi) if device else 0)
 
     def subject(self, key: int) -> ApQueue | None:
-        device = self._bus.cards.get(key >> 16)
-        return ApQueue(device, key & 0xFFFF) if device is not None and key & 0xFFFF in device.queues else None
+        device, apqi = self._bus.cards.get(key >> _APID_SHIFT), _apqi(key)
+        if device is None or apqi not in device.queues or device.life_of(apqi) != key & _LIFE:
+            return None
+        return ApQueue(device, apqi)
 
     def parent(self, key: int) -> int:
-        return key & ~0xFFFF
+        return _card_key(self._bus, key >> _APID_SHIFT)
 
     def keys(self, parent: int, after: int) -> Iterator[int]:
-        device = self._bus.cards.get(parent >> 16)
-        domains = device.queues.after(max(after - parent, -1)) if device else ()
-        return (parent | apqi for apqi in domains)
+        device = self._bus.cards.get(parent >> _APID_SHIFT)
+        return _queue_keys(device, device.queues.after(-1 if after < 0 else _apqi(after))) if device else iter(())
 
     def count(self, parent: int) -> int:
-        device = self._bus.cards.get(parent >> 16)
+        device = self._bus.cards.get(parent >> _APID_SHIFT)
         return len(device.queues) if device else 0
 
 
@@ -95,11 +127,17 @@ class QueueLinks:
         self._of = of
 
     def keys(self, _parent: int, after: int) -> Iterator[int]:
+        reached = after >> _APID_SHIFT
         for apid in sorted(self._bus.cards):
-            base = apid << 16
-            if base | 0xFFFF > after:
-                yield from map(base.__or__, self._of(self._bus.cards[apid]).after(max(after - base, -1)))
+            if apid >= reached:
+                device = self._bus.cards[apid]
+                yield from _queue_keys(device, self._of(device).after(_apqi(after) if apid == reached else -1))
 
     def has(self, key: int) -> bool:
-        device = self._bus.cards.get(key >> 16)
-        return device is not None and (key & 0xFFFF) in device.queues and (key & 0xFFFF) in self._of(device)
+        device, apqi = self._bus.cards.get(key >> _APID_SHIFT), _apqi(key)
+        return (
+            device is not None
+            and apqi in device.queues
+            and device.life_of(apqi) == key & _LIFE
+            and apqi in self._of(device)
+        )

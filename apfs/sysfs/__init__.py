@@ -6,8 +6,9 @@ Identities
     directory itself. Packed into one number, the three are a node; it is the inode number as well. Looking at a node
     allocates nothing, and 65,536 queues cost as much as four.
 
-    Keys of cards and queues are `apid << 16 | apqi`: a queue that comes back is the same node. Keys of whatever is
-    created at run time are serial numbers, which are never used again.
+    Keys of cards and queues are made of their numbers and of one that is another one when they come back. Keys of
+    whatever is created at run time are serial numbers, which are never used again. Fixed directories that come and go
+    with a module come back as the same nodes.
 
     The *subject* of a directory is the object that its attributes show and change. It is looked up by the key at each
     request. If there is no subject, there is no directory.

@@ -233,6 +233,33 @@ def test_hot_unplug_and_plug(mount: Mounter) -> None:
     assert (card / "type").read_text() == "CEX7P\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "verbs"),
+    [
+        ("card06", ("unplug 6", "scan", "plug 6 CEX7P", "scan")),
+        ("card06/06.0004", ("unplug 6", "scan", "plug 6 CEX7P", "scan")),
+        ("card06/06.0004", ("remove-domain 4", "scan", "add-domain 4", "scan")),
+        ("card06", ("tapq 6 at=12", "scan")),
+    ],
+)
+def test_a_card_or_queue_that_comes_back_is_not_the_old_one(mount: Mounter, name: str, verbs: tuple[str, ...]) -> None:
+    host = mount("default", "--clock", "manual")
+    directory = host / "sys/devices/ap" / name
+    for _ in range(2):
+        inode = directory.stat().st_ino
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        for verb in verbs:
+            (host / "ctl/console").write_text(verb)
+        assert directory.stat().st_ino != inode
+        assert (os.fstat(held).st_ino, os.fstat(held).st_nlink) == (inode, 2)
+        assert error_of(lambda held=held: os.stat("config", dir_fd=held)) == "ENOENT"  # type: ignore[misc]
+        assert list(os.scandir(held)) == []
+        assert (directory / "config").read_text() == "1\n"
+        assert "config" in [path.name for path in directory.iterdir()]
+        os.close(held)
+        verbs = ("tapq 6 at=13", "scan") if len(verbs) == 2 else verbs
+
+
 def test_vfio_nodes_open_but_do_nothing(mount: Mounter) -> None:
     host = mount()
     create_mdev(host)

@@ -256,6 +256,29 @@ def test_every_listing_of_a_host_can_be_resumed_after_every_entry() -> None:
             assert list(tree.readdir(node, entry.next)) == entries[place:], path
 
 
+@pytest.mark.parametrize("path", ["/sys/devices/ap", "/sys/devices/ap/card05", "/sys/bus/ap/devices"])
+def test_a_listing_in_progress_goes_on_behind_what_came_back(path: str) -> None:
+    host = Host(load("default"))
+    tree = host.tree
+    before = list(tree.readdir(tree.resolve(path)))
+    for number in (5, 6):  # and queues that come later than their card
+        host.unplug(number)
+        host.scan()
+        host.plug(number, "CEX8C")
+        host.scan()
+    host.change_domains(remove=[4])
+    host.scan()
+    host.change_domains(add=[4])
+    host.scan()
+    after = list(tree.readdir(tree.resolve(path)))
+    assert [entry.name for entry in after] == [entry.name for entry in before]
+    assert {entry.node for entry in after} & {entry.node for entry in before} != {entry.node for entry in after}
+    for old, new in zip(before, after, strict=True):
+        assert tree.lookup(tree.resolve(path), new.name) == new.node
+        for place in (old.next, new.next):
+            assert list(tree.readdir(tree.resolve(path), place)) == after[after.index(new) + 1 :]
+
+
 def test_a_listing_in_progress_survives_the_end_of_its_directory(woods: Woods) -> None:
     woods.add(woods.first, "m0")
     directory = woods.tree.resolve("/top/m0")
