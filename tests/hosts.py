@@ -165,8 +165,8 @@ class Bench(Shell):
             return error.name
 
     def names(self, path: str) -> set[str]:
-        """Return the names in a directory."""
-        return set(self.ls(path))
+        """Return the names in a directory, with a character for each byte, as `store` takes them."""
+        return {name.encode("utf-8", "surrogateescape").decode("latin-1") for name in self.ls(path)}
 
     def driver(self, device: str) -> str | None:
         """Return the name of a device's driver."""

@@ -51,7 +51,7 @@ class JournalFile(SpecialFile):
         """Make the text up to an offset and no more: making all of it would keep others waiting for seconds."""
         while self._start + len(self._text) < end and self._seen < self._journal.last:
             records = self._journal.since(self._seen, _RECORDS)
-            self._text += self._render(self._journal, records).encode()
+            self._text += self._render(self._journal, records).encode("latin-1")
             self._seen = records[-1][0]
 
     def _drop(self, offset: int) -> None:

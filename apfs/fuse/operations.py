@@ -198,8 +198,8 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     def lookup(self, parent_inode: InodeT, name: bytes, _ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        """Find a name. Names that are not UTF-8 do not exist."""
-        node = self._tree.lookup(self._node(parent_inode), name.decode("utf-8", "replace"))
+        """Find a name. Like all texts of the core, it has a character for each byte."""
+        node = self._tree.lookup(self._node(parent_inode), name.decode("latin-1"))
         found = self._tree.describe(node)
         return self._reply(node, found, FOREVER if self.cache.remembers(found) else 0)
 
@@ -240,7 +240,7 @@ class Operations(pyfuse3.Operations):
     @_answered
     def readlink(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> bytes:
         """Answer readlink."""
-        return self._tree.readlink(self._node(inode)).encode()
+        return self._tree.readlink(self._node(inode)).encode("latin-1")
 
     @_answered
     def opendir(self, inode: InodeT, _ctx: pyfuse3.RequestContext) -> FileHandleT:
@@ -282,7 +282,7 @@ class Operations(pyfuse3.Operations):
                 entry = self._attributes(node, FOREVER)
                 if alike is not None and file_type == stat.S_IFREG:
                     alike[found] = entry
-            if not readdir_reply(token, name.encode(), entry, following + _DOTS):
+            if not readdir_reply(token, name.encode("latin-1"), entry, following + _DOTS):
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:

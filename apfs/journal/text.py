@@ -115,11 +115,14 @@ def head_of_line(line: str | bytes) -> tuple[int, str]:
 
 
 def to_wire(sequence: int, event: Uevent) -> str:
-    """Return an event with its number as `ctl/uevents` has it: `action@devpath`, a line for each key, an empty line."""
+    """Return an event with its number as `ctl/uevents` has it: `action@devpath`, a line for each key, an empty line.
+
+    A newline within a value, as names of zcrypt nodes may have it, is written as a backslash and `x0a`.
+    """
     keys = (*event.environment(), ("SEQNUM", str(sequence)))
     # APMASK and AQMASK end with a newline when they are sent, which would make the empty line here.
-    lines = "".join(f"{key}={value.rstrip()}\n" for key, value in keys)
-    return f"{event.action}@{event.devpath}\n{lines}\n"
+    lines = [f"{event.action}@{event.devpath}", *(f"{key}={value}".removesuffix("\n") for key, value in keys)]
+    return "".join(line.replace("\n", r"\x0a") + "\n" for line in lines) + "\n"
 
 
 def in_words(record: Record) -> str:
@@ -136,9 +139,9 @@ def summary(record: Record) -> tuple[str, str]:
     why = ""
     match record:
         case Refusal(operation, path, data, errno, why):
-            what, why = f"{operation} {path}{f' {data!r}' if data else ''}", f"{errno}: {why}"
+            what, why = f"{operation} {path}{f' {_as_utf8(data)!r}' if data else ''}", f"{errno}: {why}"
         case Store(path, data):
-            what = f"{path} {data!r}"
+            what = f"{path} {_as_utf8(data)!r}"
         case LogLine(level, text):
             what = f"{level}: {text}"
         case Uevent():
@@ -190,12 +193,28 @@ def _seconds(nanoseconds: int) -> str:
     return "@{}.{:09d}".format(*divmod(nanoseconds, 10**9))
 
 
+_SEQUENCE = re.compile("[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes for control characters and for whatever else ends a line."""
-    return text.translate(_CONTROL)
+    """Return a text with escapes for control characters and for whatever else ends a line.
+
+    What programs wrote has a character for each byte, and is shown as UTF-8 where it is that.
+    """
+    return _as_utf8(text).translate(_CONTROL)
+
+
+def _as_utf8(text: str) -> str:
+    """Return a text with a character for each byte with those that the bytes are in UTF-8, as far as they are valid."""
+    return text if text.isascii() else _SEQUENCE.sub(_letter, text)
+
+
+def _letter(sequence: re.Match[str]) -> str:
+    try:
+        return sequence[0].encode("latin-1").decode()
+    except UnicodeError:
+        return sequence[0]
 
 
 def _numbers(mask: str, digits: int) -> str:

@@ -64,13 +64,17 @@ class Devtmpfs:
 
 
 def _change(event: Event) -> None:
-    node = Path("/dev", event.get("DEVNAME"))
+    node = Path("/dev", _as_path(event.get("DEVNAME")))
     if ".." in node.parts:
         return
     if event.get("ACTION") == "remove":
         _remove(node)
     elif not os.path.lexists(node):
-        _add(node, Path(HOST, ZCRYPT_NODES, Path(event.get("DEVPATH")).name))
+        _add(node, Path(HOST, ZCRYPT_NODES, Path(_as_path(event.get("DEVPATH"))).name))
+
+
+def _as_path(value: str) -> str:
+    return os.fsdecode(value.encode("latin-1"))
 
 
 def _add(node: Path, source: Path) -> None:

@@ -31,7 +31,10 @@ _UDEV_MAGIC = 0xFEEDCAFE
 
 
 class Event(NamedTuple):
-    """An event: keys in wire order, the first three being ACTION, DEVPATH, SUBSYSTEM; SEQNUM taken out."""
+    """An event: keys in wire order, the first three being ACTION, DEVPATH, SUBSYSTEM; SEQNUM taken out.
+
+    Values have a character for each byte.
+    """
 
     keys: tuple[tuple[str, str], ...]
     sequence: str
@@ -45,7 +48,7 @@ def parse(text: str) -> list[Event]:
     """Return the events in the form in which ctl/uevents has them."""
     events = []
     for block in filter(None, text.split("\n\n")):
-        pairs = [line.partition("=")[::2] for line in block.splitlines()[1:]]
+        pairs = [line.partition("=")[::2] for line in block.split("\n")[1:] if line]
         # The values of these end with a newline on the wire.
         keys = [(key, value + "\n" if key in ("APMASK", "AQMASK") else value) for key, value in pairs]
         events.append(Event(tuple(pair for pair in keys if pair[0] != "SEQNUM"), dict(pairs)["SEQNUM"]))
@@ -54,17 +57,18 @@ def parse(text: str) -> list[Event]:
 
 def kernel_message(event: Event) -> bytes:
     """Return a netlink message that asks the kernel to broadcast an event (uevent_net_rcv_skb, Linux 4.18)."""
-    body = f"{event.get('ACTION')}@{event.get('DEVPATH')}\0".encode()
-    body += b"".join(f"{key}={value}\0".encode() for key, value in event.keys)
+    body = f"{event.get('ACTION')}@{event.get('DEVPATH')}\0".encode("latin-1")
+    body += b"".join(f"{key}={value}\0".encode("latin-1") for key, value in event.keys)
     return _HEADER.pack(_HEADER.size + len(body), _MESSAGE, _REQUEST | _ACK, int(event.sequence) & 0xFFFFFFFF, 0) + body
 
 
 def udev_message(event: Event) -> bytes:
     """Return the message by which udevd tells libudev's monitors of an event (struct monitor_netlink_header)."""
     pairs = (*event.keys, ("SEQNUM", event.sequence), ("USEC_INITIALIZED", "1"))
-    properties = b"".join(f"{key}={value.rstrip()}\0".encode() for key, value in pairs)
+    lines = (f"{key}={value}".removesuffix("\n") for key, value in pairs)
+    properties = b"".join(f"{line}\0".encode("latin-1") for line in lines)
     header = b"libudev\0" + struct.pack(">I", _UDEV_MAGIC) + struct.pack("=III", 40, 40, len(properties))
-    hashes = (murmur2(event.get(name).encode()) if event.get(name) else 0 for name in ("SUBSYSTEM", "DEVTYPE"))
+    hashes = (murmur2(event.get(name).encode("latin-1")) if event.get(name) else 0 for name in ("SUBSYSTEM", "DEVTYPE"))
     return header + struct.pack(">II", *hashes) + bytes(8) + properties
 
 
@@ -148,7 +152,7 @@ def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *,
             text = source.read()
             if text is None:
                 continue
-            for event in parse(text.decode()):
+            for event in parse(text.decode("latin-1")):
                 follow(event)
                 if sender is None:
                     continue

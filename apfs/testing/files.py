@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 _LINKS = 40
 
 
+def _bytewise(name: str) -> str:
+    """Return a name as the tree has it, with a character for each byte that the name has in a file system."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _as_text(name: str) -> str:
+    """Return a name of the tree as Python tells names of files: bytes that are not UTF-8 as surrogates."""
+    return name if name.isascii() else name.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
 class Files(ABC):
     """A host as its files, mounted or not. Paths are those on the host, `/sys/bus/ap/apmask`; links are followed.
 
@@ -119,12 +129,12 @@ class SystemShell(Files):
             if name == "..":
                 node = self._tree.parent(node)
             elif name not in ("", "."):
-                child = self._tree.lookup(node, name)
+                child = self._tree.lookup(node, _bytewise(name))
                 if stat.S_ISLNK(self._tree.stat(child).mode) and (rest or follow):
                     links += 1
                     if links > _LINKS:
                         raise KernelError(errno.ELOOP, f"too many links on the way to {path}")
-                    rest = self._tree.readlink(child).split("/") + rest
+                    rest = _as_text(self._tree.readlink(child)).split("/") + rest
                 else:
                     node = child
         return node
@@ -150,11 +160,11 @@ class SystemShell(Files):
 
     def ls(self, path: str) -> list[str]:
         """Return the names in a directory, in its order."""
-        return [entry.name for entry in self._tree.readdir(self._walk(path))]
+        return [_as_text(entry.name) for entry in self._tree.readdir(self._walk(path))]
 
     def readlink(self, path: str) -> str:
         """Return the text of a link."""
-        return self._tree.readlink(self._walk(path, follow=False))
+        return _as_text(self._tree.readlink(self._walk(path, follow=False)))
 
     def stat(self, path: str) -> Stat:
         """Return type, mode and size, without following a last link."""
@@ -177,7 +187,7 @@ class SystemShell(Files):
         yield path, found
         if stat.S_ISDIR(found.mode):
             for entry in self._tree.readdir(node):
-                yield from self._find(posixpath.join(path, entry.name), entry.node)
+                yield from self._find(posixpath.join(path, _as_text(entry.name)), entry.node)
 
 
 class Shell(SystemShell):

@@ -87,6 +87,25 @@ def test_only_white_space_is_stripped(box: Bench, name: str) -> None:
     assert box.names(NODES) == {name}
 
 
+@pytest.mark.parametrize("name", ["n\xf6d\xe9", "\xe4", "\u4e2d"])
+def test_names_are_bytes(box: Bench, name: str) -> None:
+    assert box.write(f"{CLASS}/create", name) == len(name.encode())
+    assert box.ls(NODES) == [name]
+    assert box.readlink(f"{CLASS}/{name}") == f"../../devices/virtual/zcrypt/{name}"
+    assert box.read(f"{CLASS}/{name}/uevent").endswith(f"DEVNAME={name}\n".encode())
+    assert f"\nDEVNAME={name}\n".encode() in box.read("/ctl/uevents")
+    assert [path for path, _ in box.find(NODES)][1] == f"{NODES}/{name}"
+    box.write(f"{CLASS}/destroy", name)
+    assert not box.exists(f"{CLASS}/{name}")
+
+
+def test_newlines_in_names_do_not_end_an_event(box: Bench) -> None:
+    assert box.store(f"{CLASS}/create", "a\n\nb") == ""
+    text = box.cat("/ctl/uevents")
+    assert text.startswith(r"add@/devices/virtual/zcrypt/a\x0a\x0ab" + "\n")
+    assert text.index("\n\n") == len(text) - 2
+
+
 def test_an_empty_write_creates_nothing(box: Bench) -> None:
     assert box.store(f"{CLASS}/create", "") == ""
     assert "zcrypt" not in box.names("/sys/devices/virtual")

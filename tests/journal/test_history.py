@@ -268,6 +268,12 @@ def test_printable() -> None:
     assert printable("\x1b[31mé\r\n\u2028\x9b") == r"\x1b[31mé\x0d\x0a\x2028\x9b"
 
 
+def test_what_was_written_as_utf_8_is_shown_as_it_is() -> None:
+    assert in_words(Store("/sys/n\xc3\xb6", "\xc3\xa0\xff")) == "store /sys/nö 'àÿ'"
+    assert in_words(Store("/sys/n\xf6", "\xe9\u4e2d")) == "store /sys/nö 'é中'"
+    assert printable("\xc2\x85\xe2\x80\xa8") == r"\x85\x2028"
+
+
 def test_line_of_a_journal() -> None:
     assert from_line('{"seq": 7, "type": "verb", "text": "scan"}') == (7, Verb("scan"))
     with pytest.raises(ValueError, match=r"^not a record of a journal of this apfs: 'words'$"):

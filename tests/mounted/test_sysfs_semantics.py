@@ -220,6 +220,22 @@ def test_removed_directory_is_empty(mount: Mounter) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["n\xf6d\xe9".encode(), b"\xff\xa0x", b"of/m\xefne"])
+def test_names_are_bytes(mount: Mounter, name: bytes) -> None:
+    host = mount()
+    shown = os.fsdecode(name.replace(b"/", b"!"))
+    nodes, links = host / "sys/devices/virtual/zcrypt", host / "sys/class/zcrypt"
+    assert (links / "create").write_bytes(name) == len(name)
+    assert [path.name for path in nodes.iterdir()] == [shown]
+    for link in (links / shown, host / "sys/dev/char/240:0"):
+        assert link.readlink().as_posix() == f"../../devices/virtual/zcrypt/{shown}"
+    assert (nodes / shown / "uevent").read_bytes().endswith(b"DEVNAME=" + name + b"\n")
+    assert os.fsencode(f"add@/devices/virtual/zcrypt/{shown}\n") in (host / "ctl/uevents").read_bytes()
+    assert not os.path.lexists(nodes / f"{shown}\xe9")
+    (links / "destroy").write_bytes(os.fsencode(shown))
+    assert not os.path.lexists(nodes)
+
+
 def test_hot_unplug_and_plug(mount: Mounter) -> None:
     host = mount("default", "--clock", "manual")
     console, card = host / "ctl/console", host / "sys/devices/ap/card06"

@@ -266,6 +266,20 @@ def test_nodes_of_zcrypt_come_and_go(mount: Mounter, network: str) -> None:
     assert not Path("/dev/later").exists()
 
 
+@pytest.mark.parametrize("name", ["n\xf6d\xe9", "of/m\xefne", os.fsdecode(b"\xff\xa0x")])
+def test_nodes_of_zcrypt_with_names_of_any_bytes(mount: Mounter, name: str) -> None:
+    host = mount()
+    (host / "sys/class/zcrypt/create").write_bytes(os.fsencode(name))
+    script = f"""{UNTIL}
+        test -c "/dev/$1" || echo not there
+        echo later$1 > /sys/class/zcrypt/create
+        until_ "[ -c \"/dev/later$1\" ]"
+        echo later${{1/\\//!}} > /sys/class/zcrypt/destroy
+        until_ "! [ -e \"/dev/later$1\" ]"
+    """
+    assert apfs("exec", "--mount", str(host), "--", "bash", "-c", script, "bash", name).stdout == ""
+
+
 @pytest.mark.parametrize("when", ["before", "inside"])
 def test_nodes_of_zcrypt_whose_place_is_taken_are_not_there(mount: Mounter, when: str) -> None:
     """Such names neither keep a sandbox from being made, nor change directories of the real machine."""
