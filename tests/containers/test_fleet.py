@@ -1,4 +1,4 @@
-"""The recipes for fleets: their files are read, and what they say of one host is done here, without a container."""
+"""The recipes for fleets: podman plays its own; what the others say of one host is done here, without a container."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.conftest import TIMEOUT, apfs
-from tests.containers.conftest import CONTAINERFILE, ROOT
+from tests.conftest import TIMEOUT, UUID, apfs
+from tests.containers.conftest import CONTAINERFILE, ROOT, Engine
 from tests.mounted.test_migration import client
 from tests.mounted.test_remote import between, guest
 
@@ -83,6 +83,43 @@ def test_pods_of_the_set(start: Callable[[list[str], str], Path]) -> None:
     sent, received, *_ = between(hosts[0], hosts[1])
     assert (sent.ok, received.ok) == (True, True)
     assert [guest(host) for host in hosts] == [None, "RUNNING"]
+
+
+def told(recipe: str, pattern: str) -> str:
+    """Return a command that the comment at the head of a recipe tells."""
+    comment = "\n".join(line.removeprefix("#") for line in recipe.splitlines() if line.startswith("#"))
+    (found,) = re.findall(rf"^   ({pattern})$", comment, re.MULTILINE)
+    return str(found)
+
+
+def ready(engine: Engine, container: str) -> str:
+    """Return the state of a container's host as soon as it is mounted."""
+    for _ in range(100):
+        status = engine("exec", container, "cat", "/host/ctl/status", status=None)
+        if status:
+            return status
+    raise AssertionError(engine("logs", container, status=None))
+
+
+def test_pods_of_podman(engine: Engine, image: str) -> None:
+    """Two of them, by the commands that the file itself tells, and a guest that migrates through `podman exec`."""
+    recipe = (FLEET / "pod.yaml").read_text()
+    assert documents("pod.yaml")[1]["spec"]["containers"][0]["image"] == image
+    play, migrate = told(recipe, r"sed .*"), told(recipe, r"socat .*\n.*")
+    names = ("host-0", "host-7")
+    try:
+        for name in names:
+            engine.script("sh", "-euc", play.replace("podman", "$ENGINE").replace("/host-7/", f"/{name}/"))
+        for name, serial in zip(names, ("0000", "0007"), strict=True):
+            assert json.loads(ready(engine, f"{name}-apfs"))["scenario"] == name
+            assert engine("exec", f"{name}-apfs", "cat", "/host/sys/devices/ap/card05/serialnr") == f"{serial}0005\n"
+        engine("exec", "host-0-apfs", "sh", "-c", f"echo 1 > /host/dev/vfio-ap/{UUID}/guest")
+        script = f"U={UUID}\n{migrate.replace('podman', '$ENGINE')}"
+        engine.script("sh", "-euc", script)
+        guests = [engine("exec", f"{name}-apfs", "cat", f"/host/dev/vfio-ap/{UUID}/guest") for name in names]
+        assert guests == ["0\n", "1\n"]
+    finally:
+        engine("pod", "rm", "--force", *names, status=None)
 
 
 def test_compose(start: Callable[[list[str], str], Path]) -> None:
