@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-    from apfs.mounts.migration import Check, Outcome
+    from apfs.mounts.migration import Check, Outcome, Source, Target
     from apfs.mounts.remote import Received
 
 
@@ -106,12 +106,32 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
             raise click.UsageError("expected SOURCE, TARGET and UUID")
         uuid = operands[2].lower()
         source, target = migration.Source(Path(operands[0]), uuid), migration.Target(Path(operands[1]), uuid)
-        with progress.shown(f"{'checking' if check else 'migrating'} {uuid}"):
+        with (
+            contextlib.nullcontext() if check else _guarded(source, target),
+            progress.shown(f"{'checking' if check else 'migrating'} {uuid}"),
+        ):
             report = (migration.check if check else migration.migrate)(source, target)
     except migration.NotPossibleError as error:
         fail(str(error), 2)
     _print(report, as_json=as_json)
     raise SystemExit(0 if report.ok else 1)
+
+
+@contextlib.contextmanager
+def _guarded(source: Source, target: Target) -> Iterator[None]:
+    """Have both hosts put in order if this process is killed. `NotPossibleError` if a migration makes no sense."""
+    from apfs.mounts import guard, migration
+
+    source.need_guest()
+    migration.other_host(source.facts, target.facts)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                guard.Guard(lambda _: migration.recover(source, target), [source.client, target.client])
+            )
+        except OSError as error:
+            raise migration.NotPossibleError(f"{error.filename}: {error.strerror}") from None
+        yield
 
 
 def _end(number: int, _frame: object) -> NoReturn:
@@ -122,7 +142,7 @@ def _end_of_two(
     operands: tuple[str, ...], sent: str | None, received: str | None, *, only_check: bool, as_json: bool
 ) -> NoReturn:
     """Be one end of a migration between machines."""
-    from apfs.mounts import frames, remote
+    from apfs.mounts import frames, guard, remote
 
     if sent and not operands:
         raise click.UsageError("UUID is missing")
@@ -130,7 +150,7 @@ def _end_of_two(
     with _connected(words) as (source, sink):
         channel = frames.Channel(source, sink)
         end, mount = (remote.send, sent) if sent else (remote.receive, received or "")
-        report = end(Path(mount), uuid, channel, only_check=only_check)
+        report = end(Path(mount), uuid, channel, only_check=only_check, guard=guard.Guard)
     if report is None:
         raise SystemExit(0)
     _print(report, as_json=as_json, err=not words)

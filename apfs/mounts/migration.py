@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+STOPPED = ("STOP", "STOP_COPY")
+"""States of a device whose guest does not run, and may run elsewhere."""
 
 
 class NotPossibleError(Exception):
@@ -145,6 +147,15 @@ class _Host:
         """Where its client files are."""
         self._forecasts = mount / "ctl/migration" / uuid
 
+    def state(self) -> str:
+        """Return the state of the device, such as RUNNING; empty if nobody has it open, or the host is gone."""
+        try:
+            if _read(self.client / "guest").strip() != b"1":
+                return ""
+            return _read(self.client / "migration_state").decode().strip()
+        except OSError:
+            return ""
+
 
 class Source(_Host):
     """The host that a guest leaves. Its steps raise `StepError`."""
@@ -172,6 +183,14 @@ class Source(_Host):
         with _steps():
             _write(self.client / "migration_state", b"STOP")
             _write(self.client / "guest", b"0")
+
+    @property
+    def advice(self) -> str:
+        """What to do if nobody knows where the guest runs: nothing may start it here, unless somebody knows better."""
+        return (
+            "the guest may run on the target, and is stopped on the source: if it runs there, "
+            f"write 0 to {self.client}/guest, if not, RUNNING to {self.client}/migration_state"
+        )
 
     def preview(self) -> bytes:
         """Return the stream that a migration would begin with now."""
@@ -238,10 +257,14 @@ class Target(_Host):
             return log
         with contextlib.suppress(OSError):
             log = self._kmsg.read_text().splitlines()[self._logged :]
+        self.take_back()
+        return log
+
+    def take_back(self) -> None:
+        """Go back to RUNNING, and close a device that was not open before."""
         _write_if_possible(self.client / "migration_state", b"RUNNING")
         if not self._has_guest:
             _write_if_possible(self.client / "guest", b"0")
-        return log
 
     def forecast(self, stream: bytes) -> dict[str, Any]:
         """Return what the driver would do with a stream; for an empty one, whether it would take any."""
@@ -298,12 +321,7 @@ def migrate(source: Source, target: Receiver) -> Outcome:
         target.take(stream)
         target.run()
     except UnsureError as error:
-        # Nothing may start it here, unless somebody knows better.
-        what = (
-            f"{error}; the guest may run on the target, and is stopped on the source: if it runs there, "
-            f"write 0 to {source.client}/guest, if not, RUNNING to {source.client}/migration_state"
-        )
-        return Outcome(source.uuid, ok=False, stream=size, error=what)
+        return Outcome(source.uuid, ok=False, stream=size, error=f"{error}; {source.advice}")
     except StepError as error:
         source.resume()
         what = f"{error}; the guest goes on running on the source"
@@ -325,6 +343,23 @@ def _strerror(name: str) -> str:
     """Return the text for an errno by its symbolic name, that of EIO for any other word."""
     number = getattr(errno, name, None)
     return os.strerror(number if isinstance(number, int) else errno.EIO)
+
+
+def recover(source: Source, target: Target) -> None:
+    """Put both hosts in order when the process that migrated was killed, wherever that was.
+
+    If the guest runs on the target, it is ended on the source; if not, it goes on there.
+    """
+    here, there = source.state(), target.state()
+    if there == "RUNNING" and here != "RUNNING":
+        if here in STOPPED:
+            with contextlib.suppress(StepError):  # nobody is left to be told
+                source.close()
+        return
+    if here in STOPPED:
+        source.resume()
+    if there:
+        target.take_back()
 
 
 @contextlib.contextmanager

@@ -15,13 +15,16 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apfs import __version__
 from apfs.mounts import frames
 from apfs.mounts.frames import ChannelError, LostError
+from apfs.mounts.guard import Unguarded
 from apfs.mounts.migration import (
+    STOPPED,
     Check,
     Facts,
     NotPossibleError,
@@ -36,7 +39,7 @@ from apfs.mounts.migration import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from apfs.mounts.frames import Channel
@@ -63,8 +66,17 @@ class Received:
         return asdict(self)
 
 
-def send(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Outcome | Check:
-    """Migrate a guest from a mount to the one at the other end of a channel, or ask what would happen."""
+_ASKED, _RUNS = b"a", b"r"
+"""Marks for a guard: that the target is told to run the guest, and that it runs there."""
+
+
+def send(
+    mount: Path, uuid: str, channel: Channel, *, only_check: bool, guard: type[Unguarded] = Unguarded
+) -> Outcome | Check:
+    """Migrate a guest from a mount to the one at the other end of a channel, or ask what would happen.
+
+    A `guard` puts the mount in order if this process is killed.
+    """
     with _telling(channel):
         source = Source(mount, uuid)
         if not only_check:
@@ -72,20 +84,23 @@ def send(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Outco
     _say_hello(channel, "source", source, only_check=only_check)
     theirs = _hear(channel, "target")
     _fit(source, theirs, only_check=only_check)
-    target = _Remote(channel, _facts(theirs))
     if only_check:
-        return check(source, target)
-    outcome = migrate(source, target)
+        return check(source, _Remote(channel, _facts(theirs), lambda _: None))
+    with _guarding(guard(lambda told: _recover_source(source, told), [source.client])) as guarded:
+        outcome = migrate(source, _Remote(channel, _facts(theirs), guarded.tell))
     if outcome.ok:
         with contextlib.suppress(LostError):
             channel.send("closed")
     return outcome
 
 
-def receive(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Received | None:
+def receive(
+    mount: Path, uuid: str, channel: Channel, *, only_check: bool, guard: type[Unguarded] = Unguarded
+) -> Received | None:
     """Let the source at the other end of a channel migrate a guest to a mount, or ask what would happen: then None.
 
-    If the UUID is empty, it is a guest of whatever device the source says.
+    If the UUID is empty, it is a guest of whatever device the source says. A `guard` puts the mount in order if this
+    process is killed.
     """
     theirs = None if uuid else _hear(channel, "source")
     with _telling(channel):
@@ -96,7 +111,40 @@ def receive(mount: Path, uuid: str, channel: Channel, *, only_check: bool) -> Re
     if theirs["check"]:
         _answer(target, channel)
         return None
-    return _serve(target, channel)
+    # Without waiting: two that wait for each other's other ends would do so for ever.
+    with _guarding(guard(lambda told: _recover_target(target, told), [target.client], waits=False)) as guarded:
+        return _serve(target, channel, guarded.tell)
+
+
+@contextlib.contextmanager
+def _guarding(guard: Unguarded) -> Iterator[Unguarded]:
+    """Start a guard, and let it end. `NotPossibleError` if there is no device any more, or somebody else migrates."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(guard)
+        except BlockingIOError:
+            raise NotPossibleError("another apfs migrate is at work with this device") from None
+        except OSError as error:
+            raise NotPossibleError(f"{error.filename}: {error.strerror}") from None
+        yield guard
+
+
+def _recover_source(source: Source, told: bytes) -> None:
+    if source.state() not in STOPPED:
+        return
+    if _RUNS in told:
+        with contextlib.suppress(StepError):  # nobody is left to be told
+            source.close()
+    elif _ASKED in told:
+        print(f"apfs: killed; {source.advice}", file=sys.stderr)  # noqa: T201 -- of a command
+    else:
+        source.resume()
+
+
+def _recover_target(target: Target, told: bytes) -> None:
+    state = target.state()
+    if state and not (_ASKED in told and state == "RUNNING"):
+        target.take_back()
 
 
 # -- hello -------------------------------------------------------------------------------------------
@@ -153,9 +201,10 @@ def _facts(theirs: dict[str, Any]) -> Facts:
 class _Remote:
     """The target, as the source has it."""
 
-    def __init__(self, channel: Channel, facts: Facts) -> None:
+    def __init__(self, channel: Channel, facts: Facts, tell: Callable[[bytes], None]) -> None:
         self.facts = facts
         self._channel = channel
+        self._tell = tell
         self._log: list[str] = []
         self._listens = True
         """Whether it waits for what is to be done next; if not, it undoes everything by itself."""
@@ -172,6 +221,7 @@ class _Remote:
         """Have the guest run."""
         self._listens = False
         sent = False
+        self._tell(_ASKED)
         try:
             self._channel.send("run")
             sent = True
@@ -182,6 +232,7 @@ class _Remote:
             # An interrupted `send` does not tell whether the frame is on its way.
             reason = str(error) if isinstance(error, ChannelError) else "interrupted"
             raise UnsureError(reason) from None
+        self._tell(_RUNS)
 
     def undo(self) -> list[str]:
         """Have it all undone."""
@@ -250,9 +301,9 @@ def _answer(target: Target, channel: Channel) -> None:
         raise NotPossibleError(str(error)) from None
 
 
-def _serve(target: Target, channel: Channel) -> Received:
+def _serve(target: Target, channel: Channel, tell: Callable[[bytes], None]) -> Received:
     try:
-        size = _take_part(target, channel)
+        size = _take_part(target, channel, tell)
     except (StepError, _TakenBackError) as error:
         log = target.undo()
         with contextlib.suppress(LostError):
@@ -277,7 +328,7 @@ def _serve(target: Target, channel: Channel) -> Received:
     return Received(target.uuid, ok=True, stream=size)
 
 
-def _take_part(target: Target, channel: Channel) -> int:
+def _take_part(target: Target, channel: Channel, tell: Callable[[bytes], None]) -> int:
     """Do what the source says, until the guest runs here; return the size of the stream."""
     _next(channel, "prepare")
     target.prepare()
@@ -286,6 +337,7 @@ def _take_part(target: Target, channel: Channel) -> int:
     target.take(stream)
     channel.send("done")
     _next(channel, "run")
+    tell(_ASKED)
     target.run()
     return len(stream)
 

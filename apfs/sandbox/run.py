@@ -116,7 +116,7 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
         with os.fdopen(status_reader) as statuses:
             with interrupts.heeded():
                 wait(status_reader)
-            first = statuses.readline()
+            first = _whole(statuses.readline())
             pid = json.loads(first)["child-pid"] if first else None
             if pid is not None:
                 _put_together(mount, sandbox, pid, gate, wait)
@@ -129,7 +129,7 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
                 os.close(ready)
             signals.let_go(block_writer, pid)
             wait(status_reader)
-            rest = statuses.read()
+            rest = _whole(statuses.read())
         status = box.wait()
     finally:
         _end_box(box)
@@ -142,6 +142,11 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
     if not codes:
         raise SandboxError(f"bwrap was killed by signal {-status}" if status < 0 else _advice())
     return int(codes[0])
+
+
+def _whole(lines: str) -> str:
+    """Return what bwrap has reported without a last line that is not whole: it was killed while it wrote that."""
+    return lines[: lines.rfind("\n") + 1]
 
 
 def _wait(watch: supervisor.Supervisor | None, descriptor: int) -> None:
@@ -157,7 +162,6 @@ def _wait(watch: supervisor.Supervisor | None, descriptor: int) -> None:
 def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Callable[[int], None]) -> None:
     """Have the directories of the sandbox put together while bwrap, whose child is `pid`, waits at the gate."""
     child, done = assemble.start(mount, sandbox.nodes, pid, gate)
-    os.close(gate)
     try:
         with interrupts.heeded():
             wait(done)
@@ -169,7 +173,9 @@ def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Call
     finally:
         _, status = os.waitpid(child, 0)
     if reason or status:
+        # The gate stays closed: bwrap would fail as well, and be killed in the middle of saying so.
         raise SandboxError(f"the sandbox could not be made: {reason or 'a process of apfs was killed, or failed'}")
+    os.close(gate)
 
 
 def _prepare(parent: int, channel: socket.socket, nodes: Nodes, blocked: set[signal.Signals]) -> None:

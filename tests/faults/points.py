@@ -46,6 +46,7 @@ class Outcome:
     calls: int
     first_mkdir: int
     said: str
+    printed: str
 
 
 def compile_program(directory: Path) -> Path:
@@ -66,7 +67,7 @@ def spread(first: int, last: int, count: int) -> list[int]:
     return [first + (last - first) * step // (count - 1) for step in range(count)]
 
 
-def _line(process: subprocess.Popen[str]) -> str:
+def line_of(process: subprocess.Popen[str]) -> str:
     """Read a line of standard output and nothing more, which `communicate` would miss."""
     assert process.stdout
     line = b""
@@ -98,12 +99,12 @@ class Commands:
         """Run a command, and wait until all of its processes have ended."""
         with self.start(fault, *words) as process:
             printed, said = process.communicate(timeout=TIMEOUT)
-        return self._outcome(printed, said)
+        return outcome_of(printed, said)
 
     def mount(self, fault: Fault, mountpoint: Path) -> Outcome:
         """Mount; whatever has become of that, mount again, use it, unmount; wait for the end of all processes."""
         with self.start(fault, *APFS, "mount", str(mountpoint)) as process:
-            printed = _line(process)
+            printed = line_of(process)
             mounted = mounts_in(mountpoint)
             if printed == "130\n":
                 assert not mounted
@@ -116,15 +117,17 @@ class Commands:
             apfs("umount", str(mountpoint))
             rest, said = process.communicate(timeout=TIMEOUT)
         assert not mounts_in(mountpoint)
-        return self._outcome(printed + rest, said)
-
-    @staticmethod
-    def _outcome(printed: str, said: str) -> Outcome:
-        assert "Traceback" not in said, said
-        status, calls, first_mkdir = map(int, printed.split())
-        return Outcome(status, calls, first_mkdir, said)
+        return outcome_of(printed + rest, said)
 
 
 def started(commands: Commands) -> int:
     """How many calls there are before the first line of apfs runs, and a little more: until then Python decides."""
     return commands.run(NONE, *APFS[:2], "-c", "import apfs.cli.start").calls + 30
+
+
+def outcome_of(printed: str, said: str) -> Outcome:
+    """Return the outcome from what faultpoint, the command and its processes have written."""
+    assert "Traceback" not in said, said
+    *lines, status, counts = printed.splitlines()
+    calls, first_mkdir = map(int, counts.split())
+    return Outcome(int(status), calls, first_mkdir, said, "".join(f"{line}\n" for line in lines))

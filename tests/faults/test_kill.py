@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.mounts import places
-from tests.conftest import TIMEOUT
+from tests.conftest import TIMEOUT, sh
 from tests.faults.points import APFS, NONE, Commands, Fault, mounts_in, spread, started
 
 if TYPE_CHECKING:
@@ -77,6 +78,21 @@ def test_other_processes_of_exec_are_killed(commands: Commands) -> None:
             check_exec(commands, Fault(whole.calls * 4 // 5, child))
             assert list(commands.tmp.iterdir()) == []
     nothing_stays(commands)
+
+
+BWRAP = """#!/bin/sh
+while [ "$1" != --json-status-fd ]; do shift; done
+eval "printf '{\\"child-pid\\": 12' >&$2"
+kill -KILL $$
+"""
+
+
+def test_bwrap_is_killed_while_it_reports(tmp_path: Path) -> None:
+    """It writes in pieces."""
+    (tmp_path / "bwrap").write_text(BWRAP)
+    (tmp_path / "bwrap").chmod(0o755)
+    said = sh('PATH="$2:$PATH" "$1" -m apfs exec true', sys.executable, str(tmp_path), status=125).stderr
+    assert said == "apfs: bwrap was killed by signal 9\n"
 
 
 def test_interrupted_exec(commands: Commands) -> None:

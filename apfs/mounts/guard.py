@@ -1,0 +1,98 @@
+"""What becomes of a migration whose process is killed: another one puts its hosts in order.
+
+A host does not see that `apfs migrate` is gone: its files are written to, and hold nothing. So a process waits for the
+end of the one that migrates, and, if it was killed, does then what it would have done itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from typing import TYPE_CHECKING, Self
+
+from apfs.mounts.server import close_others, end_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+_DONE = b"."
+
+
+class Unguarded:
+    """For programs whose hosts end with them."""
+
+    def __init__(self, recover: Callable[[bytes], None], devices: Sequence[Path], *, waits: bool = True) -> None:
+        """Take what `Guard` takes."""
+
+    def tell(self, mark: bytes) -> None:
+        """Tell nobody."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Do nothing."""
+
+
+class Guard(Unguarded):
+    """Calls `recover`, in a process of its own, if this one does not come to the end of its `with` block.
+
+    While it lives, that process holds locks (flock(2)) on the client directories of the `devices`, which are different
+    ones: nobody migrates again before all is in order. For commands: this process must not have threads.
+    """
+
+    def __init__(self, recover: Callable[[bytes], None], devices: Sequence[Path], *, waits: bool = True) -> None:
+        """`recover` gets the marks that were told. Unless it `waits`, `BlockingIOError` if somebody has a device."""
+        self._recover = recover
+        self._devices = devices
+        self._mode = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
+
+    def tell(self, mark: bytes) -> None:
+        """Leave a mark: something is about to be done that the host does not show."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            os.write(self._writer, mark)
+
+    def __enter__(self) -> Self:
+        """Start the process. `OSError` if a device is gone."""
+        locks: list[int] = []
+        try:
+            for device in sorted(self._devices):  # in one order, so that two do not wait for each other
+                locks.append(os.open(device, os.O_RDONLY | os.O_DIRECTORY))
+                fcntl.flock(locks[-1], self._mode)
+            reader, self._writer = os.pipe()
+            self._child = os.fork()
+            if self._child == 0:
+                end_with(lambda: self._watch(reader, locks))
+            os.close(reader)
+        finally:
+            for lock in locks:
+                os.close(lock)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Let the process end; after an exception it looks whether all is in order."""
+        if kind is None:
+            self.tell(_DONE)
+        os.close(self._writer)
+        os.waitpid(self._child, 0)
+
+    def _watch(self, reader: int, locks: Sequence[int]) -> None:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1):  # they may be the other end's
+            os.dup2(null, stream)
+        close_others(reader, *locks)
+        with open(reader, "rb") as marks:
+            told = marks.read()
+        if not told.endswith(_DONE):
+            self._recover(told)
