@@ -41,6 +41,10 @@ class _Exec(click.Command):
 
             error.show()
             raise SystemExit(FAILED) from None
+        except MemoryError:
+            from apfs.sandbox.run import FAILED
+
+            fail("not enough memory", FAILED)
 
 
 @click.command(cls=_Exec, context_settings={"allow_interspersed_args": False})

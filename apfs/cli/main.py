@@ -85,11 +85,13 @@ class _Apfs(click.Group):
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 -- as click has it
-        """Run the command; Ctrl-C is a status and no text."""
+        """Run the command; Ctrl-C is a status and no text, and a lack of memory a line."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise SystemExit(STATUS) from None
+        except MemoryError:
+            streams.fail("not enough memory")
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names of all commands, in the order in which they are shown."""

@@ -64,7 +64,8 @@ def _answered(
     """Make a request handler of a function that never waits: the coroutine that pyfuse3 wants.
 
     A refusal by the core becomes an error of FUSE. Any other exception is a defect: it becomes EIO and a record, since
-    one that leaves a handler would end the server, and with it the mount for all its users.
+    one that leaves a handler would end the server, and with it the mount for all its users. So does a lack of memory:
+    a host that may be in the middle of a change is worse than none.
     """
 
     @functools.wraps(handler)
@@ -73,6 +74,8 @@ def _answered(
             return handler(self, *args)
         except KernelError as error:
             raise FUSEError(error.errno) from None
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 -- see above
             asked = self.asked(handler.__name__, args)
             self.host.journal.add(Crash(handler.__name__, traceback.format_exc(), input=asked))
