@@ -41,6 +41,8 @@ _USER_ID = 64055
 
 _PREFIX = "apfs-libvirt-"
 _LAST_WORDS = 2
+_SIGNALLED = 128
+"""What a status of `apfs exec` has above the number of the signal that ended the command."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # A device that the scenario's stand-in for a VMM has open would be busy for QEMU.
@@ -235,7 +237,7 @@ def _run(command: list[str], directory: Path, stopped: _Stop, ready: Callable[[]
                 ready()
                 _wait(daemon, stopped)
             if not stopped.asked:
-                raise LibvirtError(f"libvirtd failed: {_last_words(directory / 'log')}")
+                raise LibvirtError(_what_happened(daemon.poll(), directory / "log"))
         finally:
             daemon.terminate()
             daemon.wait()
@@ -300,6 +302,13 @@ def _wait(daemon: subprocess.Popen[bytes], stopped: _Stop, event: int | None = N
         return not stopped.asked and ended not in ready
     finally:
         os.close(ended)
+
+
+def _what_happened(status: int | None, log: Path) -> str:
+    """Return what went wrong, by the exit status of the `apfs exec` in which libvirtd ran; None if that still runs."""
+    if status is not None and status > _SIGNALLED:
+        return f"libvirtd was killed by signal {status - _SIGNALLED}, and its guests with it"
+    return f"libvirtd failed: {_last_words(log)}"
 
 
 def _last_words(log: Path) -> str:
