@@ -54,20 +54,8 @@ ALLOWED: dict[str, set[str]] = {
 PURE = {"errors", "journal", "sysfs", "kernel", "ap", "mdev", "vfio", "vfio_ap", "system", "ctl", "layout"}
 PURE |= {"guest", "host"}
 OUTSIDE = {
-    *(
-        "__future__",
-        "abc",
-        "array",
-        "bisect",
-        "collections",
-        "contextlib",
-        "dataclasses",
-        "enum",
-        "errno",
-        "functools",
-        "json",
-    ),
-    *("fnmatch", "itertools", "operator", "re", "select", "stat", "struct", "typing"),
+    *("__future__", "abc", "array", "bisect", "collections", "contextlib", "dataclasses", "enum", "errno"),
+    *("functools", "json", "fnmatch", "itertools", "operator", "re", "select", "stat", "struct", "typing"),
 }
 
 
