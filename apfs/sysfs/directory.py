@@ -82,6 +82,8 @@ class Directory(Population):
         self.lasting = lasting
         self.shown_at: str | None = None
         """Where it is made to be bound to, if it is."""
+        self._comes_back: bool = isinstance(members, FixedName) and (parent is None or parent._comes_back)  # noqa: SLF001
+        """Whether it is the same node again when it comes back, so that what binds it must find it gone until then."""
         self._permanent = lasting and (parent is None or parent.permanent(0))
         self._varies = not self._permanent
         self._entries = tuple(entries)
@@ -230,7 +232,7 @@ class Directory(Population):
         return self._stats[entry - 1] if node.present(subject) else None
 
     def remains(self, entry: int) -> Stat | None:
-        return self._remains[entry]
+        return None if self._comes_back else self._remains[entry]
 
     def _nlink(self, key: int) -> int:
         return 2 + sum(members.count(key) for members in self._below) if self._below else 2

@@ -123,7 +123,8 @@ class Tree:
         """Return the stat of a node that was removed, for those who still have it, with its first permissions.
 
         kernfs answers stat(2) for as long as somebody has the inode; a directory has no subdirectories then. ENOENT if
-        it is not known what the node was: its tree is gone, or it is no part of sysfs.
+        it is not known what the node was: its tree is gone, or it is no part of sysfs. Nor is anything left of fixed
+        directories: a sandbox binds those of modules one by one, and programs there look whether they exist.
         """
         kind, _, entry = self._unpack(node)
         found = kind.remains(entry)

@@ -1,4 +1,7 @@
-"""Nothing stale: after a store has returned, nobody sees names, links or counts as they were before."""
+"""Nothing stale: after a store has returned, nobody sees names, links or counts as they were before.
+
+Also on kernels before 6.16, which do not know epochs: this one is sent a notification that it does not know either.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,27 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import UUID, create_mdev
+from tests.mounted.counted import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PAIRS = 500
 MATRIX = "sys/devices/vfio_ap/matrix"
 CREATE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough/create"
 
+OLDER_KERNEL = """
+import struct
+from apfs.fuse import cache
+cache._INC_EPOCH = struct.pack("=IiQ", 16, 99, 0)
+"""
 
-@pytest.fixture
-def host(mount: Callable[..., Path]) -> Path:
-    return mount("default", "--clock", "manual")
+
+@pytest.fixture(params=["", OLDER_KERNEL], ids=["epochs", "none"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    with counted(tmp_path / "z", request.param, "--foreground") as served:
+        yield served.root
 
 
 def store(path: Path, text: str) -> None:
@@ -55,6 +66,8 @@ def test_what_is_looked_at_from_inside_a_removed_directory(host: Path) -> None:
     for _ in range(PAIRS):
         directory = os.open(create_mdev(host), os.O_RDONLY | os.O_DIRECTORY)
         try:
+            with os.scandir(directory) as entries:
+                assert "matrix" in [entry.name for entry in entries]
             assert os.stat("matrix", dir_fd=directory).st_size == 4096
             store(host / MATRIX / UUID / "remove", "1")
             with pytest.raises(FileNotFoundError):
