@@ -11,13 +11,18 @@ Attributes that vary (`apfs.sysfs`) are invalidated one by one, which takes no l
 directories that can go away, because a process can get to such a directory without a name: as its working directory, by
 a descriptor, or by a bind mount.
 
+The kernel drops attributes that an invalidation has overtaken on their way (attr_version of fs/fuse), but only those of
+an inode that it knows. It does not know one from the answer to the first look at it until the client has its turn.
+Inodes that it did not know are invalidated again with the next change; until then such a client may see an old link
+count by fstat(2), where it looks by a descriptor. To preclude that, the answer to a first look must not be remembered,
+which is a GETATTR more for each directory.
+
 Listings are different. The kernel remembers their names when the listing arrives, not when it was made, so it would
 never hear of a store in between. Hence it may remember only names that are lasting.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from pathlib import Path
@@ -39,6 +44,8 @@ class KernelCache:
     def __init__(self) -> None:
         self._device: int | None = None
         self._told: set[pyfuse3.InodeT] = set()
+        self._late: set[pyfuse3.InodeT] = set()
+        """Those that it did not know when they should have been invalidated: by now it may."""
         self.epochs = 0
         """How many times all names were declared out of date."""
 
@@ -67,8 +74,17 @@ class KernelCache:
 
     def changed(self) -> None:
         """Tell the kernel, before it gets any other answer, that names and attributes may have changed."""
-        for inode in self._told:
-            with contextlib.suppress(OSError):  # the kernel may have forgotten it by itself
-                pyfuse3.invalidate_inode(inode, attr_only=True)
+        for inode in self._late:
+            _invalidate(inode)
+        self._late = {inode for inode in self._told if not _invalidate(inode)}
         self._told.clear()
         self._new_epoch()
+
+
+def _invalidate(inode: pyfuse3.InodeT) -> bool:
+    """Invalidate the attributes of an inode; return whether the kernel knows it."""
+    try:
+        pyfuse3.invalidate_inode(inode, attr_only=True)
+    except OSError:
+        return False
+    return True

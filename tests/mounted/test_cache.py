@@ -9,8 +9,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+import pyfuse3
 import pytest
 
+from apfs.fuse.cache import KernelCache
 from tests.conftest import UUID, create_mdev
 from tests.mounted.counted import counted
 
@@ -76,6 +78,27 @@ def test_what_is_looked_at_from_inside_a_removed_directory(host: Path) -> None:
                 os.open("matrix", os.O_RDONLY, dir_fd=directory)
         finally:
             os.close(directory)
+
+
+def test_inodes_that_the_kernel_did_not_know_are_invalidated_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the first look at one may have been on its way. Others were forgotten, and it does not go on."""
+    tried: list[int] = []
+
+    def invalidate(inode: int, *, attr_only: bool) -> None:
+        assert attr_only
+        tried.append(inode)
+        if inode != 7:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(pyfuse3, "invalidate_inode", invalidate)
+    cache = KernelCache()
+    for inode in (5, 7):
+        cache.remember_attributes(pyfuse3.InodeT(inode))
+    cache.changed()
+    assert sorted(tried) == [5, 7]
+    cache.changed()
+    cache.changed()
+    assert tried[2:] == [5]
 
 
 def test_drivers_of_a_queue(host: Path) -> None:
