@@ -63,6 +63,7 @@ class _Roots:
         self._guests = guests
         self.name, self.find = guests.name, guests.find
         self.parent, self.keys, self.count = guests.parent, guests.keys, guests.count
+        self.place = guests.place
 
     def subject(self, key: int) -> Directory | None:
         guest = self._guests.subject(key)

@@ -58,6 +58,9 @@ class Parts(Generic[_T]):
             return iter((parent,) if parent > after and self.has(parent) else ())
         return (key for key in self._mdevs.keys(0, after) if self.has(key))
 
+    def place(self, key: int) -> int:
+        return key if self._keyed else self._mdevs.place(key)
+
     def count(self, parent: int) -> int:
         return sum(1 for _ in self.keys(parent, -1))
 

@@ -24,7 +24,7 @@ from apfs.sysfs.entries import (
     file_stat,
 )
 from apfs.sysfs.kind import ENTRY_BITS, KEY_BITS, Kinds, Population
-from apfs.sysfs.members import FixedName, Members, Names, Places, Selection, existing
+from apfs.sysfs.members import FixedName, Members, Names, Placed, Places, Selection, existing
 from apfs.sysfs.populations import FileSet, LinkSet
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from apfs.sysfs.openfile import SpecialFile
 
-# A listing position is `slot << 33 | n`: before the slot if n is 0, else behind its member with the key n - 1.
-# There are 33 bits, because a key may be all ones.
+# A listing position is `slot << 33 | n`: before the slot if n is 0, else behind its member with the place n - 1.
+# There are 33 bits, because a place, which is a key in most cases, may be all ones.
 _SLOT_SHIFT = KEY_BITS + 1
 _WITHIN_SLOT = (1 << _SLOT_SHIFT) - 1
 
@@ -79,6 +79,7 @@ class Directory(Population):
         self._kinds = kinds
         self.parent = parent
         self.members = members
+        self.place = members.place if isinstance(members, Placed) else None
         self.lasting = lasting
         self.shown_at: str | None = None
         """Where it is made to be bound to, if it is."""
@@ -317,11 +318,12 @@ class Directory(Population):
         directory, place, after = self.id(key), position >> _SLOT_SHIFT, (position & _WITHIN_SLOT) - 1
         for name, file_type, number, entry, entry_stat, population, start in self._slots[place:]:
             if population:
-                first = population.id(0)
+                first, place_of = population.id(0), population.place
                 for member in population.keys(key, after):
                     node = first | member << ENTRY_BITS
                     member_stat = population.stat(member, 0) if population.lasting else None
-                    yield dir_entry((population.name(member), node, start + member + 1, file_type, member_stat))
+                    following = start + (place_of(member) if place_of else member) + 1
+                    yield dir_entry((population.name(member), node, following, file_type, member_stat))
             elif entry and after < 0 and (entry_stat or entry.present(subject)):
                 yield dir_entry((name, directory | number, start + 1, file_type, entry_stat))
             after = -1  # after the slot at which the listing was interrupted, nothing has been listed yet

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from apfs.sysfs.entries import Access, AttributeOf, Stat
     from apfs.sysfs.openfile import SpecialFile
@@ -89,13 +89,16 @@ class Population(Kind):
     lasting = False
     """Whether its members are lasting."""
 
+    place: Callable[[int], int] | None = None
+    """Gives the place of a member in listings, if that is not its key (apfs.sysfs.members.Placed)."""
+
     @abstractmethod
     def find(self, parent: int, name: str) -> int | None:
         """Return the key of the existing member of that name in directory `parent`."""
 
     @abstractmethod
     def keys(self, parent: int, after: int) -> Iterator[int]:
-        """Yield the keys of the members in directory `parent` that are greater than `after`, ascending."""
+        """Yield the keys of the members in directory `parent` whose places are greater than `after`, ascending."""
 
     @abstractmethod
     def name(self, key: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +55,21 @@ class Places(Protocol):
         """Return the absolute path of a member (`entry` is 0)."""
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """Members or selections whose order in listings is another one than that of their keys.
+
+    Their `keys(parent, after)` yields the keys whose places are greater than the place `after`, by ascending places.
+    """
+
+    def place(self, key: int) -> int:
+        """Return the place of an existing key, a number of as many bits as a key."""
+
+
 _T = TypeVar("_T")
+
+_FORMER = 1000
+"""How many names that were removed keep their places: more than can go and come back during one listing."""
 
 
 class Changes:
@@ -70,7 +84,10 @@ class Changes:
 class Registry(Generic[_T]):
     """Objects that come and go at run time, by name and by a serial number that is never used twice.
 
-    It is the `Members` of the one directory that contains them, and the `Selection` of links to all of them.
+    It is the `Members` of the one directory that contains them, and the `Selection` of links to all of them. Listings
+    have them as they were made. An object whose name was used before is at the place of that one, so that no name is
+    listed twice if it is removed and made again in the meantime. kernfs sorts by a hash of the name, for the same
+    reason.
     """
 
     def __init__(self, changes: Changes | None = None) -> None:
@@ -79,6 +96,9 @@ class Registry(Generic[_T]):
         self._objects: dict[int, _T] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, int] = {}
+        self._places: dict[int, int] = {}
+        self._former: dict[str, int] = {}
+        """The places of names that were removed."""
         self._serial = 0
 
     def add(self, name: str, item: _T) -> None:
@@ -87,6 +107,7 @@ class Registry(Generic[_T]):
         self._objects[self._serial] = item
         self._names[self._serial] = name
         self._keys[name] = self._serial
+        self._places[self._serial] = self._former.pop(name, self._serial)
         self._changes.count += 1
 
     def unique(self, stem: str) -> str:
@@ -97,6 +118,9 @@ class Registry(Generic[_T]):
         """Remove an object."""
         key = self._keys.pop(name)
         del self._objects[key], self._names[key]
+        self._former[name] = self._places.pop(key)
+        if len(self._former) > _FORMER:
+            del self._former[next(iter(self._former))]
         self._changes.count += 1
 
     def get(self, name: str) -> _T | None:
@@ -128,8 +152,13 @@ class Registry(Generic[_T]):
         return 0
 
     def keys(self, _parent: int, after: int = -1) -> Iterator[int]:
-        """Yield the keys greater than `after`; serial numbers ascend by themselves."""
-        return (key for key in list(self._objects) if key > after)
+        """Yield the keys whose places are greater than `after`, by ascending places."""
+        placed = sorted((place, key) for key, place in self._places.items())
+        return (key for place, key in placed if place > after)
+
+    def place(self, key: int) -> int:
+        """Return the place of an object, whatever if it is gone."""
+        return self._places.get(key, key)
 
     def count(self, _parent: int) -> int:
         """Return how many objects there are."""

@@ -279,6 +279,36 @@ def test_a_listing_in_progress_goes_on_behind_what_came_back(path: str) -> None:
             assert list(tree.readdir(tree.resolve(path), place)) == after[after.index(new) + 1 :]
 
 
+@pytest.mark.parametrize("path", ["/top", "/top/files"])
+def test_what_is_made_again_is_not_listed_twice(path: str) -> None:
+    tree, registry = Tree(Journal()), Registry[Thing]()
+    top = tree.root.fixed("top")
+    things = top.dirs("m", registry)
+    top.links("n", things, registry, _Prefixed(registry))
+    top.fixed("files").files("p", registry, Special("file", 0o440, lambda *_: TextFile(tree.journal, "/text", str)))
+    for name in NAMES:
+        registry.add(name, Thing())
+    directory = tree.resolve(path)
+    before = list(tree.readdir(directory))
+    for place, entry in enumerate(before, 1):
+        for name in NAMES[1:4]:
+            registry.discard(name)
+        registry.add("new", Thing())
+        for name in reversed(NAMES[1:4]):
+            registry.add(name, Thing())
+        rest = [found.name for found in tree.readdir(directory, entry.next) if not found.name.endswith("new")]
+        assert rest == [found.name for found in before[place:]]
+        registry.discard("new")
+
+
+def test_places_of_what_was_removed_are_forgotten_in_the_end() -> None:
+    registry: Registry[Thing] = Registry()
+    for number in range(5000):
+        registry.add(f"m{number}", Thing())
+        registry.discard(f"m{number}")
+    assert sum(len(part) for part in vars(registry).values() if isinstance(part, dict)) <= 1000
+
+
 def test_a_listing_in_progress_survives_the_end_of_its_directory(woods: Woods) -> None:
     woods.add(woods.first, "m0")
     directory = woods.tree.resolve("/top/m0")
