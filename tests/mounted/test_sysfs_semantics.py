@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
 import stat
@@ -134,6 +135,14 @@ def test_long_empty_and_nul(mount: Mounter) -> None:
     assert os.write(descriptor, b"51\x00garbage") == 10
     os.close(descriptor)
     assert path.read_text() == "51\n"
+
+
+def test_only_private_mappings_are_possible(mount: Mounter) -> None:
+    """sysfs has none. The kernel asks the server about neither (fuse_file_mmap)."""
+    with (mount() / "sys/bus/ap/config_time").open("r+b", buffering=0) as file:
+        assert error_of(lambda: mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_SHARED)) == "ENODEV"
+        with mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE) as mapped:
+            assert mapped[:] == b"30\n".ljust(4096, b"\0")
 
 
 def test_reading_again_from_the_start_is_fresh(mount: Mounter) -> None:
