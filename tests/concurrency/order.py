@@ -263,12 +263,16 @@ def _look(host: Host, kind: str, path: str) -> object:
 
 
 def _check_listing(reader: Request) -> None:
-    """See to it that a listing has what was there all the time, and nothing that never was. `OrderError` if not."""
+    """See to it that a listing has what was there all the time, and nothing that never was, each name once.
+
+    `OrderError` if not.
+    """
     names = [set(each) if isinstance(each, list) else set[str]() for each in reader.seen]
     if reader.errno:
         right = reader.errno in reader.seen
     else:
-        right = bool(names) and set.intersection(*names) <= set(reader.got) <= set.union(*names)
+        got = set(reader.got)
+        right = bool(names) and set.intersection(*names) <= got <= set.union(*names) and len(got) == len(reader.got)
     if not right:
         raise OrderError(f"what this saw was not so, at no time in between:\n{reader}")
 
