@@ -190,7 +190,8 @@ def _what(record: Record) -> str:
 
 def _seconds(nanoseconds: int) -> str:
     """Return a time as date(1) and touch(1) take it: seconds since the epoch behind an `@`."""
-    return "@{}.{:09d}".format(*divmod(nanoseconds, 10**9))
+    seconds, rest = divmod(abs(nanoseconds), 10**9)
+    return f"@{'-' * (nanoseconds < 0)}{seconds}.{rest:09d}"
 
 
 _SEQUENCE = re.compile("[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")

@@ -238,7 +238,7 @@ EVERY_KIND = [
     (Setattr("/sys/a", 0o600, None, 5), "/sys/a mode 0600 gid 5", ""),
     (
         Setattr("/sys/a", None, None, None, 10**9, -1),
-        "/sys/a atime @1.000000000 mtime @-1.999999999",
+        "/sys/a atime @1.000000000 mtime @-0.000000001",
         "",
     ),
     (Time(30), "30 s", ""),
