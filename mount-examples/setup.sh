@@ -19,7 +19,9 @@ die() { say "$*"; exit 2; }
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
     elif command -v sudo >/dev/null; then sudo "$@"
-    else die "cannot run '$*': not root, and sudo is not installed"
+    else
+        say "cannot run '$*': not root, and sudo is not installed"
+        return 1
     fi
 }
 
@@ -40,11 +42,12 @@ for package in $packages; do
 done
 if [ -n "$missing" ]; then
     say "installing Debian packages:$missing"
-    as_root apt-get update -q >&2
+    by_hand="that did not work; root can install them by: apt-get install$missing"
+    as_root apt-get update -q >&2 || die "$by_hand"
     # A fresh machine may just be installing its updates.
     # shellcheck disable=SC2086 -- a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-        install -q -y --no-install-recommends $missing >&2
+        install -q -y --no-install-recommends $missing >&2 || die "$by_hand"
 fi
 recent "$python" || die "Python 3.11 or newer is needed, not $("$python" -V)"
 
@@ -74,5 +77,5 @@ fi
 # udev makes the device accessible to everybody; machines without udev may not have done that.
 if [ -e /dev/fuse ] && ! { [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; then
     say "making /dev/fuse accessible to users"
-    as_root chmod 0666 /dev/fuse
+    as_root chmod 0666 /dev/fuse || die "that did not work; root can do it by: chmod 0666 /dev/fuse"
 fi

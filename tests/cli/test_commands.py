@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from apfs.cli.main import COMMANDS, main
 from apfs.journal.records import KINDS
 from apfs.kernel.profile import PROFILES, Profile
 from apfs.scenario.reader import gallery
-from tests.conftest import apfs, sh
+from tests.conftest import TIMEOUT, apfs, let_in, sh
 
 
 def test_version() -> None:
@@ -156,3 +159,28 @@ def test_quickstart() -> None:
     )
     assert result.returncode == 0, result
     assert result.stdout.endswith("quickstart: done\n")
+
+
+def test_set_up_says_what_root_has_to_install(tmp_path: Path) -> None:
+    """An ordinary user of a machine where something is missing, who may not become root."""
+    root = Path(__file__).parents[2]
+    script = tmp_path / "mount-examples/setup.sh"
+    script.parent.mkdir()
+    shutil.copy(root / "mount-examples/setup.sh", script)
+    let_in(tmp_path)
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    # Nobody is there who could type a password.
+    said = subprocess.run(
+        [*user, "setsid", "--wait", script, "mount", "no-such-package-of-debian"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        stdin=subprocess.DEVNULL,
+    )
+    assert said.returncode == 2, said
+    *_, last = said.stderr.splitlines()
+    assert re.fullmatch(
+        r"setup: that did not work; root can install them by: apt-get install( \S+)* no-such-package-of-debian", last
+    )
+    assert not (tmp_path / ".venv").exists()
