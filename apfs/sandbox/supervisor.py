@@ -136,7 +136,7 @@ class Supervisor:
                 if error.errno in (errno.EBADF, errno.ESRCH):
                     return None
                 raise
-            if os.fstat(fd).st_dev != self._device:
+            if not self._is_ours(fd):
                 return None
             command = notification.flags(1)
             size = uapi.WINDOWS.get(command, uapi.MEMORY)
@@ -154,6 +154,13 @@ class Supervisor:
             }
             reply = self._ask(request, fd, other)
         return None if reply is None else self._carry_out(notification, reply)
+
+    def _is_ours(self, fd: int) -> bool:
+        """Whether an open file is one of the host. FUSE keeps others' mounts even from being asked (EACCES)."""
+        try:
+            return os.fstat(fd).st_dev == self._device
+        except PermissionError:
+            return False
 
     def _limit(self, notification: Notification) -> int | None:
         """Return 0 for a limit of locked memory that root of the emulated host could set, and this process cannot.
@@ -181,7 +188,7 @@ class Supervisor:
             if error.errno != errno.EBADF:
                 raise
             return None, None
-        if os.fstat(fd).st_dev == self._device:
+        if self._is_ours(fd):
             return "file", fd
         if command not in uapi.KEEPS_EVENTFD or str(Path(f"/proc/self/fd/{fd}").readlink()) != _EVENTFD:
             return "foreign", None

@@ -15,7 +15,7 @@ import pytest
 
 from apfs.sandbox.seccomp import IOCTL_NUMBERS
 from tests.conftest import TIMEOUT, UUID, apfs, server_of
-from tests.sandbox.conftest import ENV, EXEC, ROOT, run, words_of
+from tests.sandbox.conftest import ENV, EXEC, PYTHON, ROOT, exec_as_nobody, run, words_of
 from tests.sandbox.programs import processes
 from tests.tools.conftest import inside
 
@@ -249,3 +249,15 @@ def test_a_sandbox_in_a_sandbox() -> None:
     assert state == "2"
     assert warning.startswith("apfs: VFIO ioctls are not served: another program, such as an outer apfs exec")
     assert outcome == "ENOTTY"
+
+
+def test_a_sandbox_in_a_sandbox_of_an_ordinary_user(tmp_path: Path) -> None:
+    """The inner host's files may not even be asked by others what they are."""
+    script = """
+import errno, fcntl
+try:
+    print(fcntl.ioctl(open("/sys/bus/ap/apmask"), 0x3b64))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    assert exec_as_nobody(tmp_path, *EXEC, "--scenario", "default", "--", PYTHON, "-c", script) == "ENOTTY\n"
