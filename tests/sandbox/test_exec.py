@@ -156,6 +156,8 @@ def test_missing_bubblewrap_is_named(tmp_path: Path) -> None:
 
 def test_dead_mount_is_detected_before_the_command_starts(mount: Mounter, tmp_path: Path) -> None:
     del mount
+    if os.geteuid():
+        pytest.skip("only root mounts without the mount helper, which clears dead mounts away")
     mountpoint = tmp_path / "dead"
     mountpoint.mkdir()
     sh('PATH=/nonexistent "$1" -m apfs mount "$2"', sys.executable, str(mountpoint))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Mounter = Callable[..., Path]
 
 NODES = ("/dev/vfio/vfio 10:196", "/dev/vfio/0 243:0", "/dev/vfio/devices/vfio0 242:0", "/dev/iommu 10:258")
+ONE_USER = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's sandbox knows one user and one group")
 UNTIL = 'until_() { while ! eval "$1"; do :; done; }\n'
 # For scripts: open a file and say what happened, and what fstat tells of it.
 OPEN = """
@@ -118,6 +119,7 @@ def test_udevadm_finds_the_device_of_a_node() -> None:
     assert result.stdout.splitlines() == ["/devices/virtual/vfio/0", "/devices/virtual/misc/z90crypt", "vfio/0"]
 
 
+@ONE_USER
 def test_udev_rules_give_groups_and_modes() -> None:
     """A real systemd-udevd, which insists on character devices with the right numbers; and the rights that it gives."""
     need("udevadm", "setpriv")
@@ -150,6 +152,7 @@ RULES
     ]
 
 
+@ONE_USER
 def test_rights_are_those_of_the_node() -> None:
     """A user who is not root may open what is for all, and nothing else."""
     user = "setpriv --reuid=1234 --regid=1234 --clear-groups"
@@ -167,6 +170,7 @@ def test_rights_are_those_of_the_node() -> None:
 
 
 def test_any_path_below_dev_does() -> None:
+    root = 65534 if os.geteuid() else 0  # of the machine: nobody in an ordinary user's sandbox
     assert python(
         """
 os.chdir("/dev/vfio")
@@ -187,7 +191,7 @@ attempt("/dev/null")
     ) == [
         *["device 2756 0 0"] * 6,
         *("Too many levels of symbolic links", "No such file or directory", "Permission denied", "Not a directory"),
-        *("Is a directory", "device 2756 0 0", "device 259 0 0"),
+        *("Is a directory", "device 2756 0 0", f"device 259 {root} {root}"),
     ]
 
 
