@@ -1,6 +1,7 @@
 #!/bin/sh
-# Everything at once, for MINUTES (20): fuzzers on hosts without a mount, processes that store and read at once, and all
-# kinds of work on the largest host, whose server is watched. docs/reliability.md has the last result.
+# Everything at once, for MINUTES (20): fuzzers on hosts without a mount, processes that store and read at once,
+# processes that are killed at any system call, and all kinds of work on the largest host, whose server is watched.
+# docs/reliability.md has the last result.
 set -eu
 cd "$(dirname -- "$0")/.."
 tests/run.sh --version # sets everything up
@@ -9,6 +10,9 @@ minutes=${1:-20}
 fuzzers=$!
 .venv/bin/python -m tests.concurrency.run --minutes "$minutes" &
 contenders=$!
+.venv/bin/python -m tests.faults.run "$minutes" &
+faults=$!
 .venv/bin/python -m tests.soak.run "$minutes" --plot docs/images/soak.svg
 wait "$fuzzers"
 wait "$contenders"
+wait "$faults"

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, readdir_reply
@@ -58,14 +58,23 @@ REFUSED = {
 """What sysfs answers to attempts to change the name space."""
 
 
+def end_at_once() -> NoReturn:
+    """End the server for lack of memory, as if it was killed: whatever else it would do may need memory, too.
+
+    An exception is not enough: trio cancels tasks on its way, and where it gets no memory for that, it sleeps.
+    """
+    os.write(2, b"apfs: not enough memory\n")
+    os._exit(1)
+
+
 def _answered(
     handler: Callable[[Operations, *_Args], _R],
 ) -> Callable[[Operations, *_Args], Coroutine[Any, Any, _R]]:
     """Make a request handler of a function that never waits: the coroutine that pyfuse3 wants.
 
     A refusal by the core becomes an error of FUSE. Any other exception is a defect: it becomes EIO and a record, since
-    one that leaves a handler would end the server, and with it the mount for all its users. So does a lack of memory:
-    a host that may be in the middle of a change is worse than none.
+    one that leaves a handler would end the server, and with it the mount for all its users. A lack of memory does end
+    it: a host that may be in the middle of a change is worse than none.
     """
 
     @functools.wraps(handler)
@@ -75,7 +84,7 @@ def _answered(
         except KernelError as error:
             raise FUSEError(error.errno) from None
         except MemoryError:
-            raise
+            end_at_once()
         except Exception:  # noqa: BLE001 -- see above
             asked = self.asked(handler.__name__, args)
             self.host.journal.add(Crash(handler.__name__, traceback.format_exc(), input=asked))

@@ -14,7 +14,7 @@ import trio
 
 from apfs.fuse.loop import fast, serve_requests
 from apfs.fuse.machine import ThisMachine
-from apfs.fuse.operations import Operations
+from apfs.fuse.operations import Operations, end_at_once
 from apfs.mounts import environment, places, server, table
 
 if TYPE_CHECKING:
@@ -62,8 +62,11 @@ class ScanTimer:
             due = self._host.until_scan
             with trio.CancelScope() as self._sleep:
                 await trio.sleep(due)
-                self._host.pass_time(due)
-                self.ticked()
+                try:
+                    self._host.pass_time(due)
+                    self.ticked()
+                except MemoryError:
+                    end_at_once()
 
 
 def _options(given: Collection[str], *, allow_other: bool) -> set[str]:
@@ -150,7 +153,10 @@ async def _loop(
         if timer:
             nursery.start_soon(timer.run)
         ready()
-        await serve_requests()
+        try:
+            await serve_requests()
+        except* MemoryError:  # perhaps of a task of pyfuse3's
+            end_at_once()
         nursery.cancel_scope.cancel()
 
 

@@ -72,10 +72,14 @@ def test_udevd_is_killed() -> None:
         until_() { until eval "$1"; do :; done; }
         mkdir -p /run/udev/rules.d
         echo 'SUBSYSTEM=="vfio", SYMLINK+="mine"' > /run/udev/rules.d/99-test.rules
-        udevd() { /lib/systemd/systemd-udevd > /dev/null 2>&1 & until_ 'udevadm control --ping 2> /dev/null'; }
+        udevd() {
+            /lib/systemd/systemd-udevd > /dev/null 2>&1 &
+            disown  # else bash tells of its end
+            until_ 'udevadm control --ping 2> /dev/null'
+        }
         udevd
         kill -KILL $!
-        wait $! 2> /dev/null
+        until_ '! kill -0 $! 2> /dev/null'
         echo add > /sys/class/vfio/0/uevent
         ls /dev/mine 2> /dev/null
         udevd
