@@ -85,7 +85,7 @@ def test_an_end_is_killed(commands: Commands, hosts: Hosts, end: int) -> None:
     whole = commands.run(Fault(-1, end), *migrate_remotely(*hosts))
     assert whole.status == 0
     hosts.reverse()
-    for call in spread(whole.calls - REMOTE_WORK, whole.calls - END, 5):
+    for call in spread(whole.calls - REMOTE_WORK, whole.calls - END, 4):
         outcome = commands.run(Fault(call, end), *migrate_remotely(*hosts))
         assert outcome.status in ((137,) if end == 0 else (0, 1, 2))
         settle(hosts, outcome.said + outcome.printed)
@@ -152,7 +152,7 @@ def test_a_server_is_killed(commands: Commands, tmp_path: Path) -> None:
         for place in places.values():
             place.mkdir(exist_ok=True)
         whole = attempt(commands, places, victim, other, Fault(-1, SERVER))
-        for call in spread(whole.calls - SERVERS_WORK, whole.calls - END, 3):
+        for call in spread(whole.calls - SERVERS_WORK, whole.calls - END, 2):
             attempt(commands, places, victim, other, Fault(call, SERVER))
 
 
