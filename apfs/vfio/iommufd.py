@@ -8,6 +8,7 @@ none (ENOENT).
 from __future__ import annotations
 
 import errno
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from apfs.errors import KernelError
@@ -236,15 +237,24 @@ class Iommufd(IoctlFile):
         require_zero(reserved, "a reserved field")
         ioas = self.ioas(ioas_id)
         ranges: list[tuple[int, int]] = []
+        wrong = None
         size = uapi.IOVA_RANGE.size
         for place in range(count):
             piece = request.pointed[place * size : (place + 1) * size]
             if len(piece) < size:
-                raise KernelError(errno.EFAULT, f"range {place} cannot be read")
+                wrong = KernelError(errno.EFAULT, f"range {place} cannot be read")
+                break
             first, last = uapi.IOVA_RANGE.unpack(piece)
-            if first >= last or any(first <= other[1] and other[0] <= last for other in ranges):
-                raise KernelError(errno.EINVAL, f"range {first:#x} to {last:#x} is empty or overlaps another")
+            if first >= last:
+                wrong = KernelError(errno.EINVAL, f"range {first:#x} to {last:#x} is empty")
+                break
             ranges.append((first, last))
+        # The kernel looks for overlaps with each range that it reads. All at once it is the same, and not the square.
+        for (_, before), (first, last) in pairwise(sorted(ranges)):
+            if first <= before:
+                raise KernelError(errno.EINVAL, f"range {first:#x} to {last:#x} overlaps another")
+        if wrong:
+            raise wrong
         ioas.allow(ranges)
         return DONE
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import struct
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apfs.errors import KernelError
 from apfs.journal.log import Journal
@@ -13,7 +16,7 @@ from apfs.kernel.profile import DEFAULT, Profile
 from apfs.vfio.iommu_hardware import HARDWARE
 from apfs.vfio.iommufd import Access, Iommufd
 from apfs.vfio.request import Foreign, Reply, Request
-from apfs.vfio.uapi import Cmd
+from apfs.vfio.uapi import IOVA_RANGE, POINTED_MOST, Cmd
 
 ARG = 0x7000_0000
 PAGE = 4096
@@ -122,12 +125,16 @@ def test_copies(file: File) -> None:
     assert file.copy(PAGE, 0, PAGE, flags=READABLE, to_ioas=other) == PAGE
 
 
-def test_where_addresses_may_be_chosen(file: File) -> None:
-    def allow(*ranges: tuple[int, int], number: int = 1, count: int | None = None, reserved: int = 0) -> object:
-        pointed = b"".join(struct.pack("=2Q", *found) for found in ranges)
-        values = (24, number, len(ranges) if count is None else count, reserved, 0x5000)
-        return file(Cmd.IOMMU_IOAS_ALLOW_IOVAS, "4IQ", *values, pointed=pointed)
+def allow_in(
+    file: File, *ranges: tuple[int, int], number: int = 1, count: int | None = None, reserved: int = 0
+) -> object:
+    pointed = b"".join(struct.pack("=2Q", *found) for found in ranges)
+    values = (24, number, len(ranges) if count is None else count, reserved, 0x5000)
+    return file(Cmd.IOMMU_IOAS_ALLOW_IOVAS, "4IQ", *values, pointed=pointed)
 
+
+def test_where_addresses_may_be_chosen(file: File) -> None:
+    allow = partial(allow_in, file)
     assert allow((8 * PAGE, 9 * PAGE - 1)) == "ok"
     assert file.map(PAGE, 0, flags=READABLE) == 8 * PAGE
     assert file.map(PAGE, 0, flags=READABLE) == "ENOSPC"
@@ -138,6 +145,29 @@ def test_where_addresses_may_be_chosen(file: File) -> None:
     assert allow((0, PAGE - 1), count=2) == "EFAULT"
     assert allow() == "ok"
     assert file.map(PAGE, 0, flags=READABLE) == 2 * PAGE
+
+
+def naive_allow(ranges: list[tuple[int, int]], count: int) -> str:
+    """What the kernel answers, which looks at one range after the other."""
+    for place in range(count):
+        if place == len(ranges):
+            return "EFAULT"
+        first, last = ranges[place]
+        if first >= last or any(first <= other[1] and other[0] <= last for other in ranges[:place]):
+            return "EINVAL"
+    return "ok"
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=4), st.integers(0, 5))
+def test_ranges_are_refused_as_by_the_kernel(ranges: list[tuple[int, int]], count: int) -> None:
+    assert allow_in(File(), *ranges, count=count) == naive_allow(ranges, count)
+
+
+def test_as_many_ranges_as_are_looked_at(file: File) -> None:
+    """Nobody else is served meanwhile."""
+    ranges = [(2 * number, 2 * number + 1) for number in range(POINTED_MOST // IOVA_RANGE.size)]
+    assert allow_in(file, *ranges) == "ok"
+    assert allow_in(file, *ranges[:-1], ranges[0]) == "EINVAL"
 
 
 def test_options(file: File) -> None:
