@@ -12,7 +12,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from apfs.errors import errno_name
+from apfs.errors import KernelError, errno_name
 from apfs.sysfs.entries import Special
 from apfs.sysfs.openfile import SpecialFile
 from apfs.vfio_ap.client import migration_of
@@ -21,6 +21,10 @@ from apfs.vfio_ap.migration.revision import Finding, Forecast
 if TYPE_CHECKING:
     from apfs.vfio_ap.matrix import Matrix
     from apfs.vfio_ap.ops import MatrixMdev
+
+
+MOST = 1 << 22
+"""Bytes of a stream that are taken. The longest one there can be, of 65,536 queues, has a quarter of it."""
 
 
 class StreamFile(SpecialFile):
@@ -50,8 +54,11 @@ class CheckFile(SpecialFile):
         self._answer: bytes | None = None
 
     def on_write(self, data: bytes) -> int:
-        """Take a piece; after the answer was read, the first one of another stream."""
-        if self._answer is not None:
+        """Take a piece; after the answer was read, the first one of another stream. EFBIG beyond `MOST`."""
+        fresh = self._answer is not None
+        if len(data) + (0 if fresh else len(self._stream)) > MOST:
+            raise KernelError(errno.EFBIG, f"no stream has more than {MOST:,} bytes")
+        if fresh:
             self._stream, self._answer = bytearray(), None
         self._stream += data
         return len(data)

@@ -594,6 +594,18 @@ def test_pieces_of_a_stream_to_check() -> None:
         assert json.loads(answer)["errno"] is None
 
 
+@pytest.mark.parametrize("driver", ["none", "v2", "v4", "next"])
+def test_no_more_is_taken_than_a_stream_can_have(driver: str) -> None:
+    tree = host(driver).host.tree
+    file = tree.open(tree.resolve(f"/ctl/migration/{M1}/check"), BOTH)
+    for _ in range(2):
+        for _ in range(4):
+            assert file.write(bytes(1 << 20)) == 1 << 20
+        assert attempt(lambda: file.write(b"x")) == "EFBIG"
+        assert json.loads(bytes(file.read(0, 1 << 20)))["errno"] == ("ENOTTY" if driver == "none" else "EIO")
+        assert attempt(lambda: file.write(bytes((1 << 22) + 1))) == "EFBIG"
+
+
 def test_largest_stream_of_each() -> None:
     """65,536 queues on both sides, and a device that gets them all."""
     text = f"""
