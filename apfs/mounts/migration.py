@@ -267,11 +267,18 @@ class Target(_Host):
             _write_if_possible(self.client / "guest", b"0")
 
     def forecast(self, stream: bytes) -> dict[str, Any]:
-        """Return what the driver would do with a stream; for an empty one, whether it would take any."""
-        with (self._forecasts / "check").open("r+b", buffering=0) as file:
-            for start in range(0, len(stream), _CHUNK):
-                file.write(stream[start : start + _CHUNK])
-            answer: dict[str, Any] = json.loads(file.read())
+        """Return what the driver would do with a stream; for an empty one, whether it would take any.
+
+        `NotPossibleError` if the host does not answer.
+        """
+        place = self._forecasts / "check"
+        try:
+            with place.open("r+b", buffering=0) as file:
+                for start in range(0, len(stream), _CHUNK):
+                    file.write(stream[start : start + _CHUNK])
+                answer: dict[str, Any] = json.loads(file.read())
+        except OSError as error:
+            raise NotPossibleError(f"{place}: {error.strerror}") from None
         return answer
 
 
@@ -379,11 +386,9 @@ def _write(path: Path, data: bytes) -> None:
     """
     descriptor = os.open(path, os.O_WRONLY)
     try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError as error:
-        error.filename = str(path)  # an error of write(2) has no file name
-        raise
+        with _named(path):
+            while data:
+                data = data[os.write(descriptor, data) :]
     finally:
         os.close(descriptor)
 
@@ -396,7 +401,17 @@ def _write_if_possible(path: Path, data: bytes) -> None:
 
 def _read(path: Path) -> bytes:
     pieces = []
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file, _named(path):
         while piece := file.read(_CHUNK):
             pieces.append(piece)
     return b"".join(pieces)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give the file's name to an error of read(2) or write(2), which has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

@@ -342,6 +342,18 @@ def test_host_without_live_migration(mount: Mounter, tmp_path: Path) -> None:
     assert output.split("migration\n")[1].splitlines()[0].split()[-1] == "-"
 
 
+def test_files_that_cannot_be_read_or_written_are_named(mount: Mounter, tmp_path: Path) -> None:
+    source = of_revision(mount, tmp_path, "v4", "migration-source")
+    target = of_revision(mount, tmp_path, "v4", "migration-target")
+    (source / "ctl/console").write_text("unplug 6")  # which the bus does not know yet
+    said = apfs("migrate", str(source), str(target), UUID, status=1).stdout
+    assert f"No such device ({client(source)}/data_stream); the guest goes on running on the source" in said
+    check = target / "ctl/migration" / UUID / "check"
+    check.chmod(0)
+    said = apfs("migrate", "--check", str(source), str(target), UUID, status=2).stderr
+    assert said == f"apfs: {check}: Permission denied\n"
+
+
 def test_usage_errors_of_migrate(mount: Mounter, tmp_path: Path) -> None:
     source, target = mount("migration-source"), mount()
     assert "not an apfs mount" in apfs("migrate", str(tmp_path), str(target), UUID, status=2).stderr
