@@ -68,7 +68,8 @@ class Channel(SpecialFile):
         self._waiting: list[HandedFile] = []
         self._request: dict[str, object] | None = None
         self._polled: list[object] = []
-        self._line = b""
+        self._line = memoryview(b"")
+        """What is left of the reply: a view, of which a piece can be taken without copying the rest."""
         self._said_nothing = False
         """Whether what was read last is that there is nothing to do."""
         self.to_signal: list[int] = []
@@ -83,7 +84,7 @@ class Channel(SpecialFile):
             raise KernelError(errno.EINVAL, f"not JSON: {error}") from None
         if not isinstance(request, dict):
             raise KernelError(errno.EINVAL, "not a JSON object")
-        self._request, self._polled, self._line, self._said_nothing = request, [], b"", False
+        self._request, self._polled, self._line, self._said_nothing = request, [], memoryview(b""), False
         for handed in self._waiting:
             handed.abandon()
         self._waiting = []
@@ -93,7 +94,7 @@ class Channel(SpecialFile):
         """Take note of the open file that the request is for, then of the one that its descriptor refers to."""
         self._polled.append(file.file if isinstance(file, Relay) else file)
 
-    def on_read(self, _offset: int, size: int) -> bytes:
+    def on_read(self, _offset: int, size: int) -> bytes | memoryview:
         """Return the (rest of the) reply or, without a request, what is to be done with eventfds."""
         if self._request is not None:
             self._line = _line(self._answer(self._request))
@@ -148,5 +149,5 @@ class Channel(SpecialFile):
             handed.abandon()
 
 
-def _line(value: object) -> bytes:
-    return json.dumps(value).encode() + b"\n"
+def _line(value: object) -> memoryview:
+    return memoryview(json.dumps(value).encode() + b"\n")

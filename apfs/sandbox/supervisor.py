@@ -27,8 +27,8 @@ from apfs.vfio import uapi
 if TYPE_CHECKING:
     from apfs.sandbox.seccomp import Nodes, Notification
 
-# Most replies fit. A buffer of a megabyte, which all would fit, takes longer to make than everything else together.
-_CHUNK = 1 << 12
+# Most replies fit into the first. The buffer for the second takes longer to make than everything else together.
+_CHUNK, _LONG_CHUNK = 1 << 12, 1 << 20
 _EVENTFD = "anon_inode:[eventfd]"
 # With O_DIRECT the kernel reads streams for splice(2) as it does for read(2), instead of by pages, up to a size of 0.
 _ACCESS = {"r": os.O_RDONLY | os.O_DIRECT, "w": os.O_WRONLY, "rw": os.O_RDWR}
@@ -208,10 +208,10 @@ class Supervisor:
         return reply
 
     def _read_line(self) -> Any:  # noqa: ANN401 -- JSON
-        line = b""
-        while not line.endswith(b"\n"):
-            line += os.read(self._channel, _CHUNK)
-        return json.loads(line)
+        pieces = [os.read(self._channel, _CHUNK)]
+        while not pieces[-1].endswith(b"\n"):
+            pieces.append(os.read(self._channel, _LONG_CHUNK))
+        return json.loads(b"".join(pieces))
 
     def _carry_out(self, notification: Notification, reply: dict[str, Any]) -> int:
         """Give the process what the reply has for it, and return the value of the ioctl."""

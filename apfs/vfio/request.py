@@ -199,7 +199,8 @@ class IoctlFile(SpecialFile):
         outcome: Record = Ioctl(self.path, name, input=asked, answer=answer)
         if reply.value < 0:
             outcome = Refusal("ioctl", self.path, name, errno_name(-reply.value), reply.why, input=asked, answer=answer)
-        self._journal.add(outcome, len(asked.get("memory", "")) + len(asked.get("pointed", "")))
+        bulk = len(asked.get("memory", "")) + len(asked.get("pointed", ""))
+        self._journal.add(outcome, bulk + sum(2 * len(write.data) for write in reply.writes))
         return reply
 
     def _carry_out(self, request: Request) -> Reply:

@@ -29,6 +29,8 @@ _TOP = 1 << 64
 _LIMIT = 65535
 # The largest bitmap that the kernel takes covers 2^31 pages.
 _MAX_BITMAP_BYTES = 1 << 28
+# How much of one apfs gives, for 512 GiB of mapped memory: more would keep all others waiting.
+_MOST_BITMAP_BYTES = 1 << 24
 _PAGE_MASK = _TOP - uapi.PAGE
 _MAP_FLAGS = uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE | uapi.VFIO_DMA_MAP_FLAG_VADDR
 _UNMAP_FLAGS = uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | uapi.VFIO_DMA_UNMAP_FLAG_ALL | uapi.VFIO_DMA_UNMAP_FLAG_VADDR
@@ -82,7 +84,12 @@ def _check_bitmap(pages: int, size: int) -> None:
 
 
 def _clean_bitmap(base: int, data: int, mappings: list[Mapping]) -> tuple[Write, ...]:
-    """Return the writes for a bitmap from address `base` on: no mediated device of this kind ever dirties a page."""
+    """Return the writes for a bitmap from address `base` on: no mediated device of this kind ever dirties a page.
+
+    ENOMEM beyond 512 GiB, as of a kernel that has no room for such a bitmap.
+    """
+    if sum(mapping.size for mapping in mappings) > _MOST_BITMAP_BYTES * 8 * uapi.PAGE:
+        raise KernelError(errno.ENOMEM, f"a bitmap of more than {_MOST_BITMAP_BYTES:,} bytes")
     writes = []
     for mapping in mappings:
         first, last = (mapping.iova - base) // uapi.PAGE, (mapping.end - base) // uapi.PAGE
@@ -163,7 +170,7 @@ class Type1:
         return DONE
 
     def unmap_dma(self, request: Request) -> Reply:
-        """Forget mappings, and report how many bytes they had. EFAULT, EINVAL, EBUSY."""
+        """Forget mappings, and report how many bytes they had. EFAULT, EINVAL, EBUSY, ENOMEM."""
         argsz, flags, iova, size = request.struct(uapi.DMA_UNMAP)
         whole = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_ALL)
         dirty = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP)
@@ -189,12 +196,12 @@ class Type1:
             found = [] if found and found[0].iova < iova else found
         if update:
             return self._invalidate(request, (argsz, flags, iova), found)
+        clean = () if data is None else _clean_bitmap(iova, data, found)
         for mapping in found:
             self.mappings.remove(mapping)
             self._without_address.discard(mapping.iova)
         unmapped = sum(mapping.size for mapping in found) % _TOP
-        reply = request.answer(uapi.DMA_UNMAP, argsz, flags, iova, unmapped)
-        return reply if data is None else Reply(writes=(*_clean_bitmap(iova, data, found), *reply.writes))
+        return Reply(writes=(*clean, *request.answer(uapi.DMA_UNMAP, argsz, flags, iova, unmapped).writes))
 
     def _invalidate(self, request: Request, head: tuple[int, int, int], found: list[Mapping]) -> Reply:
         """Take their memory from mappings, which stay. EINVAL if one has none already."""
@@ -215,7 +222,7 @@ class Type1:
     def dirty_pages(self, request: Request) -> Reply:
         """Start, stop or report the tracking of dirty pages; there never are any.
 
-        EFAULT, EINVAL; EACCES in a container of version 1.
+        EFAULT, EINVAL, ENOMEM; EACCES in a container of version 1.
         """
         if not self.v2:
             raise KernelError(errno.EACCES, "dirty pages are tracked in type 1 v2 containers only")

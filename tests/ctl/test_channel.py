@@ -12,6 +12,7 @@ import pytest
 from apfs.ctl.channel import Channel
 from apfs.errors import KernelError
 from apfs.host import Host
+from apfs.journal.log import CONTENT
 from apfs.journal.records import Refusal
 from apfs.scenario.reader import loads
 from apfs.sysfs.entries import BOTH
@@ -69,6 +70,26 @@ def client() -> Client:
 def test_a_file_that_is_not_of_vfio_is_left_to_the_kernel(client: Client) -> None:
     assert client.ask(client.open("/sys/bus/ap/apmask"), cmd=0x3B64) is None
     assert client.ask(cmd=0x3B64) is None
+
+
+def test_long_answers_are_dropped_from_the_journal_as_long_requests_are(client: Client) -> None:
+    container, group = client.open("/dev/vfio/vfio"), client.open("/dev/vfio/0")
+    memory = struct.pack("=i", 5).hex()
+    assert client.ask(group, container, cmd=0x3B68, arg=16, memory=memory, descriptor="file")["value"] == 0
+    assert client.ask(container, cmd=0x3B66, arg=3)["value"] == 0
+    size = 1 << 37
+    mapped = struct.pack("=IIQQQ", 32, 3, 0, 0, size).hex()
+    assert client.ask(container, cmd=0x3B71, arg=16, memory=mapped)["value"] == 0
+    assert client.ask(container, cmd=0x3B75, arg=16, memory=struct.pack("=II", 8, 1).hex())["value"] == 0
+    before = client.host.journal.dropped
+    asked = struct.pack("=IIQQQQQ", 48, 4, 0, size, 4096, size >> 15, 0x9000).hex()
+    text = json.dumps({"cmd": 0x3B75, "arg": 16, "memory": asked, "descriptor": None}).encode()
+    for _ in range(CONTENT // (size >> 14) + 1):
+        client.channel.write(text)
+        client.channel.watch(container)
+        answer = bytes(client.channel.read(0, 1 << 30))
+        assert json.loads(answer)["writes"] == [[0x9000, "00" * (size >> 15)]]
+    assert client.host.journal.dropped > before
 
 
 def test_without_a_request_there_is_nothing_to_do(client: Client) -> None:

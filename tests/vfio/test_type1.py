@@ -161,6 +161,21 @@ def dirty(flags: int, iova: int = 0, size: int = PAGE, pgsize: int = PAGE, room:
     return Request(0x3B75, ARG, struct.pack("=IIQQQQQ", 48, flags, iova, size, pgsize, room, 0x900000))
 
 
+def test_bitmaps_are_of_no_more_memory_than_can_be_told_at_once() -> None:
+    backend = Type1(v2=True)
+    half = 1 << 38
+    map_dma(backend, 0, half)
+    map_dma(backend, half, half)
+    backend.dirty_pages(dirty(1))
+    reply = backend.dirty_pages(dirty(4, 0, 2 * half, room=1 << 28))
+    assert sum(len(write.data) for write in reply.writes) == 1 << 24
+    map_dma(backend, 2 * half, PAGE)
+    assert fails(backend.dirty_pages, dirty(4, 0, 4 * half, room=1 << 28)) == "ENOMEM"
+    rest = struct.pack("=QQQ", PAGE, 1 << 28, 0x900000)
+    assert fails(lambda: unmap_dma(backend, 0, 4 * half, flags=1, argsz=48, rest=rest)) == "ENOMEM"
+    assert unmap_dma(backend, 0, 4 * half) == 2 * half + PAGE
+
+
 def test_dirty_pages() -> None:
     assert fails(Type1(v2=False).dirty_pages, dirty(1)) == "EACCES"
     backend = Type1(v2=True)
