@@ -41,18 +41,19 @@ class JournalFile(SpecialFile):
         """Return a part of the text. Reading at offset 0, or before the last piece, makes all of it again."""
         if offset == 0 or offset < self._start:
             self._restart()
-        self._make(offset + size)
-        self._drop(offset)
+        self._make(offset, offset + size)
         piece = self._text[offset - self._start :][:size]
         self._end = self._start + len(piece)
         return piece
 
-    def _make(self, end: int) -> None:
-        """Make the text up to an offset and no more: making all of it would keep others waiting for seconds."""
+    def _make(self, start: int, end: int) -> None:
+        """Have the text between two offsets and no more: having all of it would keep others waiting for seconds."""
+        self._drop(start)
         while self._start + len(self._text) < end and self._seen < self._journal.last:
             records = self._journal.since(self._seen, _RECORDS)
             self._text += self._render(self._journal, records).encode("latin-1")
             self._seen = records[-1][0]
+            self._drop(start)
 
     def _drop(self, offset: int) -> None:
         """Drop the text before an offset, if there is any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -88,6 +89,19 @@ def test_the_first_read_may_be_in_the_middle() -> None:
     assert file.poll()
     assert file.read(30, 4096) == whole[30:]
     assert file.poll() == 0
+
+
+def test_what_is_before_the_first_read_is_not_kept() -> None:
+    """Whoever asks for the end of a long journal must not have the server copy all of it again and again."""
+    journal = filled([Verb("x" * 1000)] * 5000)
+    end = 5000 * 1000
+    tracemalloc.start()
+    try:
+        assert len(JournalFile(journal, "/view", views.journal).read(end, 4096)) == 4096
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < end
 
 
 def test_from_the_beginning_again_there_is_only_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
