@@ -51,7 +51,8 @@ class CheckFile(SpecialFile):
         super().__init__(mdev.journal, f"/ctl/migration/{mdev.name}/check")
         self._mdev = mdev
         self._stream = bytearray()
-        self._answer: bytes | None = None
+        self._answer: memoryview | None = None
+        """What is left of the answer: a view, of which a piece can be taken without copying the rest."""
 
     def on_write(self, data: bytes) -> int:
         """Take a piece; after the answer was read, the first one of another stream. EFBIG beyond `MOST`."""
@@ -63,10 +64,10 @@ class CheckFile(SpecialFile):
         self._stream += data
         return len(data)
 
-    def on_read(self, _offset: int, size: int) -> bytes:
+    def on_read(self, _offset: int, size: int) -> memoryview:
         """Return a piece of the answer."""
         if self._answer is None:
-            self._answer = _answer(self._mdev, bytes(self._stream))
+            self._answer = memoryview(_answer(self._mdev, bytes(self._stream)))
         piece, self._answer = self._answer[:size], self._answer[size:]
         return piece
 
