@@ -34,12 +34,19 @@ class Network(Closing):
     """A network with nothing but loopback, for libvirts that are to reach each other by TCP. Only root can make it."""
 
     def __init__(self) -> None:
+        """Make it. `LibvirtError` if bwrap is missing, or cannot, for the reason that it has then printed."""
+        if shutil.which("bwrap") is None:
+            raise LibvirtError("bwrap is missing: install the package bubblewrap")
         reader, writer = os.pipe()
         command = ["bwrap", "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", "--info-fd", str(writer)]
         self._holder = subprocess.Popen([*command, "--", "cat"], stdin=subprocess.PIPE, pass_fds=[writer])
         os.close(writer)
         with os.fdopen(reader) as described:
-            pid = json.load(described)["child-pid"]
+            said = described.read()
+        if not said:
+            self.close()
+            raise LibvirtError("bwrap could not make a network: be root, in a container with --cap-add NET_ADMIN")
+        pid = json.loads(said)["child-pid"]
         self.enter = ("nsenter", f"--net=/proc/{pid}/ns/net", "--")
         """What to put before a command that is to be in it."""
         self._ports = itertools.count(_FIRST_PORT)

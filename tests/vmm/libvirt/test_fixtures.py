@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.testing import LibvirtError
+from apfs.testing import LibvirtError, Network
 from apfs.testing.libvirt import Libvirt
 from tests.conftest import TIMEOUT, UUID, apfs
 from tests.vmm.libvirt.guest import HOSTDEV
@@ -139,6 +139,16 @@ def test_a_qemu_that_is_not_in_path(apfs_mount: MountedHost, tmp_path: Path, mon
         libvirt.define(DOMAIN)
         assert "<emulator>/run/apfs/bin/qemu-system-s390x</emulator>" in libvirt.virsh("dumpxml", "small").stdout
         libvirt.virsh("start", "--paused", "small", check=True)
+
+
+def test_a_network_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LibvirtError, match=r"^bwrap is missing: install the package bubblewrap$"):
+        Network()
+    (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    with pytest.raises(LibvirtError, match=r"^bwrap could not make a network: "):
+        Network()
 
 
 def test_missing_programs_are_named(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
