@@ -63,6 +63,9 @@ def _record(fields: dict[str, Any]) -> Record:
     if kind is Inside:
         fields["record"] = _record(fields["record"])
     _check(kind, fields)
+    if kind is GuestUpdate:
+        for mask in ("adapters", "domains", "control_domains"):
+            int(fields[mask], 16)
     return kind(**fields)
 
 

@@ -18,11 +18,14 @@ from apfs.cli.main import main
 from apfs.host import Host
 from apfs.journal.history import History
 from apfs.journal.records import Close, Crash, LogLine, Record, Refusal, Store, Uevent
+from apfs.journal.text import to_line
 from apfs.replay.replay import Difference, ReplayError, replay
 from apfs.scenario.reader import gallery, load, loads
+from apfs.testing.files import Shell
 from apfs.vfio_ap.migration import REVISIONS
 from tests.examples import times
 from tests.hosts import CREATE, M1, MATRIX, RESERVED, WORKED, Bench, built
+from tests.journal.test_history import RECORDS
 
 from .actors import CARDS, Actor, history, recording, state
 
@@ -275,6 +278,10 @@ HEADER = (
         (b'{"seq": true, "type": "verb", "text": "scan"}\n', "line 1 is not a record of a journal"),
         (b'{"seq": 1, "type": "verb", "text": 5}\n', "line 1 is not a record of a journal"),
         (b'{"seq": 1, "type": "verb", "text": "scan", "more": 5}\n', "line 1 is not a record of a journal"),
+        (
+            b'{"seq": 1, "type": "guest", "mdev": "a", "adapters": "0x8", "domains": "x", "control_domains": "0x0"}\n',
+            "line 1 is not a record",
+        ),
         (b'{"seq": 1, "type": "reset", "count": 1, "failed": {"05.0004": "7"}}\n', "line 1 is not a record"),
         (b'{"seq": 1, "type": "inside", "guest": "a", "record": {"type": "time", "seconds": 1.5}}\n', "line 1 is not"),
     ],
@@ -286,6 +293,13 @@ def test_bad_journals(tmp_path: Path, text: bytes, why: str) -> None:
     assert status == 2
     assert said.startswith(f"apfs: {file}")
     assert why in said
+
+
+@given(st.lists(RECORDS, max_size=6))
+def test_a_journal_of_any_records_gets_an_answer_or_a_message(records: list[Record]) -> None:
+    lines = (f"{to_line(number, record)}\n" for number, record in enumerate(records, 1))
+    status, said = run("-", stdin=Shell(Host()).cat("/ctl/header") + "".join(lines))
+    assert ["-: the same" in said, "-: different" in said, "cannot be replayed" in said].index(True) == status
 
 
 def test_bad_scenarios_and_files(tmp_path: Path) -> None:
