@@ -1,4 +1,4 @@
-"""A plot of a soak: memory, descriptors and operations over time, as SVG."""
+"""A plot of a soak: memory, descriptors, and what was done, over time, as SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH, HEIGHT, LEFT = 720, 130, 90
-_ROWS = (("resident MiB", 1), ("descriptors", 2), ("operations", 3), ("sessions", 4))
+_ROWS = (("resident MiB", 1), ("descriptors", 2), ("operations", 3), ("sessions", 4), ("records", 5))
 
 
 def svg(samples: Sequence[Sequence[float]]) -> str:

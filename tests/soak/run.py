@@ -6,6 +6,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
 _PERIOD = 5.0
 """Seconds between samples."""
 _EACH = 12
-"""After how many samples the journal is looked through, and the last sample printed."""
+"""After how many samples the last one is printed."""
+_PIECE = 1 << 20
+"""Bytes of the journal that are read at a time."""
 _SLACK = 0.05
 """By how much the medians of two quarters of a run may differ."""
 
 
 class Sample(NamedTuple):
-    """The server at one moment: seconds, resident MiB, descriptors, operations, sessions, records that there were."""
+    """The server at one moment.
+
+    Seconds, resident MiB, descriptors, operations, sessions, how many records there were, and how many were dropped.
+    """
 
     seconds: float
     memory: float
@@ -38,6 +44,47 @@ class Sample(NamedTuple):
     operations: int
     sessions: int
     records: int
+    dropped: int
+
+
+class Follower:
+    """Reads the journal as it grows, as `apfs journal --follow` does, in a process of its own."""
+
+    def __init__(self, host: Path) -> None:
+        self._journal = host / "ctl/journal"
+        self.last, self.crashes = multiprocessing.Value("q"), multiprocessing.Value("q")
+        """The newest record that was read, and how many of them were crash records."""
+        self._end = multiprocessing.Event()
+        self._process = multiprocessing.Process(target=self._follow, daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._process.start()
+
+    def end(self) -> None:
+        """Read to the end, and stop."""
+        self._end.set()
+        self._process.join()
+        assert not self._process.exitcode
+
+    def _follow(self) -> None:
+        rest, poll = b"", select.poll()
+        with self._journal.open("rb", buffering=0) as journal:
+            poll.register(journal, select.POLLIN)
+            while True:
+                ended = self._end.is_set()
+                piece = journal.read(_PIECE)
+                if not piece and ended:
+                    return
+                if not piece:
+                    poll.poll(1000)
+                    continue
+                *lines, rest = (rest + piece).split(b"\n")
+                crashes = [line for line in lines if b'"type": "crash"' in line]
+                print(*(line.decode() for line in crashes), sep="\n", end="\n" if crashes else "", flush=True)
+                self.crashes.value += len(crashes)
+                if lines:
+                    self.last.value = json.loads(lines[-1])["seq"]
 
 
 def work(job: str, host: Path, seed: int, until: float, counts: tuple[Synchronized[int], Synchronized[int]]) -> None:
@@ -53,7 +100,11 @@ def work(job: str, host: Path, seed: int, until: float, counts: tuple[Synchroniz
 
 
 def sample(
-    server: int, host: Path, began: float, counts: dict[str, tuple[Synchronized[int], Synchronized[int]]]
+    server: int,
+    host: Path,
+    began: float,
+    counts: dict[str, tuple[Synchronized[int], Synchronized[int]]],
+    follower: Follower,
 ) -> Sample:
     """Look at the server."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{server}/status").read_text().splitlines())
@@ -65,14 +116,9 @@ def sample(
         len(os.listdir(f"/proc/{server}/fd")),  # noqa: PTH208
         sum(operations.value for operations, _ in counts.values()),
         counts["session"][1].value + counts["exec"][1].value,
-        first,
+        follower.last.value,
+        max(0, first - 1),
     )
-
-
-def crashes(host: Path) -> list[str]:
-    """Return the crash records that the journal has."""
-    with (host / "ctl/journal").open() as journal:
-        return [line for line in journal if '"type": "crash"' in line]
 
 
 def median(values: list[float]) -> float:
@@ -90,32 +136,33 @@ def verdict(samples: list[Sample]) -> dict[str, tuple[float, float]]:
     }
 
 
-def soak(host: Path, minutes: float) -> tuple[list[Sample], list[str]]:
-    """Let all workers loose on a mounted host; return the samples and the crash records."""
+def soak(host: Path, minutes: float) -> tuple[list[Sample], int]:
+    """Let all workers loose on a mounted host; return the samples and how many crash records there were."""
     began = time.monotonic()
     until = began + minutes * 60
     counts = {job: (multiprocessing.Value("q"), multiprocessing.Value("q")) for job in JOBS}
     workers = [
-        multiprocessing.Process(target=work, args=(job, host, seed, until, counts[job]))
+        multiprocessing.Process(target=work, args=(job, host, seed, until, counts[job]), daemon=True)
         for seed, job in enumerate(JOBS)
     ]
+    follower = Follower(host)
+    follower.start()
     for worker in workers:
         worker.start()
-    server, samples, found = server_of(host), [], set[str]()
+    server, samples = server_of(host), list[Sample]()
     following = began
-    while any(worker.is_alive() for worker in workers):
-        samples.append(sample(server, host, began, counts))
+    while alive := [worker for worker in workers if worker.is_alive()]:
+        samples.append(sample(server, host, began, counts, follower))
         following += _PERIOD
-        workers[0].join(max(0.0, following - time.monotonic()))
+        alive[0].join(max(0.0, following - time.monotonic()))
         if not len(samples) % _EACH:
-            found.update(crashes(host))
             print(*samples[-1], sep="\t", flush=True)
     failed = [worker for worker in workers if worker.exitcode]
     assert not failed, failed
     rounds = {job: (operations.value, done.value) for job, (operations, done) in counts.items()}
     print("operations and rounds by worker:", rounds)
-    found.update(crashes(host))
-    return samples, sorted(found)
+    follower.end()
+    return samples, follower.crashes.value
 
 
 def main() -> int:
@@ -136,10 +183,12 @@ def main() -> int:
     if options.plot:
         options.plot.write_text(svg([list(one) for one in samples]))
     last, seen = samples[-1], verdict(samples)
-    print(f"{last.seconds:.0f} s, {last.operations} operations, {last.sessions} sessions, {len(found)} crash records")
+    print(f"{last.seconds:.0f} s, {last.operations} operations, {last.sessions} sessions, {found} crash records")
+    full = next((one.seconds for one in samples if one.dropped), None)
+    since = "not full" if full is None else f"full from {full:.0f} s on, {last.dropped} dropped"
+    print(f"journal: {last.records} records, {since}")
     for name, (before, after) in seen.items():
         print(f"{name}: {before:.1f} in the third quarter, {after:.1f} in the last")
-    print(*found, sep="")
     return int(bool(found) or any(after > before * (1 + _SLACK) for before, after in seen.values()))
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.fuzz.inputs import ADAPTERS, DOMAINS, text_for
+from tests.fuzz.inputs import ADAPTERS, DOMAINS, damaged, text_for
 from tests.hosts import M1, M2
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def listing(host: Path, random: Random, did: Callable[[], None]) -> None:
 
 
 def session(host: Path, random: Random, did: Callable[[], None]) -> None:
-    """Start a guest on a device with queues, take a migration stream of it, and end it."""
+    """Start a guest on a device with queues, take a migration stream of it, send it back, and end it."""
     uuid = f"{random.getrandbits(32):08x}-{M1[9:]}"
     client, mdev = host / "dev/vfio-ap" / uuid, host / MATRIX / uuid
     put(host / "ctl/console", b"modprobe vfio_ap")  # somebody may have taken it away
@@ -113,13 +113,29 @@ def session(host: Path, random: Random, did: Callable[[], None]) -> None:
     put(mdev / "assign_domain", str(random.choice(DOMAINS)).encode())
     put(client / "guest", b"1")
     put(client / "migration_state", b"STOP_COPY")
-    get(client / "data_stream")
+    stream = get(client / "data_stream")
+    put(client / "migration_state", b"RESUMING")
+    put(client / "data_stream", damaged(stream, random) if random.random() < 0.5 else stream)
     put(client / "migration_state", b"RUNNING")
     get(host / "guests" / uuid / "sys/bus/ap/bindings")
     put(client / "guest", b"0")
     put(mdev / "remove", b"1")
-    for _ in range(10):
+    for _ in range(12):
         did()
+
+
+def cards(host: Path, random: Random, did: Callable[[], None]) -> None:
+    """Take four cards out, put others in, and look at their queues: that makes thousands of records."""
+    apids = random.sample(range(8, 256), 4)
+    for verb in ("unplug {}", "plug {} CEX8C"):
+        for apid in apids:
+            put(host / "ctl/console", verb.format(apid).encode())
+            did()
+        put(host / "ctl/console", b"scan")
+        for apid in apids:
+            for apqi in random.sample(range(256), 10):
+                get(host / f"sys/devices/ap/card{apid:02x}/{apid:02x}.{apqi:04x}/online")
+                did()
 
 
 def program(host: Path, _random: Random, did: Callable[[], None]) -> None:
@@ -143,4 +159,4 @@ _HANGS = 300
 """Seconds after which a program hangs."""
 _NO_NODE = 3
 """What a program ends with if vfio is not loaded just then."""
-JOBS = {"store": store, "read": read, "list": listing, "session": session, "exec": program}
+JOBS = {"store": store, "read": read, "list": listing, "session": session, "cards": cards, "exec": program}
