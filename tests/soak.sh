@@ -12,7 +12,9 @@ fuzzers=$!
 contenders=$!
 .venv/bin/python -m tests.faults.run "$minutes" &
 faults=$!
-.venv/bin/python -m tests.soak.run "$minutes" --plot docs/images/soak.svg
-wait "$fuzzers"
-wait "$contenders"
-wait "$faults"
+status=0
+.venv/bin/python -m tests.soak.run "$minutes" --plot docs/images/soak.svg || status=1
+wait "$fuzzers" || status=1
+wait "$contenders" || status=1
+wait "$faults" || status=1
+exit "$status"
