@@ -11,7 +11,7 @@ import re
 MOST = 1 << 20
 """Characters of a scenario. The recording of a large machine, 16 cards with 85 domains that all differ, has a third."""
 MOST_WITH_LINES = 1 << 17
-"""Characters of a scenario in which the line of a mistake is looked for, which takes a second for so many."""
+"""Characters of a scenario in which the line of a mistake is looked for: that takes a tenth of a second for so many."""
 DEEPEST = 16
 """How many arrays and tables may be in each other, and how many parts a key may have."""
 MOST_ITEMS = 256

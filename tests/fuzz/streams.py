@@ -140,7 +140,8 @@ def finished(parts: Parts, random: Random) -> bytes:
 def pieces(data: bytes, random: Random) -> Iterator[bytes]:
     """Yield data in pieces of all sizes, none among them."""
     while data:
-        size = random.choice((0, 1, 3, 4, 8, 12, 16, 17, 48, len(data), random.randrange(len(data) + 1)))
+        # The first choice is the one when a source of choices has run dry, so it has to come to an end.
+        size = random.choice((len(data), 0, 1, 3, 4, 8, 12, 16, 17, 48, random.randrange(len(data) + 1)))
         yield data[:size]
         data = data[size:]
 
