@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -70,16 +71,26 @@ def compiled(directory: Path, source: str, *flags: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sequence(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The program of sequence.c, linked dynamically and statically, and the same in Go and Rust, both static."""
-    kinds: dict[str, tuple[str, ...]] = {"dynamic": (), "static": ("-static",)}
-    made = {kind: compiled(tmp_path_factory.mktemp(kind), "sequence.c", *flags) for kind, flags in kinds.items()}
-    need("go", "rustc")
-    others = tmp_path_factory.mktemp("others")
-    made |= {"go": others / "go", "rust": others / "rust"}
-    # Debian's compilers, whatever else there is, and no modules, crates or caches from elsewhere.
-    env = {"PATH": "/usr/bin:/bin", "GOCACHE": str(others / "cache"), "CGO_ENABLED": "0", "GOPROXY": "off"}
-    rust = ("rustc", "--edition=2021", "-Dwarnings", "-Ctarget-feature=+crt-static")
-    for compiler, source, kind in ((("go", "build"), "sequence.go", "go"), (rust, "sequence.rs", "rust")):
-        subprocess.run([*compiler, "-o", made[kind], HERE / source], check=True, env=env)
-    return made
+def sequence(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what compiles the program of sequence.c, `dynamic` or `static`, or the same, static, in `go` or `rust`.
+
+    Only what a test wants is compiled: some machines have a compiler of C alone.
+    """
+
+    @functools.cache
+    def make(kind: str) -> Path:
+        directory = tmp_path_factory.mktemp(kind)
+        if kind in {"dynamic", "static"}:
+            return compiled(directory, "sequence.c", *(["-static"] if kind == "static" else []))
+        # Debian's compilers, whatever else there is, and no modules, crates or caches from elsewhere.
+        env = {"PATH": "/usr/bin:/bin", "GOCACHE": str(directory / "cache"), "CGO_ENABLED": "0", "GOPROXY": "off"}
+        compilers = {
+            "go": ("go", "build"),
+            "rust": ("rustc", "--edition=2021", "-Dwarnings", "-Ctarget-feature=+crt-static"),
+        }
+        command, source = compilers[kind], HERE / {"go": "sequence.go", "rust": "sequence.rs"}[kind]
+        need(command[0])
+        subprocess.run([*command, "-o", directory / kind, source], check=True, env=env)
+        return directory / kind
+
+    return make

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vfio.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* Later headers have padding behind the last field. What a program says of its size comes back to it. */
+#define INFO_SIZE (offsetof(struct vfio_device_info, cap_offset) + sizeof(uint32_t))
 #ifndef VFIO_DEVICE_BIND_IOMMUFD
 struct vfio_device_bind_iommufd { uint32_t argsz, flags; int32_t iommufd; uint32_t out_devid; };
 struct vfio_device_attach_iommufd_pt { uint32_t argsz, flags, pt_id; };
@@ -82,7 +85,7 @@ static int new_descriptor(const char *name, int fd)
 
 static void device(int fd)
 {
-	struct vfio_device_info info = {.argsz = sizeof info};
+	struct vfio_device_info info = {.argsz = INFO_SIZE};
 	CALL("DEVICE_GET_INFO", ioctl(fd, VFIO_DEVICE_GET_INFO, &info));
 	printf(" argsz %u flags %#x regions %u irqs %u\n", info.argsz, info.flags, info.num_regions, info.num_irqs);
 	int request = must(eventfd(0, EFD_CLOEXEC), "eventfd");
@@ -193,7 +196,7 @@ static int cdev(const char *path)
 {
 	int fd = must(open(path, O_RDWR), path);
 	int iommufd = must(open("/dev/iommu", O_RDWR), "/dev/iommu");
-	struct vfio_device_info info = {.argsz = sizeof info};
+	struct vfio_device_info info = {.argsz = INFO_SIZE};
 	CALL("DEVICE_GET_INFO unbound", ioctl(fd, VFIO_DEVICE_GET_INFO, &info));
 	puts("");
 	struct vfio_device_bind_iommufd bind = {.argsz = sizeof bind, .iommufd = fd};

@@ -12,6 +12,7 @@ from tests.sandbox.conftest import compiled
 from tests.tools.conftest import inside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 U = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
@@ -97,15 +98,17 @@ DESTROY: 0
     ],
     ids=["legacy", "cdev"],
 )
-def test_every_call_answers_as_linux_does(sequence: dict[str, Path], kind: str, calls: str, expected: str) -> None:
-    result = inside(f'{SETUP}\n"$1" {calls}', str(sequence[kind]), scenario="default")
+def test_every_call_answers_as_linux_does(
+    sequence: Callable[[str], Path], kind: str, calls: str, expected: str
+) -> None:
+    result = inside(f'{SETUP}\n"$1" {calls}', str(sequence(kind)), scenario="default")
     assert result.stdout == expected
     assert result.stderr == ""
 
 
-def test_what_the_runtime_of_go_does(sequence: dict[str, Path]) -> None:
+def test_what_the_runtime_of_go_does(sequence: Callable[[str], Path]) -> None:
     """Threads that signals stop, an eventfd and a stream in its poller, and a child that has the device."""
-    result = inside(f'{SETUP}\n"$1" runtime /dev/vfio/0 $u', str(sequence["go"]), scenario="default")
+    result = inside(f'{SETUP}\n"$1" runtime /dev/vfio/0 $u', str(sequence("go")), scenario="default")
     assert result.stdout == "threads: done\ninterrupt: 8 bytes, <nil>\nstream: 40 bytes, 00000002\nchild: 0 irqs 2\n"
     assert result.stderr == ""
 
@@ -124,7 +127,7 @@ def test_the_32_bit_interface(tmp_path: Path) -> None:
     ]
 
 
-def test_group_and_device_node_exclude_each_other(sequence: dict[str, Path]) -> None:
+def test_group_and_device_node_exclude_each_other(sequence: Callable[[str], Path]) -> None:
     script = f'{SETUP}\nexec 7<>/dev/vfio/0; "$1" cdev /dev/vfio/devices/vfio0'
-    result = inside(script, str(sequence["dynamic"]), scenario="default", status=None)
+    result = inside(script, str(sequence("dynamic")), scenario="default", status=None)
     assert "BIND_IOMMUFD to itself: error EBUSY\n" in result.stdout

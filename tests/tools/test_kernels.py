@@ -115,13 +115,16 @@ def test_callouts_of_mdevctl(host: Path) -> None:
     mdevctl modify --uuid $2 --addattr=assign_domain --value=6
     mdevctl start --uuid $2 && exit 1
     mdevctl list --dumpjson
+    mdevctl --version >&2
     """
     result = inside(script, U1, U2, str(CALLOUT), scenario=host, options=("--tmpfs", "/etc/mdevctl.d"))
     assert f"APQN 2.31 already in use by {U1}\n" in result.stderr
     assert "APQN 5.6 is the host's\n" in result.stderr
     ((_, devices),) = json.loads(result.stdout)[0].items()
     running = {uuid: device["attrs"] for found in devices for uuid, device in found.items()}
-    assert running[U1] == [{"assign_adapter": "0x2"}, {"assign_domain": "0x1f"}]  # as defined
+    # As defined; later releases of mdevctl than Debian 12's show what the callout says instead.
+    texts = [[{"assign_adapter": "0x2"}, {"assign_domain": "0x1f"}], [{"assign_adapter": "2"}, {"assign_domain": "31"}]]
+    assert running[U1] == texts["mdevctl 1.2." not in result.stderr]
     domains = [{"assign_domain": "6"}, {"assign_domain": "11"}]
     assert running[M] == [{"assign_adapter": "2"}, *domains, {"assign_control_domain": "6"}]
     assert U2 not in running
