@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from apfs.testing import forks
+from tests.conftest import SLOWER
 
 EXAMPLES = Path(__file__).parents[2] / "mount-examples/tools"
 EXAMPLE = EXAMPLES / "example.toml"
@@ -18,7 +19,7 @@ M = "669d9b23-fe1b-4ecb-be08-a2fabca99b71"
 U1 = "11111111-2222-4333-8444-555555555555"
 U2 = "22222222-2222-4333-8444-555555555555"
 # Far beyond anything that works; only keeps a hanging tool from hanging the run.
-TIMEOUT = 120
+TIMEOUT = 120 * SLOWER
 
 
 def need(*tools: str) -> None:

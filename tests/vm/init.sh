@@ -1,0 +1,36 @@
+#!/bin/sh
+# The first process of the virtual machine: makes it a usable one, runs /command in the checkout, and switches off.
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mkdir -p /dev/shm /dev/pts
+mount -t devpts none /dev/pts
+mount -t tmpfs none /dev/shm
+mount -t tmpfs none /tmp
+mount -t tmpfs none /run
+insmod /fuse.ko*
+ip link set lo up
+# What Debian makes when it configures packages.
+ln -sf mawk /usr/bin/awk
+ldconfig
+printf 'root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/sh\n' > /etc/passwd
+printf 'root:x:0:\nnogroup:x:65534:\n' > /etc/group
+printf '127.0.0.1 localhost\n' > /etc/hosts
+mkdir -p /usr/local/bin
+printf '#!/bin/sh\nexec python3 -m apfs "$@"\n' > /usr/local/bin/apfs
+chmod +x /usr/local/bin/apfs
+# The root of a RAM disk cannot be pivoted, as bwrap does it; that of a bind mount above it can.
+mkdir -p /new
+mount --rbind / /new
+cd /new || exit
+mount --move . /
+cat > /run/job << 'END'
+cd /apfs
+export PYTHONPATH=/apfs:/packages
+sh /command
+echo "apfs-vm: $?"
+echo o > /proc/sysrq-trigger
+sleep 60
+END
+exec chroot . /bin/sh /run/job
