@@ -36,11 +36,12 @@ if [ ! -d "$tree" ]; then
     mv "$tree.part" "$tree"
 fi
 
-# This checkout as it is, also what is not committed; of the copy before it only what was installed into it.
-mkdir -p "$tree/srv/apfs"
-find "$tree/srv/apfs" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .cache -exec rm -rf {} +
+# This checkout as it is, also what is not committed, at a place that no test uses; of the copy before it only what was
+# installed into it.
+mkdir -p "$tree/checkout"
+find "$tree/checkout" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .cache -exec rm -rf {} +
 (cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=-) |
-    tar --extract --no-same-owner --directory "$tree/srv/apfs"
+    tar --extract --no-same-owner --directory "$tree/checkout"
 
 # unshare itself ignores these signals; with it ends all that runs in its namespaces.
 child=

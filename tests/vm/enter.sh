@@ -20,7 +20,7 @@ mkdir -p tmp/old
 pivot_root . tmp/old
 umount --lazy /tmp/old
 rmdir /tmp/old
-cd /srv/apfs
+cd /checkout
 export HOME=/root LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 unset TMPDIR
 exec "$@"
