@@ -73,11 +73,14 @@ def udev_message(event: Event) -> bytes:
 
 
 def murmur2(data: bytes) -> int:
-    """Return Austin Appleby's MurmurHash2 of 32 bits with seed 0, by which monitors filter subsystems."""
+    """Return Austin Appleby's MurmurHash2 of 32 bits with seed 0, by which monitors filter subsystems.
+
+    Words are read in the byte order of the machine, so that the hash is another one on s390x: libudev does the same.
+    """
     mask, multiplier, rotation = 0xFFFFFFFF, 0x5BD1E995, 24
     state = len(data)
     whole = len(data) // 4 * 4
-    for (word,) in struct.iter_unpack("<I", data[:whole]):
+    for (word,) in struct.iter_unpack("=I", data[:whole]):
         mixed = word * multiplier & mask
         mixed = (mixed ^ mixed >> rotation) * multiplier & mask
         state = state * multiplier & mask ^ mixed
