@@ -83,10 +83,10 @@ def binds(where: str) -> Decorator:
     def pairs(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
         found = []
         for value in values:
-            source, _, destination = value.partition(":")
-            if not source or not destination.startswith("/"):
+            source, _, below = value.rpartition(":/")  # SRC may have colons
+            if not source:
                 raise click.UsageError("--bind takes SRC:DEST, and DEST is absolute")
-            found.append((source, destination))
+            found.append((source, f"/{below}"))
         return found
 
     text = f"Show SRC at DEST {where}. Repeatable."

@@ -327,9 +327,12 @@ def test_a_module_loaded_later_appears(tmp_path: Path) -> None:
     assert result.stdout.splitlines() == ["guest_matrix hotplug ap_config migratable", "vfio"]
 
 
-def test_binds_and_tmpfs(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    options = ("--bind", f"{tmp_path}:/mnt", "--tmpfs", "/srv")
+@pytest.mark.parametrize("name", ["source", "pci-0000:00:1f.2"])
+def test_binds_and_tmpfs(tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    source.mkdir()
+    (source / "file").write_text("x")
+    options = ("--bind", f"{source}:/mnt", "--tmpfs", "/srv")
     assert inside("ls /mnt; ls -A /srv; touch /srv/y", options=options).stdout == "file\n"
     assert sh("ls -A /srv").stdout == ""
 
