@@ -122,7 +122,7 @@ def _text(journal: str, history: History, result: Replay, most: int) -> str:
         return f"{journal}: the same; {counts}{by}\n"
     shown = result.differences[:most]
     left = len(result.differences) - len(shown)
-    more = f"; --most shows {left:,} more" if left else ""
+    more = f"; {left:,} not shown, see --most" if left else ""
     return f"{_table(shown)}{journal}: different: {len(result.differences):,}; {counts}{by}{more}\n"
 
 

@@ -43,7 +43,7 @@ def _row(steps: dict[str, Value], effect: str, *, after: str = "") -> Any:  # no
 
 
 class FeatureError(ValueError):
-    """A feature that there is not, or a value that it cannot have."""
+    """An unknown feature, or a value that a feature cannot have."""
 
     def __init__(self, feature: str, why: str) -> None:
         super().__init__(why)

@@ -79,10 +79,10 @@ def decode(line: bytes) -> tuple[str, dict[str, Any]]:
         other = f"{frame.get('protocol')!r} of the protocol (apfs {frame.get('apfs')})"
         raise ChannelError(f"the other end has version {other}, this end {VERSION}: use the same apfs")
     if name not in FRAMES:
-        raise ChannelError(f"the other end sends a frame that there is not: {_shown(line)}")
+        raise ChannelError(f"the other end sends an unknown frame: {_shown(line)}")
     for field, kind in FRAMES[name].items():
         if field not in frame or not isinstance(frame[field], kind):
-            raise ChannelError(f"the other end sends a frame {name} without a right {field}: {_shown(line)}")
+            raise ChannelError(f"the other end sends a frame {name} whose {field} is missing or wrong: {_shown(line)}")
     return name, {field: frame[field] for field in FRAMES[name]}
 
 

@@ -51,12 +51,12 @@ def test_fields_that_are_not_known_do_no_harm() -> None:
         (b"[]\n", "is not `apfs migrate`"),
         (b'{"name": "run"}\n', "is not `apfs migrate`"),
         (b'{"frame": ["run"]}\n', "is not `apfs migrate`"),
-        (b'{"frame": "jump"}\n', 'a frame that there is not: {"frame": "jump"}'),
-        (b'{"frame": "take"}\n', "a frame take without a right stream"),
-        (b'{"frame": "take", "stream": 5}\n', "a frame take without a right stream"),
+        (b'{"frame": "jump"}\n', 'an unknown frame: {"frame": "jump"}'),
+        (b'{"frame": "take"}\n', "a frame take whose stream is missing or wrong"),
+        (b'{"frame": "take", "stream": 5}\n', "a frame take whose stream is missing or wrong"),
         (b'{"frame": "hello"}\n', "version None of the protocol .apfs None., this end 1: use the same apfs"),
         (encode("hello", **HELLO | {"protocol": 2}), "version 2 of the protocol .apfs 1., this end 1: use the same"),
-        (encode("hello", **HELLO | {"check": "no"}), "a frame hello without a right check"),
+        (encode("hello", **HELLO | {"check": "no"}), "a frame hello whose check is missing or wrong"),
     ],
 )
 def test_what_is_refused(line: bytes, why: str) -> None:

@@ -232,7 +232,7 @@ def test_what_differs_is_a_table(tmp_path: Path) -> None:
     assert "done" in lines[1]
     assert "EADDRNOTAVAIL: queue 05.0004 is reserved" in lines[1]
     assert lines[2].startswith(f"{file}: different: 2; requests: 7, records: 12")
-    assert lines[2].endswith("; --most shows 1 more")
+    assert lines[2].endswith("; 1 not shown, see --most")
 
 
 def test_json(tmp_path: Path) -> None:
