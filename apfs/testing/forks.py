@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 NUMBER = struct.Struct("=i")
 """What is sent before the text of a request: its size. Comes back twice: the pid, with a pidfd, and the exit status."""
 _CHUNK = 1 << 16
+_ENDED = "the process that starts hosts and commands for tests has ended"
 
 
 class _Server:
@@ -112,6 +113,8 @@ class Command:
         self.args = [os.fspath(word) for word in words]
         self.pid: int
         self.returncode: int | None = None
+        self.lost = False
+        """Whether nobody knows how it ended, because the server was killed meanwhile."""
         self._input: BinaryIO | None = None
         self._outputs: list[tuple[BinaryIO, list[bytes]]] = []
         with contextlib.ExitStack() as theirs:
@@ -153,7 +156,7 @@ class Command:
             for file in (self._connection, self._input, *(output for output, _ in self._outputs)):
                 if file is not None:
                     file.close()
-            raise MountsError("the process that starts hosts and commands for tests has ended") from None
+            raise MountsError(_ENDED) from None
         (self.pid,) = NUMBER.unpack(said)
 
     def poll(self) -> int | None:
@@ -222,8 +225,8 @@ class Command:
         if not poll.poll(None if timeout is None else timeout * 1000):
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         said = self._connection.recv(NUMBER.size)
-        # If the server was killed, nobody knows.
-        (self.returncode,) = NUMBER.unpack(said) if said else (-signal.SIGKILL,)
+        self.lost = not said
+        (self.returncode,) = (-signal.SIGKILL,) if self.lost else NUMBER.unpack(said)
         self._connection.close()
         os.close(self._pidfd)
 
@@ -249,7 +252,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of apfs and return what it said, as `subprocess.run` does.
 
-    `TimeoutExpired` after `timeout` seconds.
+    `TimeoutExpired` after `timeout` seconds. `MountsError` if nobody forks, or nobody knows how it ended.
     """
     command = Command(words, env=env, cwd=cwd)
     try:
@@ -259,6 +262,8 @@ def run(
         command.communicate()
         raise
     assert command.returncode is not None  # noqa: S101 -- it has ended
+    if command.lost:
+        raise MountsError(_ENDED)
     # With the encoding and the newlines of a text file.
     output, error = (io.TextIOWrapper(io.BytesIO(text)).read() for text in said)
     return subprocess.CompletedProcess(command.args, command.returncode, output, error)

@@ -103,6 +103,8 @@ def test_a_host_that_is_killed(host: MountedHost) -> None:
         assert (before, other.alive, host.alive) == (True, False, True)
 
 
+ENDED = "the process that starts hosts and commands for tests has ended"
+
 # Prints process ids: the server that forks, a host; then does what it is told.
 PROGRAM = """
 import os, subprocess, sys
@@ -193,10 +195,35 @@ def test_a_server_that_is_killed_is_replaced() -> None:
     all_ended(pidfds, place)
 
 
+def test_a_server_is_killed_while_a_command_runs(tmp_path: Path) -> None:
+    """The command ends with it, and nobody knows how; that is said. The next one works."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    said = f"""
+import threading
+def kill():
+    open({str(fifo)!r}).read(1)
+    os.kill(server(), 9)
+killer = threading.Thread(target=kill)
+killer.start()
+try:
+    print(host.sh('echo > "$1"; exec sleep 1000', {str(fifo)!r}))
+except Exception as error:
+    print(type(error).__name__, error)
+killer.join()
+print(host.sh('echo again').stdout, host.alive)
+"""
+    program, pidfds, place = start(said)
+    with program:
+        output, _ = program.communicate("", TIMEOUT)
+    assert output == f"MountsError {ENDED}\nagain\n True\n"
+    all_ended(pidfds, place)
+
+
 def test_a_server_that_cannot_start_is_told_of(tmp_path: Path) -> None:
     program = "import os; os.environ['PYTHONPATH'] = sys.argv[2]; from apfs.testing import forks; forks.Command(['-h'])"
     (tmp_path / "apfs").mkdir()
     (tmp_path / "apfs/__init__.py").write_text("")
     words = [sys.executable, "-c", f"import sys; {program}", "", str(tmp_path)]
     said = subprocess.run(words, check=False, capture_output=True, text=True, timeout=TIMEOUT)
-    assert said.stderr.endswith("MountsError: the process that starts hosts and commands for tests has ended\n")
+    assert said.stderr.endswith(f"MountsError: {ENDED}\n")
