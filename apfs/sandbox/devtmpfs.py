@@ -83,14 +83,21 @@ def _add(node: Path, source: Path) -> None:
         return  # in a directory of the real machine
     node.parent.mkdir(parents=True, exist_ok=True)
     node.touch(exist_ok=False)
-    linux.bind(str(source), str(node))
+    try:
+        linux.bind(str(source), str(node))
+    except FileNotFoundError:  # it has gone in the meantime
+        _unlink(node)
 
 
 def _remove(node: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISCHR(node.lstat().st_mode) and node.stat().st_dev == Path(HOST).stat().st_dev:
             linux.detach(str(node))
-            node.unlink()
-            if str(node.parent) != "/dev":
-                with contextlib.suppress(OSError):  # there are others in it
-                    node.parent.rmdir()
+            _unlink(node)
+
+
+def _unlink(node: Path) -> None:
+    node.unlink()
+    if str(node.parent) != "/dev":
+        with contextlib.suppress(OSError):  # there are others in it
+            node.parent.rmdir()
