@@ -43,8 +43,8 @@ class Unguarded:
 class Guard(Unguarded):
     """Calls `recover`, in a process of its own, if this one does not come to the end of its `with` block.
 
-    While it lives, that process holds locks (flock(2)) on the client directories of the `devices`, which are different
-    ones: nobody migrates again before all is in order. For commands: this process must not have threads.
+    As long as one of the two lives, there are locks (flock(2)) on the client directories of the `devices`, which are
+    different ones: nobody migrates again before all is in order. For commands: this process must not have threads.
     """
 
     def __init__(self, recover: Callable[[bytes], None], devices: Sequence[Path], *, waits: bool = True) -> None:
@@ -61,18 +61,17 @@ class Guard(Unguarded):
     def __enter__(self) -> Self:
         """Start the process. `OSError` if a device is gone."""
         locks: list[int] = []
-        try:
+        with contextlib.ExitStack() as stack:
             for device in sorted(self._devices):  # in one order, so that two do not wait for each other
                 locks.append(os.open(device, os.O_RDONLY | os.O_DIRECTORY))
+                stack.callback(os.close, locks[-1])
                 fcntl.flock(locks[-1], self._mode)
             reader, self._writer = os.pipe()
             self._child = os.fork()
             if self._child == 0:
                 end_with(lambda: self._watch(reader, locks))
             os.close(reader)
-        finally:
-            for lock in locks:
-                os.close(lock)
+            self._locked = stack.pop_all()
         return self
 
     def __exit__(
@@ -83,6 +82,7 @@ class Guard(Unguarded):
             self.tell(_DONE)
         os.close(self._writer)
         os.waitpid(self._child, 0)
+        self._locked.close()
 
     def _watch(self, reader: int, locks: Sequence[int]) -> None:
         os.setsid()

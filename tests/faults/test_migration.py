@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,6 +129,51 @@ def test_killed_with_its_guard(commands: Commands, hosts: Hosts) -> None:
     assert [state(host) for host in hosts] == ["STOP_COPY", "RESUMING"]
     assert commands.run(NONE, *migrate(*hosts)).status == 0
     settle(hosts, "")
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def test_the_guard_alone_is_killed(commands: Commands, hosts: Hosts) -> None:
+    """The migration goes on, and nobody else has its device before it ends."""
+    whole = commands.run(NONE, *migrate(*hosts))
+    hosts.reverse()
+    for call in spread(whole.calls - WORK + END, whole.calls - END, 3):
+        with commands.start(Fault(call, number=signal.SIGSTOP), *migrate(*hosts)) as process:
+            while not (found := children(process.pid)) or state_of(found[0]) != "T":
+                assert process.poll() is None
+                os.sched_yield()
+            (command,) = found
+            (guarding,) = children(command)
+            os.kill(guarding, signal.SIGKILL)
+            while state_of(guarding) != "Z":
+                os.sched_yield()
+            locked = [is_locked(client(host)) for host in hosts]
+            os.kill(command, signal.SIGCONT)
+            printed, said = process.communicate(timeout=TIMEOUT)
+        assert locked == [True, True]
+        outcome = outcome_of(printed, said)
+        assert (outcome.status, outcome.said) == (0, "")
+        assert [state(host) for host in hosts] == ["", "RUNNING"]
+        hosts.reverse()
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether somebody else has a lock (flock(2)) on a directory."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process as ps(1) has it: T if it is stopped, Z if it has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_nobody_migrates_while_hosts_are_put_in_order(commands: Commands, hosts: Hosts) -> None:
