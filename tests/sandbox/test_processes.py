@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -90,6 +92,53 @@ def test_a_client_is_killed_while_its_ioctl_is_being_served(mount: Mounter) -> N
         # The host had heard of it and did it: the state is that of the device, not of the caller.
         assert box.stdout.readline() in ("2\n", "3\n")
     assert is_free(host)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_supervisor_is_killed_while_it_serves_an_ioctl(
+    mount: Mounter, tmp_path: Path, *, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in the sandbox end. A host that others use goes on with them; one of its own goes, and leaves nothing."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setitem(ENV, "TMPDIR", str(place))
+    words = words_of(processes.child_in_an_ioctl)
+    host = mount() if shared else None
+    options = ["--mount", str(host)] if host else ["--scenario", "default"]
+    with (
+        subprocess.Popen(
+            [*EXEC, *options, "--", *words], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as box,
+        on(host, processes.another_user) if host else contextlib.nullcontext() as other,
+    ):
+        assert box.stdin is not None
+        assert box.stdout is not None
+        number = int(box.stdout.readline())
+        child = seen_from_outside(box.pid, number)
+        if other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "0\n"
+        server = server_of(host or next(place.iterdir()) / "host")
+        ended = [os.pidfd_open(pid) for pid in descendants(box.pid) if pid != server or not host]
+        os.kill(server, signal.SIGSTOP)
+        try:
+            box.stdin.write(b"\n")
+            box.stdin.flush()
+            wait_for(lambda: in_ioctl(child))
+            box.kill()
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert box.wait(TIMEOUT) == -signal.SIGKILL
+        for pidfd in ended:
+            assert select.select([pidfd], [], [], TIMEOUT)[0]
+            os.close(pidfd)
+        if other:
+            assert other.communicate("\n", TIMEOUT)[0] == "0 1\n"
+    if host:
+        wait_for(lambda: (host / "dev/vfio-ap" / UUID / "guest").read_text() == "0\n")
+        assert is_free(host)
+    assert str(place) not in Path("/proc/self/mounts").read_text()
+    assert list(place.iterdir()) == []
 
 
 def descendants(pid: int) -> Iterator[int]:

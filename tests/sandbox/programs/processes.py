@@ -94,6 +94,14 @@ def child_in_an_ioctl() -> None:
     device.close()
 
 
+def another_user() -> None:
+    """Use a container of the same host; when told to, use it again."""
+    container = vmm.open("/dev/vfio/vfio")
+    say(vmm.ioctl(container, GET_API_VERSION))
+    told()
+    say(vmm.ioctl(container, GET_API_VERSION), vmm.ioctl(container, CHECK_EXTENSION, 1))
+
+
 def killed_anywhere() -> None:
     """Kill children that do nothing but ioctls."""
     vmm.create()
