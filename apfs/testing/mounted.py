@@ -90,6 +90,7 @@ class MountedFiles(Files):
         `options` are those of `apfs exec`, such as `("--tmpfs", "/etc/mdevctl.d")`; `env` is added to the environment.
         With `check` an exit status other than 0 is a `CalledProcessError`, which shows standard error too. 125 means
         that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
+        `apfs.MountsError` if the process that forks commands was killed meanwhile.
         """
         words = ["exec", "--die-with-parent", *self.selection, *options, "--", *command]
         result = forks.run(words, stdin=stdin or "", env={**os.environ, **(env or {})}, cwd=cwd, timeout=timeout)

@@ -317,6 +317,46 @@ def test_whatever_ends_the_run_nothing_stays(
     assert project.left_behind() == []
 
 
+ALL_DYING = """
+import os
+import signal
+from pathlib import Path
+
+from apfs.testing import forks
+
+def with_word(word):
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(word) in (entry / "cmdline").read_bytes():
+                yield int(entry.name)
+        except OSError:
+            pass
+
+def test_killed(apfs_mount):
+    others = [forks._servers[-1]._process.pid, apfs_mount.pid, *with_word(apfs_mount.path)]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)  # so that none notices what happens to others
+    for pid in (*others, os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+
+def test_next(apfs_mount):
+    assert apfs_mount.sh("true").returncode == 0
+"""
+
+
+def test_all_are_killed_at_once(project: Project) -> None:
+    """Pytest, or a worker of xdist, with all that belongs to it: the next host clears away what stays."""
+    project.write("test_all_dying.py", ALL_DYING)
+    project.pytest(status=-signal.SIGKILL)
+    assert any(" fuse.apfs " in line for line in project.left_behind())
+    assert "1 passed" in project.pytest("-k", "next")
+    assert project.left_behind() == []
+    said = project.pytest("-n", "1", status=1)
+    assert "1 failed, 1 passed" in said
+    assert re.search(r"worker 'gw\d' crashed while running 'test_all_dying.py::test_killed'", said)
+    assert project.left_behind() == []
+
+
 DYING = """
 import os
 import select
