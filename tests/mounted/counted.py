@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,15 @@ from tests.conftest import TIMEOUT, apfs
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+EPOCHS = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 16)
+"""Whether the kernel of this machine knows FUSE_NOTIFY_INC_EPOCH."""
+OLDER_KERNEL = """
+import struct
+from apfs.fuse import cache
+cache._INC_EPOCH = struct.pack("=IiQ", 16, 99, 0)
+"""
+"""Python that makes any kernel one that does not know it: this notification no kernel knows."""
 
 _REQUEST = re.compile(r"^unique: \d+, opcode: (\w+) ", re.MULTILINE)
 # Sent when the last user is gone, which is after the command has ended; what leads there is counted.

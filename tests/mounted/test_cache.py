@@ -14,7 +14,7 @@ import pytest
 
 from apfs.fuse.cache import KernelCache
 from tests.conftest import UUID, create_mdev
-from tests.mounted.counted import counted
+from tests.mounted.counted import OLDER_KERNEL, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 PAIRS = 500
 MATRIX = "sys/devices/vfio_ap/matrix"
 CREATE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough/create"
-
-OLDER_KERNEL = """
-import struct
-from apfs.fuse import cache
-cache._INC_EPOCH = struct.pack("=IiQ", 16, 99, 0)
-"""
 
 
 @pytest.fixture(params=["", OLDER_KERNEL], ids=["epochs", "none"])

@@ -1,15 +1,19 @@
-"""How many requests everyday commands cost: a request more is a slower mount, and shows here without a clock."""
+"""How many requests everyday commands cost: a request more is a slower mount, and shows here without a clock.
+
+Kernels before 6.16 do not know epochs, so what they look up is counted on its own, here on every kernel.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import UUID
-from tests.mounted.counted import Counted, counted
+from tests.mounted.counted import EPOCHS, OLDER_KERNEL, Counted, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,24 +29,61 @@ OTHER_LOOP = "import pyfuse3, trio, types; pyfuse3.trio = types.SimpleNamespace(
 OTHER_LAYOUT = "import apfs.fuse.listing as listing; listing.EntryAttributes = type('Other', (), {'st_ino': 0})"
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Counted]:
-    with counted(tmp_path / "host") as mounted:
-        mounted.of("cat", "sys/bus/ap/ap_domain")  # once per mount, the kernel finds out that there is no flush
+@contextmanager
+def known(root: Path, prelude: str = "") -> Iterator[Counted]:
+    """Mount a host of which the kernel knows what it finds out once per mount."""
+    with counted(root, prelude) as mounted:
+        mounted.of("cat", "sys/bus/ap/ap_domain")  # that there is no flush
         mounted.of("sh", "-c", "echo 1 > sys/bus/ap/poll_thread")  # ... and no extended attributes
         yield mounted
 
 
-def test_read_a_file(host: Counted) -> None:
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Counted]:
+    if not EPOCHS:
+        pytest.skip("before Linux 6.16 names are looked up that are remembered since")
+    with known(tmp_path / "host") as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Iterator[Counted]:
+    with known(tmp_path / "older", OLDER_KERNEL) as mounted:
+        yield mounted
+
+
+@pytest.fixture(params=["", OLDER_KERNEL], ids=["newest", "older"])
+def any_host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counted]:
+    with known(tmp_path / "any", request.param) as mounted:
+        yield mounted
+
+
+def test_read_a_file(any_host: Counted) -> None:
     cat = ("cat", "sys/bus/ap/ap_interrupts")
-    assert host.of(*cat) == {"LOOKUP": 1, "OPEN": 1, "READ": 2}
-    assert host.of(*cat) == {"OPEN": 1, "GETATTR": 1, "READ": 2}  # reading made its time of access old
+    assert any_host.of(*cat) == {"LOOKUP": 1, "OPEN": 1, "READ": 2}
+    assert any_host.of(*cat) == {"OPEN": 1, "GETATTR": 1, "READ": 2}  # reading made its time of access old
 
 
-def test_write_a_file(host: Counted) -> None:
+def test_write_a_file(any_host: Counted) -> None:
     echo = ("sh", "-c", "echo 40 > sys/bus/ap/config_time")
-    assert host.of(*echo) == {"LOOKUP": 1, "OPEN": 1, "WRITE": 1}
-    assert host.of(*echo) == {"OPEN": 1, "WRITE": 1}
+    assert any_host.of(*echo) == {"LOOKUP": 1, "OPEN": 1, "WRITE": 1}
+    assert any_host.of(*echo) == {"OPEN": 1, "WRITE": 1}
+
+
+def test_older_kernels_look_up_what_can_go_away_and_what_is_in_it(older: Counted) -> None:
+    """A card, a queue and each file of it; not the directories that always exist."""
+    cat = ("cat", f"{QUEUE}/config")
+    older.of(*cat)
+    assert older.of(*cat) == {"LOOKUP": 3, "OPEN": 1, "READ": 2}
+    paths = [f"{QUEUE}/{name}" for name in ("config", "chkstop", "online")]
+    assert older.of("stat", *paths) == {"LOOKUP": 3 * len(paths)}
+    older.of("sh", "-c", "echo -6 > sys/bus/ap/apmask")
+    assert older.of("stat", *paths)["LOOKUP"] == 3 * len(paths)
+
+
+def test_older_kernels_list_a_directory_with_as_many_requests(older: Counted) -> None:
+    older.of("stat", "sys/bus/ap/devices")
+    assert older.of("ls", "-f", "sys/bus/ap/devices") == {"OPENDIR": 1, "READDIRPLUS": 2}
 
 
 def test_after_names_have_changed_paths_are_looked_up_again(host: Counted) -> None:
