@@ -46,7 +46,7 @@ mkdir -p "$cache"
 "$fetch" "$cache/$architecture-kernel-$kernel" "$kernel" "$architecture" "@linux-image-$architecture"
 "$fetch" "$place" "$suite" "$architecture" +python3 +python3-dev +gcc +libc6-dev +libfuse3-dev +fuse3 +bubblewrap +kmod \
     +mount +util-linux +coreutils +bash +dash +udev +procps +mawk +sed +grep +findutils +login +passwd +base-files +hostname \
-    +iproute2 +socat +libc-bin
+    +iproute2 +socat +libc-bin +mdevctl
 image=$(find "$cache/$architecture-kernel-$kernel/root/boot" -name 'vmlinuz-*')
 fuse=$(find "$cache/$architecture-kernel-$kernel/root" -name 'fuse.ko*')
 
