@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _USUAL_DEPTHS = {7: False, 8: True}
 _LOW_MINORS = 128
 _CCA_KEYS = re.compile("AES (NEW|CUR|OLD)")
+_INTERRUPTS = {"Interrupts enabled.": True, "Interrupts disabled.": False}
 _BIND_STATE = 0xC000
 """Bits of `ap_functions` that only queues have."""
 
@@ -95,13 +96,15 @@ def _bound(files: Reader, driver: str) -> Iterator[tuple[Apqn, str]]:
             yield apqn, f"{DEVICES}/{card_name(apqn.apid)}/{apqn}"
 
 
-def _interrupts_of_nobody(files: Reader, queues: Iterable[str]) -> bool:
-    """Whether all queues of vfio_ap that no guest has are said to interrupt, as they did while zcrypt had them.
+def _interrupts_of_nobody(files: Reader, queues: Iterable[str]) -> str | None:
+    """Return what all queues of vfio_ap that no guest has say of interrupts, None if they differ or there are none.
 
-    Single ones say so on all kernels: those that zcrypt never had.
+    On kernels that do not ask they say what they said while zcrypt had them. Single ones that zcrypt never had say
+    something else on all kernels.
     """
     idle = [queue for queue in queues if files.text(f"{queue}/status") in (None, "assigned", "unassigned")]
-    return bool(idle) and all(files.text(f"{queue}/interrupt") == "Interrupts enabled." for queue in idle)
+    said = {files.text(f"{queue}/interrupt") for queue in idle}
+    return said.pop() if len(said) == 1 else None
 
 
 def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
@@ -117,8 +120,9 @@ def _seen_of_vfio(files: Reader) -> Iterator[tuple[str, Value]]:
     queues = [path for _, path in _bound(files, "vfio_ap")]
     if queues:
         yield "queue_status", "status" in files.names(queues[0])
-    if _interrupts_of_nobody(files, queues):
-        yield "interrupt_live", False
+    interrupts = _interrupts_of_nobody(files, queues)
+    if interrupts in _INTERRUPTS:
+        yield "interrupt_live", not _INTERRUPTS[interrupts]
     uuid = next(filter(is_uuid, matrix), None)
     if uuid:
         names = files.names(f"{MATRIX}/{uuid}")

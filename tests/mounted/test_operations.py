@@ -149,7 +149,7 @@ def test_a_file_that_watches_is_told_what_its_process_polls(server: Server) -> N
         server.answer("write", channel, 0, GET_API_VERSION)
         for handle, pid in polls:
             server.answer("poll", InodeT(2), handle, None, SimpleNamespace(pid=pid))
-        return json.loads(server.answer("read", channel, 0, 4096))
+        return json.loads(bytes(server.answer("read", channel, 0, 4096)))
 
     done = {"value": 0, "writes": [], "file": None}
     assert reply((container, 7)) == done

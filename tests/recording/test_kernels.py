@@ -55,6 +55,7 @@ def test_releases(version: str) -> None:
         ("6.12", {"depth_plus_one": True}),
         ("6.5", {"matrix_features": True}),
         ("7.2", {"driver_override": False}),
+        ("5.14", {"interrupt_live": True}),
     ],
 )
 def test_single_features_of_others(version: str, changes: dict[str, object]) -> None:

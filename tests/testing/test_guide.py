@@ -49,6 +49,9 @@ def test_failure_looks_as_in_the_guide(project: Project) -> None:
     sections = blocks(GUIDE, "text")
     assert len(sections) == 1 + len(options)
     assert [section for section in sections if section not in said] == []
+    project.pytest("test_fails.py", "--apfs-report=apfs-reports", "--junitxml=junit.xml", status=1)
+    (element,) = blocks(GUIDE, "xml")
+    assert element.strip() in (project.directory / "junit.xml").read_text("utf-8")
 
 
 def test_python_of_the_readme(project: Project) -> None:
