@@ -9,7 +9,9 @@ mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /tmp
 mount -t tmpfs none /run
-insmod /fuse.ko*
+for module in /fuse.ko*; do
+    [ ! -e "$module" ] || insmod "$module"
+done
 ip link set lo up
 # What Debian makes when it configures packages.
 ln -sf mawk /usr/bin/awk

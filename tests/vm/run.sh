@@ -48,6 +48,7 @@ mkdir -p "$cache"
     +mount +util-linux +coreutils +bash +dash +udev +procps +mawk +sed +grep +findutils +login +passwd +base-files +hostname \
     +iproute2 +socat +libc-bin +mdevctl
 image=$(find "$cache/$architecture-kernel-$kernel/root/boot" -name 'vmlinuz-*')
+# Debian 13's kernel has it built in.
 fuse=$(find "$cache/$architecture-kernel-$kernel/root" -name 'fuse.ko*')
 
 # Python packages: all but pyfuse3 are the same everywhere.
@@ -107,7 +108,7 @@ mkdir -p "$work/top/apfs"
 (cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=-) |
     tar --extract --directory "$work/top/apfs"
 install -m 755 "$root/tests/vm/init.sh" "$work/top/init"
-cp "$fuse" "$work/top/"
+[ -z "$fuse" ] || cp "$fuse" "$work/top/"
 printf '%s\n' "${*:-sh tests/vm/inside.sh}" > "$work/top/command"
 { cat "$place/tree.cpio" && archive "$work/top"; } > "$work/disk"
 
