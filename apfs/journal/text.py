@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields as fields_of
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from apfs.journal.records import (
@@ -30,11 +30,11 @@ from apfs.journal.records import (
     Verb,
 )
 
-_HINTS: dict[type[Record | Header], dict[str, Any]] = {
-    kind: {field.name: get_type_hints(kind)[field.name] for field in fields_of(kind)}
-    for kind in (*KINDS.values(), Header)
-}
-"""What a field can have, by kind of record and name of the field."""
+
+@cache
+def _hints() -> dict[type[Record | Header], dict[str, Any]]:
+    """Return what a field can have, by kind of record and name of the field; made when a journal is first read."""
+    return {kind: get_type_hints(kind) for kind in (*KINDS.values(), Header)}
 
 
 def to_line(sequence: int, record: Record | Header) -> str:
@@ -71,7 +71,7 @@ def _record(fields: dict[str, Any]) -> Record:
 
 def _check(kind: type[Record | Header], fields: dict[str, Any]) -> None:
     """Refuse fields that a kind of record does not have, or not with such values. `KeyError`, `ValueError`."""
-    hints = _HINTS[kind]
+    hints = _hints()[kind]
     for name, value in fields.items():
         if not _fits(value, hints[name]):
             raise ValueError(value)
