@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
+    from apfs.mounts.guard import Guard
     from apfs.mounts.migration import Check, Outcome, Source, Target
     from apfs.mounts.remote import Received
 
@@ -107,7 +108,7 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
         uuid = operands[2].lower()
         source, target = migration.Source(Path(operands[0]), uuid), migration.Target(Path(operands[1]), uuid)
         with (
-            contextlib.nullcontext() if check else _guarded(source, target),
+            contextlib.nullcontext() if check else _guard(source, target),
             progress.shown(f"{'checking' if check else 'migrating'} {uuid}"),
         ):
             report = (migration.check if check else migration.migrate)(source, target)
@@ -117,21 +118,13 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
     raise SystemExit(0 if report.ok else 1)
 
 
-@contextlib.contextmanager
-def _guarded(source: Source, target: Target) -> Iterator[None]:
-    """Have both hosts put in order if this process is killed. `NotPossibleError` if a migration makes no sense."""
+def _guard(source: Source, target: Target) -> Guard:
+    """Return what puts both hosts in order if this process is killed. `NotPossibleError` if they cannot migrate."""
     from apfs.mounts import guard, migration
 
     source.need_guest()
     migration.other_host(source.facts, target.facts)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(
-                guard.Guard(lambda _: migration.recover(source, target), [source.client, target.client])
-            )
-        except OSError as error:
-            raise migration.NotPossibleError(f"{error.filename}: {error.strerror}") from None
-        yield
+    return guard.Guard(lambda _: migration.recover(source, target), [source.client, target.client])
 
 
 def _end(number: int, _frame: object) -> NoReturn:

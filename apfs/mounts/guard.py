@@ -12,6 +12,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
+from apfs.mounts.migration import NotPossibleError
 from apfs.mounts.server import close_others, end_with
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Guard(Unguarded):
     """
 
     def __init__(self, recover: Callable[[bytes], None], devices: Sequence[Path], *, waits: bool = True) -> None:
-        """`recover` gets the marks that were told. Unless it `waits`, `BlockingIOError` if somebody has a device."""
+        """`recover` gets the marks that were told. Unless it `waits`, nobody else may migrate one of the devices."""
         self._recover = recover
         self._devices = devices
         self._mode = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -59,7 +60,15 @@ class Guard(Unguarded):
             os.write(self._writer, mark)
 
     def __enter__(self) -> Self:
-        """Start the process. `OSError` if a device is gone."""
+        """Start the process. `NotPossibleError` if a device is gone, or somebody else migrates."""
+        try:
+            return self._start()
+        except BlockingIOError:
+            raise NotPossibleError("another apfs migrate is at work with this device") from None
+        except OSError as error:
+            raise NotPossibleError(f"{error.filename}: {error.strerror}") from None
+
+    def _start(self) -> Self:
         locks: list[int] = []
         with contextlib.ExitStack() as stack:
             for device in sorted(self._devices):  # in one order, so that two do not wait for each other

@@ -86,7 +86,7 @@ def send(
     _fit(source, theirs, only_check=only_check)
     if only_check:
         return check(source, _Remote(channel, _facts(theirs), lambda _: None))
-    with _guarding(guard(lambda told: _recover_source(source, told), [source.client])) as guarded:
+    with guard(lambda told: _recover_source(source, told), [source.client]) as guarded:
         outcome = migrate(source, _Remote(channel, _facts(theirs), guarded.tell))
     if outcome.ok:
         with contextlib.suppress(LostError):
@@ -112,21 +112,8 @@ def receive(
         _answer(target, channel)
         return None
     # Without waiting: two that wait for each other's other ends would do so for ever.
-    with _guarding(guard(lambda told: _recover_target(target, told), [target.client], waits=False)) as guarded:
+    with guard(lambda told: _recover_target(target, told), [target.client], waits=False) as guarded:
         return _serve(target, channel, guarded.tell)
-
-
-@contextlib.contextmanager
-def _guarding(guard: Unguarded) -> Iterator[Unguarded]:
-    """Start a guard, and let it end. `NotPossibleError` if there is no device any more, or somebody else migrates."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(guard)
-        except BlockingIOError:
-            raise NotPossibleError("another apfs migrate is at work with this device") from None
-        except OSError as error:
-            raise NotPossibleError(f"{error.filename}: {error.strerror}") from None
-        yield guard
 
 
 def _recover_source(source: Source, told: bytes) -> None:
