@@ -126,6 +126,7 @@ class QueueLinks:
 
     def __init__(self, bus: ApBus, of: Callable[[ApCard], Mask]) -> None:
         self._bus = bus
+        self._queues = Queues(bus)
         self._of = of
 
     def keys(self, _parent: int, after: int) -> Iterator[int]:
@@ -136,10 +137,5 @@ class QueueLinks:
                 yield from _queue_keys(device, self._of(device).after(_apqi(after) if apid == reached else -1))
 
     def has(self, key: int) -> bool:
-        device, apqi = self._bus.cards.get(key >> _APID_SHIFT), _apqi(key)
-        return (
-            device is not None
-            and apqi in device.queues
-            and device.life_of(apqi) == key & _LIFE
-            and apqi in self._of(device)
-        )
+        queue = self._queues.subject(key)
+        return queue is not None and queue.apqi in self._of(queue.card)
