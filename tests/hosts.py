@@ -52,6 +52,21 @@ apmask = "-5-6"
 # The same hardware with nothing released: queues are given away one by one, by override.
 RESERVED = WORKED.partition("[masks]")[0]
 
+# One queue, which is in the last table: a mediated device that further keys may be added to.
+ONE_QUEUE = f"""
+[qci]
+domains = [4]
+[[card]]
+adapter = 5
+type = "CEX8C"
+[masks]
+apmask = "0x0"
+[[mdev]]
+uuid = "{M1}"
+adapters = [5]
+domains = [4]
+"""
+
 # No card at all and nothing reserved: every number can be assigned, none reaches a guest.
 BARE = """
 name = "bare"

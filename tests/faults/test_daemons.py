@@ -15,20 +15,12 @@ import pytest
 from apfs.testing.libvirt import Libvirt
 from tests.conftest import TIMEOUT, UUID, apfs
 from tests.faults.points import APFS
-from tests.vmm.libvirt.guest import HOSTDEV
+from tests.vmm.libvirt.guest import SMALL
 
 if TYPE_CHECKING:
     from apfs.testing import MountedHost
 
 CREATE = "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create"
-DOMAIN = f"""
-<domain type='qemu'>
-  <name>small</name>
-  <memory unit='MiB'>32</memory>
-  <os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>
-  <devices><memballoon model='none'/>{HOSTDEV}</devices>
-</domain>
-"""
 
 
 def below(pid: int, name: str) -> int:
@@ -41,7 +33,7 @@ def below(pid: int, name: str) -> int:
 
 def start(uri: str, host: MountedHost) -> None:
     virsh = ["virsh", "--quiet", "--connect", uri, "create", "--paused", "/dev/stdin"]
-    subprocess.run(virsh, check=True, input=DOMAIN, text=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT)
+    subprocess.run(virsh, check=True, input=SMALL, text=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT)
     assert host.status()["mdevs"][UUID]["opener"] == "program"
 
 

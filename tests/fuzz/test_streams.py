@@ -10,22 +10,9 @@ from hypothesis import strategies as st
 
 from tests.examples import times
 from tests.fuzz import streams
-from tests.hosts import M1
+from tests.hosts import ONE_QUEUE
 
-TARGET = f"""
-[qci]
-domains = [4]
-[[card]]
-adapter = 5
-type = "CEX8C"
-[masks]
-apmask = "0x0"
-[[mdev]]
-uuid = "{M1}"
-adapters = [5]
-domains = [4]
-guest = true
-"""
+TARGET = ONE_QUEUE + "guest = true\n"
 
 
 @times(0.15)

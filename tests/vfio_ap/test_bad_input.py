@@ -7,22 +7,9 @@ import pytest
 
 from apfs.errors import KernelError
 from apfs.journal.records import Refusal
-from tests.hosts import AP_DRIVER, M1, MATRIX, MDEV_DRIVER, TYPE, Bench
+from tests.hosts import AP_DRIVER, M1, MATRIX, MDEV_DRIVER, ONE_QUEUE, TYPE, Bench
 
-HOST = f"""
-[qci]
-domains = [4]
-[[card]]
-adapter = 5
-type = "CEX8C"
-[masks]
-apmask = "0x0"
-[[mdev]]
-uuid = "{M1}"
-adapters = [5]
-domains = [4]
-control_domains = [4]
-"""
+HOST = ONE_QUEUE + "control_domains = [4]\n"
 
 CORPUS: dict[str, bytes] = {
     "empty": b"",

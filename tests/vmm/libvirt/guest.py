@@ -22,6 +22,15 @@ HOSTDEV = f"""
   <source><address uuid='{UUID}'/></source>
 </hostdev>
 """
+# A domain with nothing to boot: it is started paused.
+SMALL = f"""
+<domain type='qemu'>
+  <name>small</name>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>
+  <devices><memballoon model='none'/>{HOSTDEV}</devices>
+</domain>
+"""
 # Far beyond anything that works; only keeps a guest that hangs from hanging the run.
 PATIENCE_SECONDS = "120"
 

@@ -13,26 +13,17 @@ import pytest
 from apfs.testing import LibvirtError, Network
 from apfs.testing.libvirt import Libvirt
 from tests.conftest import TIMEOUT, UUID, apfs
-from tests.vmm.libvirt.guest import HOSTDEV
+from tests.vmm.libvirt.guest import SMALL
 
 if TYPE_CHECKING:
     from apfs.testing import LibvirtPair, MountedHost
 
 OTHER = "11111111-2222-4333-8444-555555555555"
 QUEUE = "/sys/devices/ap/card05/05.0004/status"
-# Nothing to boot: it is started paused.
-DOMAIN = f"""
-<domain type='qemu'>
-  <name>small</name>
-  <memory unit='MiB'>32</memory>
-  <os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>
-  <devices><memballoon model='none'/>{HOSTDEV}</devices>
-</domain>
-"""
 
 
 def test_a_libvirt(apfs_libvirt: Libvirt) -> None:
-    apfs_libvirt.define(DOMAIN)
+    apfs_libvirt.define(SMALL)
     assert apfs_libvirt.state("small") == "shut off"
     apfs_libvirt.virsh("start", "--paused", "small", check=True)
     assert apfs_libvirt.state("small") == "paused"
@@ -51,7 +42,7 @@ domain = connection.createXML(sys.argv[2], libvirt.VIR_DOMAIN_START_PAUSED)
 print(domain.name(), domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
 print([device.name() for device in connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV)])
 """
-    command = ["/usr/bin/python3", "-c", script, apfs_libvirt.uri, DOMAIN]
+    command = ["/usr/bin/python3", "-c", script, apfs_libvirt.uri, SMALL]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"small True\n['mdev_{UUID.replace('-', '_')}_matrix']\n"
@@ -60,7 +51,7 @@ print([device.name() for device in connection.listAllDevices(libvirt.VIR_CONNECT
 @pytest.mark.apfs_scenario("migration-source", "target-other-queues")
 def test_a_pair(apfs_libvirt_pair: LibvirtPair) -> None:
     source, target = apfs_libvirt_pair.source, apfs_libvirt_pair.target
-    source.define(DOMAIN)
+    source.define(SMALL)
     source.virsh("start", "--paused", "small", check=True)
     refused = apfs_libvirt_pair.migrate("small")
     assert refused.returncode == 1
@@ -82,7 +73,7 @@ def test_nothing_stays(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     apfs_mount.echo(UUID, "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create")
     with Libvirt(apfs_mount) as libvirt:
-        libvirt.define(DOMAIN)
+        libvirt.define(SMALL)
         libvirt.virsh("start", "--paused", "small", check=True)
         assert [path.name for path in tmp_path.iterdir()] == [libvirt.directory.name]
         assert apfs_mount.status()["mdevs"][UUID]["opener"] == "program"
@@ -107,9 +98,9 @@ def test_nothing_stays_of_a_run_that_is_killed(tmp_path: Path) -> None:
 
 
 FAILED = f"""
-DOMAIN = {DOMAIN.replace(UUID, OTHER)!r}
+SMALL = {SMALL.replace(UUID, OTHER)!r}
 def test_failed(apfs_libvirt):
-    assert apfs_libvirt.virsh("create", "/dev/stdin", stdin=DOMAIN).returncode == 0
+    assert apfs_libvirt.virsh("create", "/dev/stdin", stdin=SMALL).returncode == 0
 """
 
 
@@ -136,7 +127,7 @@ def test_a_qemu_that_is_not_in_path(apfs_mount: MountedHost, tmp_path: Path, mon
     monkeypatch.setenv("APFS_QEMU", "/usr/bin/qemu-system-s390x")
     apfs_mount.echo(UUID, "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create")
     with Libvirt(apfs_mount) as libvirt:
-        libvirt.define(DOMAIN)
+        libvirt.define(SMALL)
         assert "<emulator>/run/apfs/bin/qemu-system-s390x</emulator>" in libvirt.virsh("dumpxml", "small").stdout
         libvirt.virsh("start", "--paused", "small", check=True)
 
