@@ -124,10 +124,11 @@ def deliver(bench: Bench, *pieces: bytes) -> list[int | str]:
     return write(bench, *pieces)
 
 
-def forecast(shell: Shell, data: bytes) -> dict[str, Any]:
-    """Return what the only device of a host, or the first, would answer to a stream."""
+def forecast(shell: Shell, data: bytes, uuid: str = "") -> dict[str, Any]:
+    """Return what a device of a host, without a UUID the only one, would answer to a stream."""
     tree = shell.host.tree
-    (uuid, *_) = shell.ls("/ctl/migration")
+    if not uuid:
+        (uuid,) = shell.ls("/ctl/migration")
     file = tree.open(tree.resolve(f"/ctl/migration/{uuid}/check"), BOTH)
     if data:
         file.write(data)

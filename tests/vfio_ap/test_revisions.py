@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apfs.host import Host
@@ -536,13 +536,15 @@ def shared() -> Bench:
     return Bench(HOST)
 
 
+@example(data=next_stream([(CCA8, 0x0747)]))  # which another device has
+@example(data=v4_stream([(CCA8, 0x0747)]))
 @given(data=mutated())
 def test_any_forecast_is_what_happens(two: Pair, data: bytes) -> None:
     two.start()
     if not data:
         return
     before = two.bench.dump("/sys/devices/vfio_ap")
-    answer = forecast(two.bench, data)
+    answer = forecast(two.bench, data, M1)
     assert two.bench.dump("/sys/devices/vfio_ap") == before
     assert two.bench.log() == []
     two.write(data, -1)
