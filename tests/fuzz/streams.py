@@ -311,7 +311,7 @@ class Story:
         """Write a stream at once, in a session of its own, and compare that with the forecast."""
         if self.naive.open:
             self._go("STOP")
-            told = forecast(self.bench, bytes.fromhex(content))["errno"]
+            told = forecast(self.bench, bytes.fromhex(content), M1)["errno"]
             self._go("RESUMING")
             assert (self._write(-1, content) or None) == told
 
