@@ -75,8 +75,7 @@ def test_udevd_is_killed() -> None:
         echo add > /sys/class/vfio/0/uevent
         ls /dev/mine 2> /dev/null
         udevd
-        udevadm trigger --action=add --subsystem-match=vfio
-        udevadm settle
+        udevadm trigger --action=add --subsystem-match=vfio --settle
         readlink /dev/mine
         kill $!
     """
