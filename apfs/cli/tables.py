@@ -14,6 +14,7 @@ from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
 from apfs.cli.terminal import without_padding
 from apfs.journal.text import from_line, printable, summary
 from apfs.kernel.profile import Profile
+from apfs.report import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 
-_ADAPTER, _DOMAIN = 2, 4  # hex digits
 _CARD_COLUMNS = ("card", "type", "mode", "driver", "config", "online", "chkstop", "queues each")
 _MATRIX_COLUMNS = ("uuid", "matrix", "adapters", "domains", "control")
 
@@ -93,33 +93,22 @@ def _cell(column: str, text: str) -> Text:
 
 
 def _numbers(numbers: Iterable[int], digits: int) -> str:
-    return Mask.from_numbers(numbers).ranges(digits) or "-"
-
-
-def _qci(numbers: Iterable[int] | None, digits: int) -> str:
-    return "not known: the machine has no QCI" if numbers is None else _numbers(numbers, digits)
+    return words.ranges(numbers, digits) or "-"
 
 
 def _host(document: dict[str, Any]) -> Iterator[Row]:
-    bindings, domain = document["bindings"], document["ap_domain"]
-    complete = "complete" if bindings["complete"] else "not complete"
     clock = "" if document["clock"] == "real" else ", which pass by the console verb tick only"
     migration = "without live migration" if document["driver"] == "none" else document["driver"]
     yield "scenario", f"{document['scenario']}, vfio_ap {migration}, apfs {document['apfs']}"
     yield "scan", f"every {document['config_time']} s{clock}"
-    yield "bindings", f"{bindings['bound']} of {bindings['queues']} queues, {complete}"
-    yield "adapters", _qci(document["adapters"], _ADAPTER)
-    yield "usage domains", _qci(document["usage_domains"], _DOMAIN)
-    yield "control domains", _qci(document["control_domains"], _DOMAIN)
-    yield "default domain", "-" if domain < 0 else f"{domain:04x}"
-    yield "apmask", ap_hex2bitmap(document["apmask"]).ranges(_ADAPTER) or "-"
-    yield "aqmask", ap_hex2bitmap(document["aqmask"]).ranges(_DOMAIN) or "-"
+    yield from ((title, text or "-") for title, text in words.machine(document))
+    yield "apmask", ap_hex2bitmap(document["apmask"]).ranges(words.ADAPTER) or "-"
+    yield "aqmask", ap_hex2bitmap(document["aqmask"]).ranges(words.DOMAIN) or "-"
     yield "kernel", f"Linux {_kernel(document['kernel'])}"
     yield "modules", " ".join(document["modules"])
     if document["secure_execution"]:
         yield "secure execution", "guest: no live migration"
-    if document["kvm"] == "none":
-        yield "kvm", "none: programs cannot open devices"
+    yield from words.without_kvm(document)
 
 
 def _kernel(kernel: dict[str, Any]) -> str:
@@ -132,7 +121,7 @@ def _alike(rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:
     adapters: dict[Row, Mask] = {}
     for apid, row in rows:
         adapters[row] = adapters.get(row, NONE).with_(apid)
-    return ((mask.ranges(_ADAPTER), *row) for row, mask in adapters.items())
+    return ((mask.ranges(words.ADAPTER), *row) for row, mask in adapters.items())
 
 
 def _card(card: dict[str, Any]) -> Row:
@@ -155,24 +144,16 @@ def _queues(card: dict[str, Any]) -> Iterator[Row]:
         for (state, domains), (condition, affected) in product(of_driver, of_hardware):
             alike = bound & domains & affected
             if alike:
-                yield driver, ", ".join(filter(None, (state, condition))), alike.ranges(_DOMAIN)
+                yield driver, ", ".join(filter(None, (state, condition))), alike.ranges(words.DOMAIN)
 
 
 def _exceptions(document: dict[str, Any]) -> Iterator[Row]:
     """Yield what is special about single queues."""
-    texts = {
-        "overrides": "driver_override {}",
-        "bad_resets": "not passed to guests: last reset ended with response code {}",
-        "failing_resets": "next reset will end with response code {}",
-        "unanswered": "requests that will get no answer: {}",
-    }
     rows: dict[tuple[str, str], Mask] = {}
-    for name, text in texts.items():
-        for apqn, value in document[name].items():
-            apid, _, apqi = apqn.partition(".")
-            row = (apid, text.format(value))
-            rows[row] = rows.get(row, NONE).with_(int(apqi, 16))
-    return ((*row, domains.ranges(_DOMAIN)) for row, domains in rows.items())
+    for apqn, text in words.exceptions(document):
+        apid, _, apqi = apqn.partition(".")
+        rows[apid, text] = rows.get((apid, text), NONE).with_(int(apqi, 16))
+    return ((*row, domains.ranges(words.DOMAIN)) for row, domains in rows.items())
 
 
 def _mdevs(document: dict[str, Any]) -> Iterator[Row]:
@@ -184,15 +165,20 @@ def _mdevs(document: dict[str, Any]) -> Iterator[Row]:
 
 def _guests(guests: dict[str, Any]) -> Iterator[Row]:
     for uuid, guest in guests.items():
-        bindings = guest["bindings"]
-        complete = "complete" if bindings["complete"] else f"{bindings['bound']} bound"
         mode = ", secure execution" if guest["secure_execution"] else ""
-        cards, modules = _numbers(guest["cards"], _ADAPTER), " ".join(guest["modules"])
-        yield uuid, cards, str(bindings["queues"]), complete + mode, modules, " ".join(guest["guests"]) or "-"
+        cards, modules = _numbers(guest["cards"], words.ADAPTER), " ".join(guest["modules"])
+        yield (
+            uuid,
+            cards,
+            str(guest["bindings"]["queues"]),
+            words.bindings(guest) + mode,
+            modules,
+            " ".join(guest["guests"]) or "-",
+        )
 
 
 def _matrices(mdevs: dict[str, Any]) -> Iterator[Row]:
     for uuid, mdev in mdevs.items():
         for name, label, matrix in ((uuid, "assigned", mdev["matrix"]), ("", "guest", mdev["guest_matrix"])):
-            domains = (_numbers(matrix[axis], _DOMAIN) for axis in ("domains", "control_domains"))
-            yield name, label, _numbers(matrix["adapters"], _ADAPTER), *domains
+            domains = (_numbers(matrix[axis], words.DOMAIN) for axis in ("domains", "control_domains"))
+            yield name, label, _numbers(matrix["adapters"], words.ADAPTER), *domains

@@ -6,27 +6,20 @@ changes from one to the next is a merge patch (RFC 7396), for which nothing in a
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from apfs.ap.mask import ALL, NONE, Mask, ap_hex2bitmap
 from apfs.ap.names import Apqn
+from apfs.report import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 Picture = dict[str, Any]
 
-_ADAPTER, _DOMAIN = 2, 4  # hex digits
 _NAMED = 4
 """How many of the queues that keep an adapter from a guest are named."""
 _LOOKS_LATER = "nothing is in the way any more: vfio_ap looks again when the next change makes it filter"
-_EXCEPTIONS = {
-    "overrides": "driver_override {}",
-    "bad_resets": "last reset ended with response code {}",
-    "failing_resets": "next reset will end with response code {}",
-    "unanswered": "requests that will get no answer: {}",
-}
 
 
 def picture(document: Mapping[str, Any]) -> Picture:
@@ -35,8 +28,8 @@ def picture(document: Mapping[str, Any]) -> Picture:
     return {
         "host": dict(_host(document)),
         "masks": {
-            "apmask": _ranges(ap_hex2bitmap(document["apmask"]).bits, _ADAPTER),
-            "aqmask": _ranges(ap_hex2bitmap(document["aqmask"]).bits, _DOMAIN),
+            "apmask": words.ranges(ap_hex2bitmap(document["apmask"]), words.ADAPTER),
+            "aqmask": words.ranges(ap_hex2bitmap(document["aqmask"]), words.DOMAIN),
         },
         "cards": {f"{apid:02x}": _card(card) for apid, card in cards.items()},
         "mdevs": {uuid: _mdev(mdev, _Filter(document, cards)) for uuid, mdev in document["mdevs"].items()},
@@ -59,41 +52,22 @@ def patch(before: Picture, after: Picture) -> Picture:
     return changes
 
 
-def mask(numbers: Iterable[int]) -> Mask:
-    """Return the mask of what a status has: a `Mask`, or a list of numbers."""
-    return numbers if isinstance(numbers, Mask) else Mask.from_numbers(numbers)
-
-
-@lru_cache(4096)
-def _ranges(bits: int, digits: int) -> str:
-    """Return the numbers of a mask; hosts have the same few masks many times."""
-    return Mask(bits).ranges(digits)
-
-
 def _domains(numbers: Iterable[int]) -> str:
-    return _ranges(mask(numbers).bits, _DOMAIN)
+    return words.ranges(numbers, words.DOMAIN)
 
 
 def _host(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    bindings, domain = document["bindings"], document["ap_domain"]
-    complete = "complete" if bindings["complete"] else "not complete"
-    yield "bindings", f"{bindings['bound']} of {bindings['queues']} queues, {complete}"
-    for name, digits in (("adapters", _ADAPTER), ("usage_domains", _DOMAIN), ("control_domains", _DOMAIN)):
-        numbers = document[name]
-        title = name.replace("_", " ")
-        yield title, "not known: the machine has no QCI" if numbers is None else _ranges(mask(numbers).bits, digits)
-    yield "default domain", "none" if domain < 0 else f"{domain:04x}"
+    yield from ((title, text or "none") for title, text in words.machine(document))
     yield "modules", " ".join(document["modules"])
-    if document["kvm"] == "none":
-        yield "kvm", "none: programs cannot open devices"
+    yield from words.without_kvm(document)
     if document["unbound_mdevs"]:
         yield "devices without a driver", " ".join(document["unbound_mdevs"])
 
 
 def _card(card: Mapping[str, Any]) -> Picture:
-    bound = {driver: mask(domains) for driver, domains in card["drivers"].items()}
+    bound = {driver: words.mask(domains) for driver, domains in card["drivers"].items()}
     zcrypt = bound.pop("cex4queue", NONE)
-    offline = mask(card["offline"])
+    offline = words.mask(card["offline"])
     state = [word for flag, word in (("online", "offline"), ("config", "deconfigured")) if not card[flag]]
     queues = {
         "zcrypt": zcrypt - offline,
@@ -124,17 +98,15 @@ def _mdev(mdev: Mapping[str, Any], filtered: _Filter) -> Picture:
 
 def _matrix(matrix: Mapping[str, Iterable[int]]) -> dict[str, str]:
     return {
-        axis: _ranges(mask(numbers).bits, _ADAPTER if axis == "adapters" else _DOMAIN)
+        axis: words.ranges(numbers, words.ADAPTER if axis == "adapters" else words.DOMAIN)
         for axis, numbers in matrix.items()
     }
 
 
 def _guest(guest: Mapping[str, Any]) -> Picture:
-    bindings = guest["bindings"]
-    complete = "complete" if bindings["complete"] else f"{bindings['bound']} bound"
     return {
-        "cards": _ranges(Mask.from_numbers(guest["cards"]).bits, _ADAPTER) or "none",
-        "queues": f"{bindings['queues']}, {complete}",
+        "cards": words.ranges(guest["cards"], words.ADAPTER) or "none",
+        "queues": f"{guest['bindings']['queues']}, {words.bindings(guest)}",
         "modules": " ".join(guest["modules"]),
         "mode": "Secure Execution" if guest["secure_execution"] else "usual",
         "guests": " ".join(guest["guests"]) or "none",
@@ -143,9 +115,8 @@ def _guest(guest: Mapping[str, Any]) -> Picture:
 
 def _exceptions(document: Mapping[str, Any]) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
-    for name, text in _EXCEPTIONS.items():
-        for apqn, value in document[name].items():
-            texts.setdefault(apqn, []).append(text.format(value))
+    for apqn, text in words.exceptions(document):
+        texts.setdefault(apqn, []).append(text)
     return {apqn: "; ".join(found) for apqn, found in sorted(texts.items())}
 
 
@@ -156,17 +127,17 @@ class _Filter:
         self._cards = cards
         self._bad_resets = document["bad_resets"]
         adapters, domains = document["adapters"], document["usage_domains"]
-        self._adapters = ALL if adapters is None else mask(adapters)
-        self._host_domains = ALL if domains is None else mask(domains)
+        self._adapters = ALL if adapters is None else words.mask(adapters)
+        self._host_domains = ALL if domains is None else words.mask(domains)
 
     def reasons(
         self, assigned: Mapping[str, Iterable[int]], guest: Mapping[str, Iterable[int]]
     ) -> Iterator[tuple[str, str]]:
         """Yield each adapter and domain that is assigned and that the guest's matrix lacks, and why it does."""
-        domains = mask(assigned["domains"])
-        for apid in mask(assigned["adapters"]) - mask(guest["adapters"]):
+        domains = words.mask(assigned["domains"])
+        for apid in words.mask(assigned["adapters"]) - words.mask(guest["adapters"]):
             yield f"{apid:02x}", self._adapter(apid, domains & self._host_domains)
-        for apqi in domains - mask(guest["domains"]):
+        for apqi in domains - words.mask(guest["domains"]):
             absent = apqi not in self._host_domains
             yield f"{apqi:04x}", "not a usage domain of the host" if absent else _LOOKS_LATER
 
@@ -176,9 +147,9 @@ class _Filter:
             return "not an adapter of the host"
         if card is None:
             return "no card is there"
-        bound = {driver: mask(numbers) for driver, numbers in card["drivers"].items()}
+        bound = {driver: words.mask(numbers) for driver, numbers in card["drivers"].items()}
         rest = domains - bound.get("vfio_ap", NONE)
-        unbound = rest & mask(card["unbound"])
+        unbound = rest & words.mask(card["unbound"])
         groups = [(rest & bound.get("cex4queue", NONE), "with zcrypt"), (unbound, "without a driver")]
         groups.append((rest - groups[0][0] - unbound, "not there"))
         found = [f"{_queues(apid, queues)} {why}" for queues, why in groups if queues]
