@@ -9,7 +9,7 @@ from apfs.ctl.channel import Channel
 from apfs.ctl.console import ConsoleFile
 from apfs.ctl.header import head
 from apfs.ctl.status import status
-from apfs.ctl.views import JournalFile, journal, kmsg, uevents
+from apfs.ctl.views import JournalFile, UeventsFile, journal, kmsg
 from apfs.sysfs.entries import Special
 from apfs.sysfs.openfile import TextFile
 
@@ -27,7 +27,7 @@ def _view(name: str, render: Callable[[Journal, list[tuple[int, Record]]], str])
 CTL_ENTRIES = (
     Special("console", 0o200, lambda system, _read, _write: ConsoleFile(system)),
     _view("kmsg", kmsg),
-    _view("uevents", uevents),
+    Special("uevents", 0o644, lambda system, _read, _write: UeventsFile(system.journal, "/ctl/uevents")),
     Special(
         "header", 0o444, lambda system, _read, _write: TextFile(system.journal, "/ctl/header", partial(head, system))
     ),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import select
 from typing import TYPE_CHECKING
 
+from apfs.errors import KernelError
 from apfs.journal.records import LogLine, Uevent
 from apfs.journal.text import to_line, to_wire
 from apfs.sysfs.openfile import SpecialFile
@@ -66,6 +69,31 @@ class JournalFile(SpecialFile):
         more = self._journal.last > self._seen or self._start + len(self._text) > self._end
         ended = select.POLLHUP if self._journal.ended else 0
         return (select.POLLIN | select.POLLRDNORM if more else 0) | ended
+
+
+class UeventsFile(JournalFile):
+    """An open `ctl/uevents`. By writing a SEQNUM, its reader tells that it has delivered the events up to that one."""
+
+    def __init__(self, source: Journal, path: str) -> None:
+        super().__init__(source, path, uevents)
+        self.delivered = 0
+        """SEQNUM of the last event that was delivered."""
+        self.told: Callable[[], None] = lambda: None
+        """Called when the reader has told it."""
+
+    @property
+    def sent(self) -> int:
+        """Return the SEQNUM of the last event that there is."""
+        return self._journal.uevents_sent
+
+    def on_write(self, data: bytes) -> int:
+        """Take a SEQNUM as a decimal number. EINVAL for anything else, and for an event that has not been sent."""
+        text = data.decode("latin-1").removesuffix("\n")
+        if not re.fullmatch("[0-9]{1,19}", text) or int(text) > self.sent:
+            raise KernelError(errno.EINVAL, f"not the SEQNUM of an event so far: write a number from 0 to {self.sent}")
+        self.delivered = int(text)
+        self.told()
+        return len(data)
 
 
 def kmsg(_journal: Journal, records: list[tuple[int, Record]]) -> str:

@@ -1,7 +1,8 @@
 """Translation between FUSE requests and the host's tree.
 
-No handler ever awaits: a process that waits for a FUSE server cannot be killed. And because no other request is served
-in between, every change of the model is atomic.
+No handler awaits before it is done: because no other request is served in between, every change of the model is atomic.
+An answer may wait for what follows from the change, but not for long (`apfs.fuse.deliveries`): a process that waits for
+a FUSE server cannot be killed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, ModeT, readdir_reply
 
+from apfs.ctl.views import UeventsFile
 from apfs.errors import KernelError
 from apfs.fuse.cache import FOREVER, KernelCache
+from apfs.fuse.deliveries import Deliveries
 from apfs.fuse.listing import bare_names
+from apfs.fuse.loop import TASKS
 from apfs.fuse.pages import PagedStream
 from apfs.journal.records import Crash
 from apfs.sysfs.attribute_file import AttributeFile
@@ -72,6 +76,8 @@ def _answered(
 ) -> Callable[[Operations, *_Args], Coroutine[Any, Any, _R]]:
     """Make a request handler of a function that never waits: the coroutine that pyfuse3 wants.
 
+    Its answer waits until uevents that the request has sent are where Linux would have them by then.
+
     A refusal by the core becomes an error of FUSE. Any other exception is a defect: it becomes EIO and a record, since
     one that leaves a handler would end the server, and with it the mount for all its users. A lack of memory does end
     it: a host that may be in the middle of a change is worse than none.
@@ -92,6 +98,8 @@ def _answered(
         finally:
             if self._journal.last != self._heard:  # nothing changes without a record
                 self.happened()
+                if self.deliveries.behind():
+                    await self.deliveries.wait()
 
     return answer
 
@@ -126,6 +134,7 @@ class Operations(pyfuse3.Operations):
         """Files that want to know what a process polls, by that process."""
         self.pollers: dict[int, pyfuse3.PollHandle] = {}
         """Pollers that wait for an open file, by its handle."""
+        self.deliveries = Deliveries(TASKS - 1)
         self.cache = KernelCache()
         self._bare = bare_names()
         self._replies: dict[tuple[Description, float], EntryAttributes] = {}
@@ -323,6 +332,8 @@ class Operations(pyfuse3.Operations):
             if file.watches:
                 self._watchers[ctx.pid] = file
         handle = next(self._handles)
+        if isinstance(file, UeventsFile):
+            self.deliveries.opened(handle, file)
         self._files[handle] = file
         info = self._seekable if file.seekable else self._stream
         info.fh = handle
@@ -379,6 +390,7 @@ class Operations(pyfuse3.Operations):
     @_answered
     def _release(self, fh: FileHandleT, file: SpecialFile) -> None:
         self.pollers.pop(fh, None)
+        self.deliveries.closed(fh)
         if file.watches:
             self._watchers = {pid: other for pid, other in self._watchers.items() if other is not file}
         file.close()

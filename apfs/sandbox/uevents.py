@@ -139,10 +139,16 @@ def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *,
 
     Closes `ready` when it listens.
 
-    `follow` gets them first, and then, if there is a private `network`, whoever listens there.
+    `follow` gets them first, and then, if there is a private `network`, whoever listens there. The host is told what
+    has been delivered: a write that sends events returns afterwards, as in Linux. Of another user's mount nobody may
+    hold up the writes.
     """
-    with (mount / "ctl/uevents").open("rb", buffering=0) as source:
-        source.read()
+    place = mount / "ctl/uevents"
+    ours = os.access(place, os.W_OK)
+    with place.open("r+b" if ours else "rb", buffering=0) as source:
+        events = parse(source.read().decode("latin-1"))
+        if ours:
+            source.write(events[-1].sequence.encode() if events else b"0")
         join(pid, network=network)
         sender = Sender() if network else None
         os.close(ready)
@@ -155,13 +161,15 @@ def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *,
             text = source.read()
             if text is None:
                 continue
-            for event in parse(text.decode("latin-1")):
+            events = parse(text.decode("latin-1"))
+            for event in events:
                 follow(event)
-                if sender is None:
-                    continue
-                sender.as_kernel(event)
-                if not has_udevd(pid):
-                    sender.as_udevd(event)
+                if sender is not None:
+                    sender.as_kernel(event)
+                    if not has_udevd(pid):
+                        sender.as_udevd(event)
+            if ours and events:
+                source.write(events[-1].sequence.encode())
 
 
 def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]], *, network: bool) -> tuple[int, int]:

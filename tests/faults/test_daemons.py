@@ -75,7 +75,8 @@ def test_udevd_is_killed() -> None:
         echo add > /sys/class/vfio/0/uevent
         ls /dev/mine 2> /dev/null
         udevd
-        udevadm trigger --action=add --subsystem-match=vfio --settle
+        udevadm trigger --action=add --subsystem-match=vfio
+        udevadm settle
         readlink /dev/mine
         kill $!
     """

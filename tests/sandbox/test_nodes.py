@@ -134,7 +134,8 @@ RULES
         /lib/systemd/systemd-udevd > /run/udevd.log 2>&1 &
         until_ 'udevadm control --ping 2> /dev/null'
         echo node > /sys/class/zcrypt/create
-        udevadm trigger --action=add --subsystem-match=vfio --subsystem-match=zcrypt --settle
+        udevadm trigger --action=add --subsystem-match=vfio --subsystem-match=zcrypt
+        udevadm settle
         stat -c '%n %A %G' /dev/vfio/0 /dev/node
         readlink /dev/mine /dev/char/243:0
         udevadm info -q name -n /dev/mine
