@@ -16,7 +16,7 @@ ip link set lo up
 # What Debian makes when it configures packages.
 ln -sf mawk /usr/bin/awk
 ldconfig
-chmod u+s /usr/bin/fusermount3
+chmod u+s "$(command -v fusermount3)"
 printf 'root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/sh\n' > /etc/passwd
 printf 'root:x:0:\nnogroup:x:65534:\n' > /etc/group
 printf '127.0.0.1 localhost\n' > /etc/hosts
