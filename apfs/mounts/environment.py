@@ -347,10 +347,12 @@ def _user_namespace_problems(facts: Facts) -> list[Problem]:
     problems = []
     for name, (bad, good) in wrong.items():
         if facts.settings.get(name) == bad:
+            what = "user namespaces are not allowed"
             remedy = f"as root on the machine, `sysctl -w {name}={good}`"
             if name == UBUNTU_RESTRICT:
+                what = "AppArmor takes all rights from user namespaces"
                 remedy += ", or an AppArmor profile for bwrap (docs/containers.md has one)"
-            problems.append(Problem(name, f"user namespaces are not allowed ({name}={bad})", remedy))
+            problems.append(Problem(name, f"{what} ({name}={bad})", remedy))
     if facts.filtered and facts.contained and not facts.bounding & SYS_ADMIN:
         # Docker's filter lets namespaces be made if the container has the capability, no matter which user is in it.
         problems += _sys_admin(facts)
