@@ -103,7 +103,12 @@ def command(
             os.set_inheritable(descriptor, False)  # noqa: FBT003 -- takes no keywords
 
     def serve(ready_fd: int | None, lifeline_fd: int | None = None) -> None:
-        from apfs.fuse import session  # only the process that serves needs these
+        try:
+            from apfs.fuse import session  # only the process that serves needs these
+        except ImportError as error:
+            from apfs.mounts import environment
+
+            fail(str(environment.import_problem(error)), 2)
         from apfs.host import Host
 
         try:

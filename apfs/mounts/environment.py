@@ -288,6 +288,12 @@ def module_problems(missing: tuple[str, ...]) -> list[Problem]:
     return [Problem("python-modules", f"mounting needs {' and '.join(missing)}", _INSTALL_HINT)]
 
 
+def import_problem(error: ImportError) -> Problem:
+    """Return what is wrong if what the extra `mount` installs is there, and is too old or lacks its own libraries."""
+    remedy = "install the package fuse3, and then `pip install --upgrade --force-reinstall pyfuse3 trio`"
+    return Problem("python-modules", f"pyfuse3 or trio cannot be used ({error})", remedy)
+
+
 def mount_problems(facts: Facts) -> list[Problem]:
     """Return every possible reason why a host cannot be mounted."""
     problems = module_problems(facts.missing_modules) + device_problems(facts) + helper_problems(facts)

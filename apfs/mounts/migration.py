@@ -18,10 +18,12 @@ from apfs.errors import errno_name
 from apfs.mounts import monitor, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _CHUNK = 1 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_LISTED = 5
+"""How many devices a message names."""
 STOPPED = ("STOP", "STOP_COPY")
 """States of a device whose guest does not run, and may run elsewhere."""
 
@@ -122,6 +124,13 @@ class Outcome:
         return asdict(self)
 
 
+def _listed(names: Collection[str]) -> str:
+    """Return some names as a text, as many as one can look through."""
+    first = sorted(names)[:_LISTED]
+    more = len(names) - len(first)
+    return ", ".join([*first, *([f"{more} more"] if more else [])]) or "none"
+
+
 class _Host:
     """A mount and one of its mediated devices. `NotPossibleError` if there is no such."""
 
@@ -132,7 +141,10 @@ class _Host:
             raise NotPossibleError(str(error)) from None
         mdev = status["mdevs"].get(uuid)
         if mdev is None:
-            raise NotPossibleError(f"{mount} has no mediated device {uuid}: create it with the same UUID")
+            raise NotPossibleError(
+                f"{mount} has no mediated device {uuid} (it has {_listed(status['mdevs'])}): "
+                "source and target need one with the same UUID"
+            )
         root = mount.stat()
         self.uuid = uuid
         self.facts = Facts(

@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,21 @@ def check_mountpoint(mountpoint: str) -> None:
         raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {quote(mountpoint)}`")
     if not Path(mountpoint).is_dir():
         raise MountsError(f"mount point {mountpoint} is not a directory")
+    if os.geteuid() and not _is_for_users(mountpoint):
+        raise MountsError(
+            f"mount point {mountpoint}: users other than root mount only on directories that they may write in, "
+            "and where the sticky bit is set only on their own; `mkdir` makes such a one"
+        )
+
+
+def _is_for_users(mountpoint: str) -> bool:
+    """Whether fusermount3 lets this user mount on a directory, as far as that is up to the directory."""
+    try:
+        found = Path(mountpoint).stat()
+    except PermissionError:
+        return False
+    mine = found.st_uid == os.getuid()
+    return (mine or not found.st_mode & stat.S_ISVTX) and os.access(mountpoint, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager

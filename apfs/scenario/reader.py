@@ -270,9 +270,9 @@ def _one_or_many(table: Table, one: str, *many: str) -> str:
 
 def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware], serial: str) -> Mask:
     """Add the cards that a table describes; return those that are offline."""
+    values = _all(table, CARD)  # first: a key that is misspelt is not one that is missing
     key = _one_or_many(table, "adapter", "adapters")
     table.need("type")
-    values = _all(table, CARD)
     last = qci.limits()[0]
     if not values[key]:
         raise table.mistake(key, "there is no card in this table")
@@ -296,8 +296,8 @@ def _cards(table: Table, qci: Qci, cards: dict[int, CardHardware], serial: str) 
 
 def _queues(table: Table, qci: Qci, cards: dict[int, CardHardware], room: int) -> tuple[dict[str, Any], list[Apqn]]:
     """Apply a table to the hardware of its queues, of which there may be so many; return its values and the queues."""
-    key = _one_or_many(table, "apqn", "adapters", "domains")
     values = _all(table, QUEUE)
+    key = _one_or_many(table, "apqn", "adapters", "domains")
     many = (Apqn(apid, apqi) for apid in values["adapters"] or () for apqi in values["domains"] or ())
     apqns = [values["apqn"]] if key == "apqn" else list(many)
     if len(apqns) > room:
@@ -330,5 +330,6 @@ def _set_own(own: dict[int, T], apqi: int, value: T, usual: T) -> None:
 
 
 def _mdev(table: Table) -> MdevSpec:
+    values = _all(table, MDEV)
     table.need("uuid")
-    return MdevSpec(**_all(table, MDEV))
+    return MdevSpec(**values)

@@ -313,6 +313,27 @@ def test_mount_point_is_a_file(tmp_path: Path) -> None:
     assert "not a directory" in result.stderr
 
 
+@pytest.mark.parametrize(("mode", "mine"), [(0o755, False), (0o1777, False), (0o555, True), (0o666, True)])
+def test_mount_point_that_a_user_may_not_have(tmp_path: Path, mode: int, *, mine: bool) -> None:
+    """fusermount3 would say in other words what is wrong with it, and not what would be right."""
+    place = tmp_path / "place"
+    place.mkdir()
+    user: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        let_in(tmp_path)
+        user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        os.chown(place, 65534 if mine else 0, 0)
+    elif not mine:
+        pytest.skip("only root can make a directory of another user")
+    place.chmod(mode)
+    command = [*user, sys.executable, "-m", "apfs", "mount", str(place)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    place.chmod(0o755)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"apfs: mount point {place}: users other than root mount only on directories that")
+    assert "`mkdir`" in result.stderr
+
+
 def test_bad_scenario_names_file_line_and_reason(tmp_path: Path) -> None:
     scenario = tmp_path / "bad.toml"
     scenario.write_text('name = "bad"\n\n[[card]]\nadapter = 5\ntype = "CEX3C"\n')
@@ -368,6 +389,21 @@ def test_without_pyfuse3_mount_says_what_to_install(tmp_path: Path) -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
     assert result.returncode == 2
     assert "pip install 'apfs[mount]'" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["mount"], ["exec", "--"]])
+def test_pyfuse3_that_cannot_be_used_is_not_taken_for_a_defect(tmp_path: Path, words: list[str]) -> None:
+    """One of an older release, as Debian 12 has it, or for a libfuse that is not there."""
+    (tmp_path / "pyfuse3.py").write_text("raise ImportError('libfuse3.so.3: cannot open shared object file')")
+    (tmp_path / "place").mkdir()
+    command = [sys.executable, "-m", "apfs", *words, str(tmp_path / "place") if words == ["mount"] else "true"]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+    assert result.returncode == (2 if words == ["mount"] else 125)
+    assert result.stderr == (
+        "apfs: pyfuse3 or trio cannot be used (libfuse3.so.3: cannot open shared object file): "
+        "install the package fuse3, and then `pip install --upgrade --force-reinstall pyfuse3 trio`\n"
+    )
 
 
 def test_without_dev_fuse_mount_says_so(tmp_path: Path) -> None:

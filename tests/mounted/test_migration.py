@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.scenario.reader import gallery
-from tests.conftest import UUID, apfs, sh
+from tests.conftest import UUID, apfs, create_mdev, sh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,10 +354,21 @@ def test_files_that_cannot_be_read_or_written_are_named(mount: Mounter, tmp_path
     assert said == f"apfs: {check}: Permission denied\n"
 
 
+def test_only_some_devices_are_named_for_one_that_is_not_there(mount: Mounter) -> None:
+    host, uuids = mount(), [f"{number:08x}-0000-4000-8000-000000000000" for number in range(8)]
+    for uuid in uuids:
+        create_mdev(host, uuid)
+    said = apfs("migrate", str(host), str(host), UUID, status=2).stderr
+    assert f"(it has {', '.join(uuids[:5])}, 3 more)" in said
+
+
 def test_usage_errors_of_migrate(mount: Mounter, tmp_path: Path) -> None:
     source, target = mount("migration-source"), mount()
     assert "not an apfs mount" in apfs("migrate", str(tmp_path), str(target), UUID, status=2).stderr
-    assert "no mediated device" in apfs("migrate", str(source), str(target), UUID, status=2).stderr
+    said = apfs("migrate", str(source), str(target), UUID, status=2).stderr
+    assert f"{target} has no mediated device {UUID} (it has none): source and target need one with the same" in said
+    said = apfs("migrate", str(source), str(target), UUID[::-1], status=2).stderr
+    assert f"{source} has no mediated device {UUID[::-1]} (it has {UUID}): source and target need one" in said
     idle = mount("migration-target")
     (client(idle) / "guest").write_text("0")
     assert "no guest running" in apfs("migrate", str(idle), str(source), UUID, status=2).stderr
