@@ -50,14 +50,15 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
     from apfs.recording import recorder
     from apfs.recording.tree import Directory
     from apfs.scenario.model import ScenarioError
-    from apfs.writing import write_whole
+    from apfs.writing import write_new, write_whole
 
     if force and output is None:
         raise click.UsageError("--force is for --output")
     if not name.isprintable():
         raise click.UsageError("--name takes printable characters, in the locale's encoding")
+    exists = f"{output} exists: --force overwrites it"
     if output and os.path.lexists(output) and not force:
-        fail(f"{output} exists: --force overwrites it")
+        fail(exists)
     try:
         recording = recorder.record(Directory(root), name)
     except recorder.RecordingError as error:
@@ -71,6 +72,8 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
         click.echo(recording.text(), nl=False)
         return
     try:
-        write_whole(output, recording.text())
+        (write_whole if force else write_new)(output, recording.text())
+    except FileExistsError:  # somebody else has made it meanwhile
+        fail(exists)
     except OSError as error:
         fail(f"{output}: {error.strerror}")

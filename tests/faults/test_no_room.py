@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs.writing import write_whole
+from apfs.writing import write_new, write_whole
 from tests.conftest import apfs, sh
 from tests.faults.shortages import in_namespace, nothing_stays
 
@@ -77,6 +81,40 @@ def test_a_file_that_is_written_again_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "made").touch()
     assert new.stat().st_mode == (tmp_path / "made").stat().st_mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "made", "new", "old"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_many_writes_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool) -> None:
+    """Also on a file system that has no hard links, such as FAT."""
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    new, ready = tmp_path / "new", Barrier(8)
+
+    def write(text: str) -> str:
+        ready.wait()
+        try:
+            write_new(new, text)
+        except FileExistsError:
+            return ""
+        return text
+
+    with ThreadPoolExecutor(ready.parties) as threads:
+        written = list(threads.map(write, map(str, range(ready.parties))))
+    (text,) = filter(None, written)
+    assert new.read_text() == text
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def refuse_link(*_arguments: object, **_more: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # link(2): no such thing there
+
+
+def test_a_link_that_leads_nowhere_is_no_new_file(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    with pytest.raises(FileExistsError):
+        write_new(link, "text")
+    assert list(tmp_path.iterdir()) == [link]
 
 
 IN_A_SMALL_PLACE = """
