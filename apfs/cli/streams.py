@@ -42,6 +42,16 @@ class _Output(io.FileIO):
             raise OutputError(error.strerror or str(error)) from None
 
 
+class _Errors(io.FileIO):
+    """Standard error. What cannot be said there is not said, and the command goes on: its status is the same."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def prepare() -> None:
     """Make standard streams that can be relied on; called before anything is opened or printed."""
     for stream in range(3):
@@ -50,8 +60,17 @@ def prepare() -> None:
         except OSError:
             # Else pipes and files would get its number. Being open for reading only, it refuses output as a closed one.
             os.open(os.devnull, os.O_RDONLY)
+    # A program that uses this module takes care of its own streams.
+    if sys.stderr is sys.__stderr__:
+        said = sys.stderr
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Errors(2, "w", closefd=False)),
+            said.encoding if said else None,
+            said.errors if said else "backslashreplace",
+            line_buffering=True,
+        )
     if sys.stdout is not sys.__stdout__:
-        return  # a program that uses this module takes care of its own output
+        return
     before = sys.stdout
     raw = _Output(1, "w", closefd=False)
     sys.stdout = io.TextIOWrapper(

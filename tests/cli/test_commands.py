@@ -125,6 +125,20 @@ def test_reader_who_has_gone_away(command: str) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("exec nosuch 2> /dev/full", 127),
+        ("exec --scenario nosuch true 2> /dev/full", 125),
+        ("mount /nosuch 2>&-", 2),
+        ("mount --nosuch 2> /dev/full", 2),
+    ],
+)
+def test_errors_that_are_lost(command: str, status: int) -> None:
+    """What cannot be said does not change the status, and does not go elsewhere."""
+    assert sh(f'"$1" -m apfs {command}', sys.executable, status=status).stdout == ""
+
+
 def test_scenario_kernels() -> None:
     lines = apfs("scenario", "kernels").stdout.splitlines()
     assert lines[0] == "5.14  the oldest"
