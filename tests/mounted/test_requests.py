@@ -81,6 +81,38 @@ def test_older_kernels_look_up_what_can_go_away_and_what_is_in_it(older: Counted
     assert older.of("stat", *paths)["LOOKUP"] == 3 * len(paths)
 
 
+def test_older_kernels_write_a_file(older: Counted) -> None:
+    echo = ("sh", "-c", f"echo > {QUEUE}/driver_override")
+    assert older.of(*echo) == {"LOOKUP": 5, "OPEN": 1, "WRITE": 1}
+    assert older.of(*echo) == {"LOOKUP": 3, "OPEN": 1, "WRITE": 1}
+
+
+def test_older_kernels_list_a_directory_of_files(older: Counted) -> None:
+    """ls names each of them with its whole path, more than once."""
+    older.of("stat", QUEUE)
+    listing = {"OPENDIR": 1, "READDIRPLUS": 2, "LOOKUP": 100, "READLINK": LINKS}
+    assert older.of("ls", "-l", QUEUE) == listing
+    assert older.of("ls", "-l", QUEUE) == listing
+
+
+def test_older_kernels_search_a_directory(older: Counted) -> None:
+    older.of("stat", QUEUE)
+    older.of("sh", "-c", "grep -rs . sys/bus/mdev || true")
+    grep = ("grep", "-r", ".", QUEUE)
+    counts = {"OPENDIR": 2, "STATFS": 1, "READDIRPLUS": 2, "LOOKUP": 23, "OPEN": FILES, "READ": FILES + 1}
+    assert older.of(*grep) == counts
+    assert older.of(*grep) == counts
+
+
+def test_older_kernels_walk(older: Counted) -> None:
+    """Each directory is looked up when it is looked at, opened and left."""
+    find = ("find", "sys/devices/ap", "-type", "f")
+    directories = 3 + 12
+    walking = {"OPENDIR": 2 + directories, "READDIRPLUS": 2 * (1 + directories), "STATFS": 1}
+    assert older.of(*find) == walking | {"LOOKUP": 2 + 3 * directories}
+    assert older.of(*find) == walking | {"LOOKUP": 3 * directories, "GETATTR": 1}
+
+
 def test_older_kernels_list_a_directory_with_as_many_requests(older: Counted) -> None:
     older.of("stat", "sys/bus/ap/devices")
     assert older.of("ls", "-f", "sys/bus/ap/devices") == {"OPENDIR": 1, "READDIRPLUS": 2}
@@ -133,7 +165,8 @@ def test_walk(host: Counted) -> None:
     assert host.of(*find) == walking | {"GETATTR": 1 + cards + queues}
 
 
-def test_list_mediated_devices(host: Counted) -> None:
+def list_twice(host: Counted) -> list[dict[str, int]]:
+    """Make a mediated device; return how many requests `mdevctl list` makes on the host, and makes again."""
     create = "sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create"
     host.of("sh", "-c", f"echo {UUID} > {create}")
     command = [sys.executable, "-m", "apfs", "exec", "--mount", str(host.root), "--", "bash"]
@@ -148,10 +181,18 @@ def test_list_mediated_devices(host: Counted) -> None:
             assert shell.stdout.readline().startswith("ready" if script == "echo ready" else UUID)
             counts.append(host.counts(before))
         shell.stdin.close()
-    assert counts[1:] == [
+    return counts[1:]
+
+
+def test_list_mediated_devices(host: Counted) -> None:
+    assert list_twice(host) == [
         {"LOOKUP": 7, "OPENDIR": 1, "READDIRPLUS": 2, "READLINK": 4},
         {"OPENDIR": 1, "GETATTR": 1, "READDIRPLUS": 2, "READLINK": 4},
     ]
+
+
+def test_older_kernels_list_mediated_devices(older: Counted) -> None:
+    assert list_twice(older) == [{"LOOKUP": 26, "OPENDIR": 1, "READDIRPLUS": 2, "READLINK": 4}] * 2
 
 
 @pytest.mark.parametrize("prelude", [OTHER_LOOP, OTHER_LAYOUT])
