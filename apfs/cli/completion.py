@@ -1,6 +1,6 @@
-"""What the shell offers at the Tab key beyond commands and options: scenarios, mounts, mediated devices.
+"""Tab completion of arguments: scenarios, mounts, mediated devices; and the command `apfs completion`.
 
-Called at every Tab, so nothing slow is imported here, and what cannot be found out is silently left out.
+This runs at every Tab, so nothing slow is imported here, and errors silently result in fewer completions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`apfs doctor`: what can be asked for, and how the answer is shown; `apfs.cli.capabilities` finds it."""
+"""`apfs doctor`: the command line and the output; `apfs.cli.capabilities` runs the checks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 @click.argument("names", nargs=-1, metavar="[CAPABILITY]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def command(names: tuple[str, ...], *, as_json: bool) -> None:
-    """Try what apfs can do here, and say what is missing for what does not work.
+    """Test what apfs can do here, and report what is missing for what does not work.
 
-    Hosts are mounted on temporary directories and a command is run in a sandbox; nothing stays behind. Without
-    CAPABILITY all are tried, qemu only where a QEMU for s390x is installed.
+    Mounts a host on a temporary directory, runs a command in a sandbox, and cleans up. Without CAPABILITY all are
+    tested; qemu only if a QEMU for s390x is installed.
 
     \b
     CAPABILITY
@@ -34,7 +34,7 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
 
     \b
     EXIT STATUS
-        0  all that was asked for works        1  something does not        2  wrong usage
+        0  every requested capability works        1  one does not        2  wrong usage
     """
     from apfs.cli import capabilities
 

@@ -1,4 +1,4 @@
-"""`apfs exec`: what can be asked for; `apfs.sandbox` does it."""
+"""`apfs exec`: the command line; `apfs.sandbox` does the work."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Exec(click.Command):
     "uuids",
     multiple=True,
     metavar="UUID",
-    help="Run COMMAND on the guest of this mediated device, not on the host. Repeatable: on a guest of that guest.",
+    help="Run COMMAND on the guest of this mediated device, not on the host. Repeat it for nested guests.",
     shell_complete=completion.guests("mounted"),
 )
 @click.option(
@@ -64,9 +64,9 @@ class _Exec(click.Command):
     type=click.Choice(["private", "host"]),
     default="private",
     show_default=True,
-    help="A network namespace with uevents of its own, or the machine's network without them.",
+    help="private: a new network namespace, with uevents; host: the machine's network, without uevents.",
 )
-@click.option("--keep-id", is_flag=True, help="Stay who you are; otherwise an ordinary user is root inside.")
+@click.option("--keep-id", is_flag=True, help="Keep your user ID. By default, an ordinary user is root inside.")
 @hosts.binds("inside")
 @click.option("--tmpfs", multiple=True, metavar="DEST", help="Show an empty directory at DEST inside. Repeatable.")
 @click.option(
@@ -74,7 +74,7 @@ class _Exec(click.Command):
     type=click.Choice(["devices", "exact", "files"]),
     default="devices",
     show_default=True,
-    help="What is in /dev: character devices; those, opened in any way, which slows all programs; or regular files.",
+    help="devices: character devices; exact: open in any mode, but slow down all programs; files: regular files.",
 )
 @hosts.die_with_parent
 @click.argument(
@@ -95,22 +95,22 @@ def command(
 ) -> None:
     """Run COMMAND on an emulated host: it sees the host's devices at /sys and /dev, and otherwise the real machine.
 
-    The command needs no flag and no change. With --mount several commands share one host; otherwise one is started
-    for the command and ends with it. With --guest the command sees what Linux sees in a VM that has queues of the
-    host: an AP bus with the guest matrix of the mediated device. The guest must be running. Inside `apfs exec` its host
-    is the one there, unless --mount or --scenario names another.
+    The command needs no changes and no special flags. With --mount, several commands can share one host; otherwise
+    a host is started for the command and ends with it. With --guest, the command sees what Linux sees in a VM: an AP
+    bus with the guest matrix of the mediated device. The guest must be running. Inside `apfs exec`, --guest uses the
+    host there, unless --mount or --scenario selects another.
 
     \b
     INSIDE
-        /sys          real entries, with the AP bus, vfio_ap, mediated devices and VFIO of the emulated host
+        /sys          real entries, plus the AP bus, vfio_ap, mediated devices and VFIO of the emulated host
         /dev/vfio     its VFIO nodes; /dev/vfio-ap its client files
         /dev/apfs     the whole mount: /dev/apfs/ctl/console, kmsg, journal ...
-        /run          the real one, with lock and udev of its own
+        /run          the real one, with private lock and udev
         modprobe, rmmod, insmod   load and unload modules of the emulated host, never of the real kernel
-        network       with --net private only loopback; uevents of the host arrive as the kernel's
+        network       with --net private only loopback; uevents of the host arrive as from the kernel
 
-    What is written below other directories, such as /etc/mdevctl.d, is written on the real machine: use --bind and
-    --tmpfs to give the command directories of its own. bwrap(1) makes the namespaces.
+    Writes below other directories, such as /etc/mdevctl.d, change the real machine: use --bind and --tmpfs to give
+    the command private directories. bwrap(1) creates the namespaces.
 
     \b
     EXAMPLE
@@ -122,7 +122,7 @@ def command(
     EXIT STATUS
         that of COMMAND, or
         125  apfs itself failed        126  COMMAND cannot be run        127  COMMAND was not found
-        130  Ctrl-C came before COMMAND was run
+        130  interrupted by Ctrl-C before COMMAND was run
     """
     from apfs.mounts import table
     from apfs.mounts.interrupts import interrupts

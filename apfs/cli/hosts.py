@@ -1,4 +1,4 @@
-"""Which host a command is for: one that it looks at, or one on which it runs a program, and what that sees besides."""
+"""Options and arguments that several commands share: which host to inspect or to run a program on, and bind mounts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ changes = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     callback=_changes,
-    help="Have another value for a key at the top level of the scenario, such as name or serial. Repeatable.",
+    help="Override a key at the top level of the scenario, such as name or serial. Repeatable.",
 )
 """The option for hosts of one scenario that differ a little."""
 

@@ -23,10 +23,10 @@ def _known(_ctx: click.Context, _param: click.Parameter, types: tuple[str, ...])
 
 @click.command()
 @hosts.argument
-@click.option("--follow", "-f", is_flag=True, help="Continue with what happens, until Ctrl-C or the end of the mount.")
-@click.option("--json", "as_json", is_flag=True, help="Print the records as they are, one JSON object per line.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new records, until Ctrl-C or the end of the mount.")
+@click.option("--json", "as_json", is_flag=True, help="Print the raw records, one JSON object per line.")
 @click.option(
-    "--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N records. Default: all; with --follow 10."
+    "--lines", "-n", type=click.IntRange(min=0), help="Start with the last N records. Default: all; with --follow 10."
 )
 @click.option(
     "--type",
@@ -34,14 +34,14 @@ def _known(_ctx: click.Context, _param: click.Parameter, types: tuple[str, ...])
     metavar="TYPE",
     multiple=True,
     callback=_known,
-    help="Only such records. Repeatable.",
+    help="Print only records of this type. Repeatable.",
     shell_complete=completion.record_types,
 )
 def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int | None, types: tuple[str, ...]) -> None:
     """Show what happened on the host mounted at MOUNT: stores, refusals with their reasons, uevents, the kernel log.
 
-    Each record is a line: its number, its type, and what happened. MOUNT/guests/UUID shows that of the guest of a
-    mediated device. Inside `apfs exec` MOUNT may be left out.
+    Each record is a line with its number, its type, and what happened. MOUNT/guests/UUID shows the journal of the
+    guest of a mediated device. Inside `apfs exec`, MOUNT can be omitted.
 
     \b
     TYPES
@@ -55,7 +55,7 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
 
     \b
     EXIT STATUS
-        0  shown        1  host or guest went away meanwhile        2  wrong usage, or none there
+        0  shown        1  host or guest disappeared meanwhile        2  wrong usage, or no host there
     """
     from apfs.mounts import monitor, table
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@hosts.scenario("Start a host of this scenario for it.  [default: migration-source]")
+@hosts.scenario("Start a host of this scenario for libvirtd.  [default: migration-source]")
 @hosts.mount
 @click.option(
     "--libvirtd",
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     show_default=True,
     shell_complete=completion.commands,
 )
-@click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="Listen on this port of 127.0.0.1, too.")
+@click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="Also listen on this port of 127.0.0.1.")
 @hosts.binds("to it")
 @hosts.die_with_parent
 def command(
@@ -39,18 +39,18 @@ def command(
 ) -> None:
     """Run libvirtd on an emulated host; Ctrl-C ends it with all its guests.
 
-    When it answers, its URI is printed, which `virsh --connect URI` takes. Configuration and state are its own and end
-    with it; the machine's libvirt is not touched. A domain of type qemu and architecture s390x can have devices
-    <hostdev mode='subsystem' type='mdev' model='vfio-ap'>, which can be hot-plugged and migrate. A mediated device that
-    the scenario has a guest for is taken from it.
+    As soon as libvirtd answers, its URI is printed; pass it to `virsh --connect`, quoted. This libvirtd has its own
+    configuration and state, which are removed when it ends; the machine's libvirt is not touched. A domain of type qemu
+    and architecture s390x can have devices <hostdev mode='subsystem' type='mdev' model='vfio-ap'>, which can be
+    hot-plugged and migrated. If the scenario opens a mediated device with a guest, that guest is closed.
 
-    All of it runs inside `apfs exec`, as root and without passwords. Only you can reach its socket; but with --tcp
-    every user of this machine can reach its port, and through it all your files. With --tcp there are no uevents.
+    Everything runs inside `apfs exec`, as root and without passwords. Only you can connect to the socket. With --tcp,
+    every user of this machine can connect to the port, and through it access all your files; and there are no uevents.
 
     \b
     ENVIRONMENT
         APFS_QEMU     the qemu-system-s390x to run, by default the first in PATH
-        TMPDIR        where its directory is, with log/qemu/DOMAIN.log; /tmp by default, and if TMPDIR is long
+        TMPDIR        parent of its directory, which has log/qemu/DOMAIN.log; /tmp by default, or if TMPDIR is long
 
     \b
     EXAMPLE
@@ -59,7 +59,7 @@ def command(
 
     \b
     EXIT STATUS
-        0  it was told to end        1  it failed        2  wrong usage        130  Ctrl-C came before anything was done
+        0  ended on request        1  failed        2  wrong usage        130  interrupted by Ctrl-C at start
     """
     from apfs.sandbox import linux
     from apfs.vmm import build, emulator, libvirt

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "mount": "Mount an emulated host.",
-    "umount": "Unmount an emulated host, dead or alive.",
+    "umount": "Unmount an emulated host, even a dead one.",
     "exec": "Run a command on an emulated host.",
     "qemu": "Run QEMU for s390x with vfio-ap.",
     "libvirtd": "Run libvirtd on an emulated host.",
     "status": "Show the state of a host.",
     "journal": "Show what happened on a host, and why.",
-    "report": "Draw what happened on a host, as a page.",
-    "replay": "Do again what a journal tells, and compare.",
-    "migrate": "Live-migrate a guest, or check beforehand.",
+    "report": "Show what happened on a host, as an HTML page.",
+    "replay": "Repeat what a journal recorded, and compare.",
+    "migrate": "Live-migrate a guest, or predict the outcome.",
     "scenario": "List, show and validate descriptions of hosts.",
     "record": "Write a scenario that describes a machine.",
-    "doctor": "Try what works here, and say what is missing.",
-    "completion": "Print the script for the Tab key of a shell.",
+    "doctor": "Test what works here, and report what is missing.",
+    "completion": "Print a script for Tab completion in a shell.",
 }
 """All commands, in the order in which they are shown, with the line that is shown of them."""
 
@@ -118,9 +118,9 @@ class _Apfs(click.Group):
 def main() -> None:
     """Emulate an IBM Z host with crypto cards as a file system.
 
-    A mount shows what /sys and /dev of such a host show of the AP bus, the vfio_ap driver and its mediated devices,
-    and behaves as the kernel does when something is written to it. Two mounts are two hosts, between which guests'
-    AP configurations can be live-migrated. With mount.fuse.apfs(8), mount(8) and fstab(5) mount as well.
+    A mount has the files of such a host's /sys and /dev for the AP bus, the vfio_ap driver and its mediated devices.
+    Reads and writes behave as in the kernel. Two mounts are two hosts, between which the AP configurations of guests
+    can be live-migrated. mount(8) and fstab(5) can mount hosts too, see mount.fuse.apfs(8).
 
     \b
     EXAMPLE

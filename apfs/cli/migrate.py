@@ -52,7 +52,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     "sent",
     metavar="SOURCE",
     type=click.Path(),
-    help="Migrate from this mount to the one of an `apfs migrate --receive`.",
+    help="Migrate from this mount to that of an `apfs migrate --receive`.",
     shell_complete=completion.mounted,
 )
 @click.option(
@@ -60,26 +60,26 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     "received",
     metavar="TARGET",
     type=click.Path(),
-    help="Migrate to this mount from the one of an `apfs migrate --send`.",
+    help="Migrate to this mount from that of an `apfs migrate --send`.",
     shell_complete=completion.mounted,
 )
 def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str | None, received: str | None) -> None:
     """Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
 
-    Does with both hosts what a VMM does: opens the device on the target, stops the guest on the source, takes its
-    configuration as a stream from one to the other, and resumes it there. If the target refuses, the guest keeps
-    running on the source and the target's kernel log is shown.
+    Does on both hosts what a VMM does: opens the device on the target, stops the guest on the source, sends its
+    configuration to the target as a stream, and resumes the guest there. If the target refuses, the guest keeps
+    running on the source, and the target's kernel log is printed.
 
-    With --check nothing is changed: the target's own driver says what it would do with the stream. What it would refuse
-    is printed per queue and characteristic, of all queues, also where the driver stops at the first. Where the driver
-    gives the source's configuration to the target, what the target would then have is printed too.
+    With --check, nothing is changed: the target's own driver says what it would do with the stream. All reasons for a
+    refusal are printed, by queue and characteristic, even if the driver would stop at the first. If the driver would
+    apply the source's configuration to the target, the target's resulting configuration is printed, too.
 
-    Between two machines each has one end: `apfs migrate --send SOURCE UUID` and `apfs migrate --receive TARGET UUID`.
-    They talk over standard input and output, which anything can connect: a COMMAND after the UUID, such as ssh(1), that
-    runs the other end, or socat(1). A target without UUID takes the guest of any device. What happened is printed on
-    standard error, with a COMMAND on standard output. A broken connection is a failed migration. There is one
-    exception: a source that has told the target to run the guest, and hears no answer, keeps the guest stopped and says
-    so.
+    To migrate between two machines, run one end on each: `apfs migrate --send SOURCE UUID` and `apfs migrate --receive
+    TARGET UUID`. They communicate over standard input and output. To connect them, append a COMMAND after the UUID,
+    such as ssh(1), that runs the other end, or use socat(1). A target without UUID accepts the guest of any device.
+    The result is printed on standard error or, with a COMMAND, on standard output. If the connection breaks, the
+    migration has failed. There is one exception: a source that has told the target to run the guest, and gets no
+    answer, keeps the guest stopped and says so.
 
     \b
     EXAMPLE

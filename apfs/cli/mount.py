@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 )
 @hosts.changes
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
-@click.option("--allow-other/--no-allow-other", default=None, help="Let other users in. Default: if mounted by root.")
+@click.option(
+    "--allow-other/--no-allow-other", default=None, help="Give other users access. Default: only if mounted by root."
+)
 @click.option(
     "--clock",
     type=click.Choice(["real", "manual"]),
     default="real",
     show_default=True,
-    help="Whether the AP bus scans by itself every config_time seconds, or only when told to.",
+    help="real: the AP bus scans every config_time seconds; manual: it scans only on request.",
 )
 @click.option("--debug", is_flag=True, help="Print every FUSE request on standard error. Implies --foreground.")
 @click.option("--ready-fd", type=int, hidden=True, help="File descriptor to report to when the mount can be used.")
@@ -58,23 +60,23 @@ def command(
 ) -> None:
     """Mount an emulated host on the directory MOUNTPOINT.
 
-    Returns when the tree answers. The server then runs in a session of its own until the mount is unmounted (by
-    `apfs umount`, umount(8) or fusermount3(1)) or it gets SIGTERM, SIGINT or SIGHUP. For mount(8) and fstab(5) there
-    is mount.fuse.apfs(8).
+    Returns when the mount is ready. The server keeps running in its own session until the mount is unmounted (by
+    `apfs umount`, umount(8) or fusermount3(1)) or the server gets SIGTERM, SIGINT or SIGHUP. For mount(8) and fstab(5),
+    see mount.fuse.apfs(8).
 
-    The scenario is the name of one of the gallery (`apfs scenario list`) or, if it has a / or a . in it, the name of a
-    TOML file. With --set many hosts can be made of one: `--set name=host-7 --set serial=0007` gives a host a name
-    of its own, and other serial numbers to its cards.
+    The scenario is a name of the gallery (`apfs scenario list`) or, if it contains a / or a ., the name of a TOML
+    file. Use --set to create many hosts from one scenario: `--set name=host-7 --set serial=0007` changes the host's
+    name and the serial numbers of its cards.
 
     \b
     IN THE MOUNT
-        sys/             /sys/bus/ap, /sys/devices/ap, /sys/devices/vfio_ap and what belongs to them
+        sys/             /sys/bus/ap, /sys/devices/ap, /sys/devices/vfio_ap and related directories
         dev/vfio/        the VFIO device nodes
-        dev/vfio-ap/U/   what a VMM does with the mediated device U: guest, migration_state, data_stream ...
+        dev/vfio-ap/U/   a VMM's operations on the mediated device U: guest, migration_state, data_stream ...
         ctl/             console (write `help`, read kmsg), kmsg, uevents, journal, status
-        guests/U/        the guest that has the mediated device U, with its own sys, dev and ctl
+        guests/U/        the guest that uses the mediated device U, with its own sys, dev and ctl
 
-    Files belong to the user who mounts; every file that sysfs would refuse to root is refused to root as well.
+    Files belong to the user who mounts. As in sysfs, file modes apply to root, too.
 
     \b
     EXAMPLE
@@ -83,7 +85,7 @@ def command(
     \b
     EXIT STATUS
         0  mounted        1  could not be mounted        2  wrong usage, scenario or environment
-        130  Ctrl-C came first
+        130  interrupted by Ctrl-C
     """
     from apfs.mounts import server, table
     from apfs.mounts.interrupts import interrupts

@@ -68,7 +68,7 @@ def parse(text: str, *, sloppy: bool = False) -> MountOptions:
             options.kernel.add(word)
         elif word == "remount":
             raise OptionError(
-                "remount is not possible: umount and mount again; between ro and rw, `mount -i -o remount,ro` changes"
+                "remount is not possible: unmount and mount again; for ro or rw alone, use `mount -i -o remount,ro`"
             )
         elif name in ("scenario", "clock"):
             raise OptionError(f"{word}: expected scenario=NAME, scenario=/FILE, clock=real or clock=manual")
@@ -92,8 +92,8 @@ def _escape(text: str) -> str:
 @click.option("-o", "options", metavar="OPTIONS", multiple=True, help="Mount options, separated by commas.")
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Check everything, but do not mount.")
-@click.option("-v", "verbose", is_flag=True, help="Say what was mounted.")
-@click.option("-n", "_no_mtab", is_flag=True, help="No entry in /etc/mtab; there never is one.")
+@click.option("-v", "verbose", is_flag=True, help="Print what was mounted.")
+@click.option("-n", "_no_mtab", is_flag=True, help="Do not write /etc/mtab; apfs never does.")
 @click.option("-N", "namespace", metavar="NS", help="Refused: use nsenter(1).")
 @click.option("-t", "_type", metavar="TYPE", help="The type; always fuse.apfs.")
 def command(
@@ -110,24 +110,24 @@ def command(
 ) -> None:
     """Mount an emulated IBM Z host, for mount(8).
 
-    Not to be called by hand, unlike `apfs mount`: `mount -t fuse.apfs SOURCE MOUNTPOINT` and lines of fstab(5) run it
-    if it is found as /sbin/mount.fuse.apfs. umount(8) unmounts.
+    Do not run this by hand; use `apfs mount` instead. `mount -t fuse.apfs SOURCE MOUNTPOINT` and lines of fstab(5)
+    run it if it is installed as /sbin/mount.fuse.apfs. To unmount, use umount(8).
 
-    SOURCE is the name of a scenario (`apfs scenario list`) or, if it has a / or a . in it, the name of a TOML file.
-    It is what findmnt(8) shows. `none` and `apfs` mean the scenario default; with the option scenario= the source
-    is only shown.
+    SOURCE is the name of a scenario (`apfs scenario list`) or, if it contains a / or a ., the name of a TOML file.
+    findmnt(8) shows it. `none` and `apfs` mean the scenario default. With the option scenario=, the source is only
+    a label.
 
     \b
     MOUNT OPTIONS
         scenario=NAME|FILE               the host to emulate
         clock=real|manual                whether the AP bus scans by itself (real)
-        allow_other, noallow_other       whether other users are let in (if mounted by root)
+        allow_other, noallow_other       whether other users have access (if mounted by root)
         ro, noexec, noatime, sync, dirsync
-                                         as for any file system; ro makes the host one that nobody can change
-        nosuid, nodev                    always hold
+                                         as for any file system; with ro, nobody can change the host
+        nosuid, nodev                    always in effect
 
     Other options of mount(8) and systemd, such as user, nofail, _netdev and x-systemd.automount, have their usual
-    meaning. Any other option is refused. A value with a comma in it must be in double quotes.
+    meaning. Any other option is refused. Put values with a comma in double quotes.
 
     \b
     EXAMPLE
@@ -149,7 +149,7 @@ def command(
     from apfs.scenario.reader import load
 
     if namespace:
-        streams.fail("-N is not possible: use `nsenter --mount=NAMESPACE mount ...`", USAGE, NAME)
+        streams.fail("-N is not supported: use `nsenter --mount=NAMESPACE mount ...`", USAGE, NAME)
     try:
         wanted = parse(",".join(options), sloppy=sloppy)
     except OptionError as error:

@@ -21,26 +21,26 @@ from apfs.cli.streams import fail
     "--build",
     "only_build",
     is_flag=True,
-    help="Only compile the plugin, if that has not been done, and print its path.",
+    help="Only compile the plugin, unless that was done already, and print its path.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
 def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -> None:
     """Run QEMU for s390x with vfio-ap, without KVM and on any machine.
 
-    QEMU makes an AP bus for its machine only with KVM on s390x. With the plugin of apfs, an unmodified QEMU does so
-    everywhere, and its vfio-ap devices can be hot-plugged and live-migrated. All arguments go to QEMU, and this process
-    becomes it. Machines of other types get no plugin, and neither do queries such as -version or -machine none.
+    QEMU creates an AP bus only with KVM on s390x. With the plugin of apfs, an unmodified QEMU creates it on any
+    machine, and its vfio-ap devices can be hot-plugged and live-migrated. All arguments are passed to QEMU, which
+    replaces this process. Other machine types, and queries such as -version or -machine none, run without the plugin.
 
-    Use it inside `apfs exec`, where QEMU finds the emulated host's devices.
+    Use this command inside `apfs exec`, where QEMU finds the emulated host's devices.
 
-    QEMU 7.2 and 10.0 are known; others are refused. The plugin is compiled when it is first needed, with cc, into
-    /var/cache/apfs or, by users, into ~/.cache/apfs.
+    QEMU 7.2 and 10.0 are supported; other versions are refused. The plugin is compiled with cc when it is first needed,
+    into /var/cache/apfs or, for users other than root, into ~/.cache/apfs.
 
     \b
     ENVIRONMENT
-        APFS_QEMU_PLUGIN   file of a compiled plugin, such as --build prints
-        XDG_CACHE_HOME     in place of ~/.cache
-        CC                 in place of cc
+        APFS_QEMU_PLUGIN   path of a compiled plugin, as printed by --build
+        XDG_CACHE_HOME     used instead of ~/.cache
+        CC                 used instead of cc
 
     \b
     EXAMPLE
@@ -50,8 +50,8 @@ def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -
 
     \b
     EXIT STATUS
-        that of QEMU, 1 if it is not one that is known, or
-        2  wrong usage, no QEMU, no plugin        130  Ctrl-C came before QEMU was run
+        that of QEMU, 1 if its version is not supported, or
+        2  wrong usage, no QEMU, no plugin        130  interrupted by Ctrl-C before QEMU was run
     """
     from apfs.mounts.interrupts import interrupts
     from apfs.vmm import build, emulator

@@ -18,7 +18,7 @@ from apfs.cli.streams import fail
     default="/",
     show_default=True,
     metavar="DIR",
-    help="The directory that has sys in it.",
+    help="The directory that contains sys.",
 )
 @click.option(
     "--output",
@@ -28,15 +28,15 @@ from apfs.cli.streams import fail
     help="Write to FILE, which must not exist.",
 )
 @click.option("--force", "-f", is_flag=True, help="Overwrite FILE.")
-@click.option("--name", "-n", default="recorded", show_default=True, help="The name that the scenario gives itself.")
+@click.option("--name", "-n", default="recorded", show_default=True, help="Name of the scenario.")
 def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
     """Write a scenario that describes this machine, or the one whose sysfs is below DIR.
 
-    DIR is the root of a machine, a mount of apfs, or any directory with a copy of sys in it. Only attributes that
-    Linux has are read, nothing is changed, and no privilege is needed.
+    DIR is the root of a machine, an apfs mount, or any directory with a copy of sys in it. Only standard Linux
+    attributes are read, nothing is changed, and no privileges are needed.
 
-    What a scenario cannot say, and what could not be read, is said in comments at the head; files that could not be
-    read are named on standard error too.
+    Comments at the top of the scenario list what a scenario cannot express and what could not be read. Unreadable
+    files are also reported on standard error.
 
     \b
     EXAMPLE
@@ -53,7 +53,7 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
     from apfs.writing import write_new, write_whole
 
     if force and output is None:
-        raise click.UsageError("--force is for --output")
+        raise click.UsageError("--force needs --output")
     if not name.isprintable():
         raise click.UsageError("--name takes printable characters, in the locale's encoding")
     exists = f"{output} exists: --force overwrites it"

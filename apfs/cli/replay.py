@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--scenario",
     "-s",
     metavar="NAME|FILE",
-    help="Make the requests to this host, not to that of the journal.",
+    help="Send the requests to this host, not to that of the journal.",
     shell_complete=completion.scenarios_and_files,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all differences.")
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     help="Show at most this many differences.",
 )
 def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> None:
-    """Do again, on a fresh host, what the file JOURNAL tells, and say where the host behaves differently now.
+    """Repeat the requests of the file JOURNAL on a fresh host, and show where the host behaves differently now.
 
-    JOURNAL is what `apfs journal --json` prints; - is standard input. The host is booted in this process, without a
-    mount, from the scenario in the journal. Each request in it is made again, in the same order; what it leads to and
-    its answer are compared with the records.
+    JOURNAL has the output of `apfs journal --json`; - is standard input. The host is booted in this process, without
+    a mount, from the scenario in the journal. Each request is repeated in the same order; its answer and its effects
+    are compared with the records.
 
     \b
     EXAMPLE
@@ -49,7 +49,7 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
 
     \b
     EXIT STATUS
-        0  everything is the same        1  something differs        2  wrong usage, or not a journal to replay
+        0  no differences        1  differences        2  wrong usage, or not a journal that can be replayed
     """
     from apfs.cli import progress
     from apfs.replay.replay import ReplayError, replay
@@ -62,7 +62,7 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
         with progress.shown(f"replaying {journal}"):
             result = replay(history, load(scenario) if scenario else None)
     except ReplayError as error:
-        hint = "" if scenario or history.header else ": name the scenario by --scenario"
+        hint = "" if scenario or history.header else ": select a scenario with --scenario"
         fail(f"{journal} cannot be replayed: {error}{hint}", 2)
     except ScenarioError as error:
         fail(str(error), 2)

@@ -24,14 +24,14 @@ from apfs.cli.streams import fail
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="File to write. Default: standard output.")
 def command(places: tuple[str, ...], output: str | None) -> None:
-    """Draw what happened on a host, as one HTML page.
+    """Show what happened on a host, as one HTML page.
 
-    MOUNT is where the host is mounted, MOUNT/guests/UUID is the guest of a mediated device, JOURNAL is a file with what
-    `apfs journal --json` printed; - is standard input.
+    MOUNT is where the host is mounted; MOUNT/guests/UUID is the guest of a mediated device. JOURNAL is a file with the
+    output of `apfs journal --json`; - is standard input.
 
-    The page shows who has each queue, as a matrix of adapters and domains, with masks, mediated devices and guests, and
-    a time line of all that happened, with the reasons of refusals, which moves them to any moment. It needs nothing
-    else, no network either. Several hosts are shown side by side, as for a migration.
+    The page shows the owner of each queue as a matrix of adapters and domains, with masks, mediated devices and guests.
+    A time line of all events, with the reasons for refusals, selects the moment that is shown. The page is a single
+    file and needs no network. Several hosts are shown side by side, for example after a migration.
 
     \b
     EXAMPLE
@@ -39,14 +39,14 @@ def command(places: tuple[str, ...], output: str | None) -> None:
 
     \b
     EXIT STATUS
-        0  written        1  host went away meanwhile, or not written        2  wrong usage, or none there
+        0  written        1  host disappeared meanwhile, or not written        2  wrong usage, or no host there
     """
     from apfs.cli import progress
     from apfs.report.page import page
     from apfs.writing import write_whole
 
     if output is None and sys.stdout.isatty():
-        fail("a page is no use on a terminal: name a file by --output", 2)
+        fail("refusing to print an HTML page on a terminal: use --output FILE", 2)
     stories = []
     for place in places:
         with progress.shown(f"replaying {place}"):
@@ -79,7 +79,7 @@ def _story(place: str) -> dict[str, Any]:
     except OSError as error:
         fail(f"{place}: {error.strerror}", 2)
     except ReplayError as error:
-        fail(f"{place} cannot be drawn: {error}", 2)
+        fail(f"{place}: no report is possible: {error}", 2)
     except (KeyError, ValueError, ScenarioError) as error:
         fail(f"{place}: {str(error)[:300]}", 2)
 

@@ -22,7 +22,7 @@ def command() -> None:
 
 @command.command("list")
 def list_() -> None:
-    """List the scenarios that come with apfs, one per line with what it is for."""
+    """List the scenarios that come with apfs, one per line with its purpose."""
     from apfs.scenario.reader import gallery, loads
 
     texts = gallery()
@@ -34,7 +34,7 @@ def list_() -> None:
 @command.command("show")
 @click.argument("name", shell_complete=completion.scenarios)
 def show(name: str) -> None:
-    """Print the TOML text of the scenario NAME, to be copied and changed."""
+    """Print the TOML text of the scenario NAME, to copy and change."""
     from apfs.scenario.reader import gallery
 
     texts = gallery()
@@ -46,9 +46,9 @@ def show(name: str) -> None:
 @command.command("kernels")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: all features of each release.")
 def kernels(*, as_json: bool) -> None:
-    """List the releases of Linux that hosts can have, each with what is not as in the one above.
+    """List the Linux releases that a host can run, each with its differences from the one above.
 
-    The key `kernel` of a scenario chooses one, and single features of others: docs/kernels.md says what they are.
+    The key `kernel` of a scenario selects a release, and single features of others: docs/kernels.md explains them.
     """
     import json
 
@@ -74,7 +74,7 @@ def validate(file: str, *, changes: dict[str, str]) -> None:
 
     \b
     EXIT STATUS
-        0  valid        1  not: file, line and reason are on standard error
+        0  valid        1  invalid: file, line and reason are on standard error
     """
     from apfs.host import Host
     from apfs.scenario.model import ScenarioError

@@ -22,18 +22,18 @@ _SECONDS = 1
 @hosts.argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the content of ctl/status.")
 @click.option(
-    "--watch", "-w", is_flag=True, help="Show the tables on a terminal, always as they are now, until Ctrl-C."
+    "--watch", "-w", is_flag=True, help="Show the tables on a terminal and keep them up to date, until Ctrl-C."
 )
 def command(mountpoint: str | None, *, as_json: bool, watch: bool) -> None:
     """Show the state of the host mounted at MOUNT: cards, queues, mediated devices and guests, as tables.
 
-    Cards and queues that are alike share a line, with their numbers as ranges. On a terminal there are colours, unless
-    NO_COLOR is set, and long lines are folded; in a pipe or file lines are never cut. MOUNT/guests/UUID shows the guest
-    of a mediated device. Inside `apfs exec` MOUNT may be left out.
+    Identical cards and queues share a line, with their numbers as ranges. On a terminal, the output has colours,
+    unless NO_COLOR is set, and long lines are folded; in a pipe or file, lines are never cut. MOUNT/guests/UUID shows
+    the guest of a mediated device. Inside `apfs exec`, MOUNT can be omitted.
 
     \b
     EXIT STATUS
-        0  shown        1  host or guest went away meanwhile        2  wrong usage, or none there
+        0  shown        1  host or guest disappeared meanwhile        2  wrong usage, or no host there
     """
     from apfs.mounts import monitor, table
 

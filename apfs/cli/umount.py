@@ -10,11 +10,13 @@ from apfs.cli.streams import fail
 
 @click.command()
 @click.argument("mountpoint", type=click.Path(readable=False), shell_complete=completion.mounted)
-@click.option("--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; it ends with its last user.")
+@click.option(
+    "--lazy", "-z", is_flag=True, help="Detach now even if the mount is in use; its server ends with the last user."
+)
 def command(mountpoint: str, *, lazy: bool) -> None:
     """Unmount the emulated host at MOUNTPOINT.
 
-    Also clears away a dead mount, one whose server was killed. umount(8) and fusermount3(1) unmount as well.
+    Also removes a dead mount, one whose server was killed. umount(8) and fusermount3(1) work as well.
 
     \b
     EXAMPLE

@@ -55,7 +55,7 @@ def test_unknown_option_is_named(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("clock=fast", "clock=fast: expected"), ("scenario=", "scenario=: expected"), ("remount", "umount and mount")],
+    [("clock=fast", "clock=fast: expected"), ("scenario=", "scenario=: expected"), ("remount", "unmount and mount")],
 )
 @pytest.mark.parametrize("sloppy", [False, True])
 def test_known_option_without_sense_is_refused(text: str, reason: str, *, sloppy: bool) -> None:
@@ -156,7 +156,7 @@ def test_second_mount_and_remount_are_refused(mount8: Mount8) -> None:
     )
     assert result.stdout == "32\n1\n"
     assert "mounted already" in result.stderr
-    assert "remount is not possible: umount and mount again" in result.stderr
+    assert "remount is not possible: unmount and mount again" in result.stderr
 
 
 def test_wrong_usage() -> None:

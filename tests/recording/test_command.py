@@ -109,7 +109,7 @@ def test_files_are_not_overwritten_silently(mount: Callable[..., Path], tmp_path
     assert loads(file.read_text()).cards == {}
     missing = tmp_path / "none" / "recorded.toml"
     assert "No such file" in apfs("record", "--root", str(host), "--output", str(missing), status=1).stderr
-    assert "--force is for --output" in apfs("record", "--root", str(host), "--force", status=2).stderr
+    assert "--force needs --output" in apfs("record", "--root", str(host), "--force", status=2).stderr
 
 
 @pytest.mark.parametrize("name", ["\udcff", "a\nb", "\x1b[31m"])

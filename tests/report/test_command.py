@@ -60,7 +60,7 @@ def test_report_of_a_journal(mount: Mounter, tmp_path: Path) -> None:
     piped = data(sh('"$2" -m apfs report <(cat "$1")', str(file), sys.executable).stdout)
     assert piped["hosts"] == [story | {"title": "journal"}]
     file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
-    assert "cannot be drawn: it has no header" in apfs("report", str(file), status=2).stderr
+    assert "no report is possible: it has no header" in apfs("report", str(file), status=2).stderr
     file.write_text("{}\n")
     assert apfs("report", str(file), status=2).stderr.startswith(f"apfs: {file}: line 1 is not ")
 
@@ -71,7 +71,7 @@ def test_wrong_usage(mount: Mounter, tmp_path: Path) -> None:
     assert "has no mediated device" in apfs("report", f"{host}/guests/{UUID}", status=2).stderr
     said = apfs("report", str(host), "-o", str(tmp_path / "no/report.html"), status=1).stderr
     assert said == f"apfs: {tmp_path}/no/report.html: No such file or directory\n"
-    assert "name a file by --output" in on_terminal("report", str(host))
+    assert "use --output FILE" in on_terminal("report", str(host))
 
 
 def test_progress_on_a_terminal_only(mount: Mounter, tmp_path: Path) -> None:
