@@ -157,7 +157,7 @@ def command(
         except (run.SandboxError, table.MountsError) as error:
             fail(str(error), run.FAILED)
         except OSError as error:
-            fail(f"the sandbox could not be made: {_reason(error)}", run.FAILED)
+            fail(f"the sandbox could not be created: {_reason(error)}", run.FAILED)
     raise SystemExit(status)
 
 

@@ -28,7 +28,7 @@ def find(mountpoint: str | None) -> str:
 
     if mountpoint is None:
         if not table.is_apfs(HOST):
-            raise click.UsageError(f"MOUNT is missing: it may be left out only inside `apfs exec`, where it is {HOST}")
+            raise click.UsageError(f"MOUNT is missing: it can be omitted only inside `apfs exec`, where it is {HOST}")
         return HOST
     try:
         return table.absolute(mountpoint)

@@ -155,7 +155,7 @@ def _connected(command: list[str]) -> Iterator[tuple[int, int]]:
     """Yield the descriptors from and to the other end, and at last wait for the command, if one connects them."""
     if not command:
         if sys.stdin.isatty() or sys.stdout.isatty():
-            raise click.UsageError("standard input and output have to be the other end's, not a terminal: see EXAMPLE")
+            raise click.UsageError("connect standard input and output to the other end, not to a terminal: see EXAMPLE")
         yield 0, 1
         return
     try:

@@ -65,7 +65,7 @@ class Profile:
         "6.18", "`/sys/module/zcrypt/parameters` has `mempool_threshold`.", after="6.14"
     )
     parameters_readable: bool = _since("7.0", "Modes of the module parameters are 0444, of pools 0400; before, 0440.")
-    scans_writable: bool = _since("5.18", "A write to `/sys/bus/ap/scans` makes the bus scan; before, mode 0444.")
+    scans_writable: bool = _since("5.18", "A write to `/sys/bus/ap/scans` triggers a scan; before, mode 0444.")
     bus_features: bool = _since("6.4", "The AP bus has the attribute `features`.")
     qci_by_flags: bool = _since(
         "6.10",
@@ -79,7 +79,7 @@ class Profile:
         "(`probe`), after every scan (`scan`), after a scan once until new hardware or a probe (`armed`), then also "
         "when a driver registers (`armed_register`).",
     )
-    mask_uevents: bool = _since("5.19", "A changed mask is told by the event APMASK or AQMASK of `/devices/ap`.")
+    mask_uevents: bool = _since("5.19", "A changed mask sends a uevent of `/devices/ap` with APMASK or AQMASK.")
     mask_number_long: bool = _since(
         "6.10", "Numbers in relative masks have 64 bits; before, 32, so that `+4294967301` is `+5`."
     )
@@ -88,36 +88,36 @@ class Profile:
     )
     poll_kstrto: bool = _since(
         "6.4",
-        "`poll_thread` takes a truth value, `poll_timeout` any base and 0; before, decimal numbers followed by "
-        "anything, 0 nanoseconds being EINVAL.",
+        "`poll_thread` accepts a boolean, `poll_timeout` any base and 0; before, decimal numbers followed by "
+        "anything; 0 nanoseconds was EINVAL.",
     )
-    kstrtobool_tf: bool = _since("5.19", "Truth values may start with t, T, f or F.", after="5.17")
-    kstrtobool_ed: bool = _since("6.18", "Truth values may start with e, E, d or D.", after="6.14")
+    kstrtobool_tf: bool = _since("5.19", "Booleans may start with t, T, f or F.", after="5.17")
+    kstrtobool_ed: bool = _since("6.18", "Booleans may start with e, E, d or D.", after="6.14")
     node_admask: bool = _since("5.18", "Nodes of `/sys/class/zcrypt/create` have the attribute `admask`.")
 
     # -- cards -------------------------------------------------------------------------------------
 
-    cex8: bool = _since("5.18", "AP type 14 is a CEX8; before, a CEX7 if QACT is installed, and none otherwise.")
-    chkstop: bool = _since("5.18", "Cards and queues have the attribute `chkstop`, and the bus minds the state.")
+    cex8: bool = _since("5.18", "AP type 14 is a CEX8; before, a CEX7 if QACT is installed, otherwise no card.")
+    chkstop: bool = _since("5.18", "Cards and queues have the attribute `chkstop`, and the bus tracks the state.")
     online_checkstop: bool = _since(
         "6.7", "A check-stopped device has `online` 0 and refuses 1; before, only a deconfigured one."
     )
     depth_plus_one: bool = _since("6.19", "`depth` is the field of the TAPQ word plus one; before, the field.")
     card_functions: Literal["raw", "noslcf", "slcf"] = _row(
         {"5.14": "raw", "6.8": "noslcf", "6.17": "slcf"},
-        "What `ap_functions` of a card shows, and streams of v2 have: all 32 bits as when it appeared (`raw`), bits 0 "
+        "Contents of a card's `ap_functions` and of v2 streams: all 32 bits as when it appeared (`raw`), bits 0 "
         "to 15 without the SLCF bit (`noslcf`) or with it (`slcf`).",
         after="6.14",
     )
     card_change_16bit: bool = _since(
-        "6.4", "A card is made anew if one of its facility bits 0 to 15 changes; before, one of 0 to 31."
+        "6.4", "A card is created again if one of its facility bits 0 to 15 changes; before, one of 0 to 31."
     )
     serialnr_any_domain: bool = _since(
-        "7.0", "`serialnr` of a CCA card asks any domain; before, the default domain of the bus."
+        "7.0", "`serialnr` of a CCA card queries any domain; before, the default domain of the bus."
     )
     info_cache: bool = _until(
         "6.18",
-        "What a CCA card and its queues, or an EP11 card, answered once is shown while they are offline.",
+        "While a CCA card, its queues, or an EP11 card are offline, their last answers are shown.",
         after="6.14",
     )
     op_modes_full: bool = _since("6.7", "`op_modes` has SIGG-IMPORT, SIGG, FIPS2021 and FIPS2024.")
@@ -128,15 +128,15 @@ class Profile:
     queue_ap_functions: bool = _since("6.4", "Queues have the attribute `ap_functions`.")
     driver_override: bool = _since("6.19", "Queues have the attribute `driver_override`.")
     interrupt_live: bool = _since(
-        "6.7", "`interrupt` asks the hardware; before, it stays as it was when vfio_ap took the queue."
+        "6.7", "`interrupt` queries the hardware; before, it shows the state when vfio_ap was bound to the queue."
     )
     operating_at_creation: bool = _since(
-        "6.6", "`request_count` of a new queue is 0 without zcrypt too; before, `-` until zcrypt has had the queue."
+        "6.6", "`request_count` of a new queue is 0 even without zcrypt; before, `-` until zcrypt was bound to it."
     )
     resume_initialises: bool = _since(
         "6.6",
         "A queue that is configured again, or no longer check-stopped, is initialised; before, it waits for the next "
-        "poll to be reset, and what it was associated with stays.",
+        "poll to be reset, and keeps its association.",
     )
     se_attributes: bool = _since("6.4", "In a Secure Execution guest queues have `se_bind` and `se_associate`.")
     se_cca_excluded: bool = _since(
@@ -147,22 +147,22 @@ class Profile:
     )
     se_bind_state_checked: bool = _since(
         "6.8",
-        "`se_bind` and `se_associate` ask for the bind state before, binding ends an association, and unbinding "
-        "operates the queue; earlier, they only ask whether it is idle.",
+        "`se_bind` and `se_associate` check the bind state first, binding ends an association, and unbinding "
+        "operates the queue; before, they only check whether it is idle.",
     )
     se_usable: Literal["any", "bound_here", "bound"] = _row(
         {"5.14": "any", "6.7": "bound_here", "6.8": "bound"},
         "Which queues of EP11 cards and accelerators zcrypt uses in a Secure Execution guest: any, those that were "
-        "bound with `se_bind` since their last reset (`bound_here`), or those that the hardware says are bound.",
+        "bound with `se_bind` since their last reset (`bound_here`), or those that the hardware reports as bound.",
     )
-    se_uevents: bool = _since("7.2", "`se_bind` and `se_associate` tell by the events SE_BIND and SE_ASSOC.")
+    se_uevents: bool = _since("7.2", "`se_bind` and `se_associate` send uevents with SE_BIND and SE_ASSOC.")
 
     # -- vfio_ap -----------------------------------------------------------------------------------
 
     hotplug: bool = _since(
         "6.0",
-        "Matrices can be changed while a guest runs, again to the same, and queues are reset when they are taken "
-        "away; before, EBUSY, and guests get what is assigned.",
+        "Matrices can be changed while a guest runs, also to the same value, and removed queues are reset; "
+        "before, EBUSY, and guests get everything that is assigned.",
     )
     overprovisioning: bool = _since(
         "6.0",
@@ -174,16 +174,16 @@ class Profile:
     matrix_features: bool = _since("6.12", "The matrix device has the attribute `features`.")
     mask_veto: bool = _since("6.0", "Masks cannot take queues that are assigned (EBUSY).")
     veto_all: bool = _since(
-        "6.19", "The veto is about all queues of the new adapters or domains; before, about those in the other mask."
+        "6.19", "The veto covers all queues of the new adapters or domains; before, those in the other mask."
     )
     config_changes: Literal["ignored", "last_missed", "followed"] = _row(
         {"5.14": "ignored", "6.0": "last_missed", "7.2": "followed"},
-        "What guests see of adapters and domains that the host loses: nothing (`ignored`); all but the loss of their "
-        "last adapter or domain, and of control domains (`last_missed`); everything (`followed`).",
+        "How guests see the loss of adapters and domains of the host: not at all (`ignored`); except the loss of their "
+        "last adapter or domain, and of control domains (`last_missed`); completely (`followed`).",
     )
     added_type_checked: bool = _since("6.4", "New adapters older than CEX4 are not given to guests.")
     filter_whole: bool = _since(
-        "6.8", "The filter looks at the whole matrix; before, at what was added, so that adapters can come back."
+        "6.8", "The filter checks the whole matrix; before, only additions, so that filtered adapters can come back."
     )
     reset_filtered: bool = _since("6.8", "Queues that are filtered out are reset.")
     reset_model: Literal["busy", "short", "wait"] = _row(
@@ -202,7 +202,7 @@ class Profile:
     )
     sharing_logged: Literal["never", "holder", "writer"] = _row(
         {"5.14": "never", "6.0": "holder", "6.18": "writer"},
-        "Which device's name is before the line in the kernel log about a queue that is assigned elsewhere.",
+        "Which device prefixes the line in the kernel log about a queue that is assigned elsewhere.",
         after="6.14",
     )
     irqs: int = _row(
@@ -220,10 +220,10 @@ class Profile:
         {"5.14": "vfio_mdev", "5.15": "vfio_ap_mdev"}, "The driver of mediated devices, of module mdev or vfio_ap."
     )
     create_limit: Literal["EPERM", "EUSERS"] = _row(
-        {"5.14": "EPERM", "6.1": "EUSERS"}, "What `create` gives if all instances are taken."
+        {"5.14": "EPERM", "6.1": "EUSERS"}, "Error of `create` if all instances are taken."
     )
     mdev_class_at_load: bool = _since(
-        "6.4", "`/sys/class/mdev_bus` is there while mdev is loaded; before, from the first parent on."
+        "6.4", "`/sys/class/mdev_bus` exists while mdev is loaded; before, from the first parent on."
     )
     iommu_group_name: bool = _since("5.16", "IOMMU groups of mediated devices have a `name`.")
 
@@ -235,43 +235,43 @@ class Profile:
 
     # -- VFIO --------------------------------------------------------------------------------------
 
-    vfio_virqfd_module: bool = _until("6.2", "There is a module `vfio_virqfd`.")
-    vfio_dev_class: bool = _since("6.1", "There are `vfio-dev/vfioK` and `/sys/class/vfio-dev`.")
+    vfio_virqfd_module: bool = _until("6.2", "The module `vfio_virqfd` exists.")
+    vfio_dev_class: bool = _since("6.1", "`vfio-dev/vfioK` and `/sys/class/vfio-dev` exist.")
     vfio_cdev: bool = _since("6.6", "VFIO devices have a node, `/dev/vfio/devices/vfioK`, and the attribute `dev`.")
-    iommufd: bool = _since("6.2", "There is `/dev/iommu`.")
+    iommufd: bool = _since("6.2", "`/dev/iommu` exists.")
     iommufd_last: int = _row(
         {"5.14": 0x88, "6.6": 0x8D, "6.12": 0x8E, "6.18": 0x94},
-        "Number of the last request that an iommufd knows; others are ENOTTY.",
+        "Number of the last request that an iommufd knows; others fail with ENOTTY.",
         after="6.14",
     )
     iommufd_access_needed: bool = _since(
-        "6.12", "IOMMU_IOAS_MAP and IOMMU_IOAS_COPY without READABLE and WRITEABLE are EINVAL.", after="6.10"
+        "6.12", "IOMMU_IOAS_MAP and IOMMU_IOAS_COPY without READABLE and WRITEABLE fail with EINVAL.", after="6.10"
     )
     iommufd_unmap_nothing: bool = _since(
         "6.18", "VFIO_IOMMU_UNMAP_DMA of an iommufd succeeds where nothing is mapped; before, ENOENT.", after="6.14"
     )
     iommufd_length_first: bool = _since(
-        "6.19", "IOMMU_IOAS_MAP_FILE looks at the length before the descriptor; before, EBADF comes first."
+        "6.19", "IOMMU_IOAS_MAP_FILE checks the length before the descriptor; before, EBADF comes first."
     )
     feature_ioctl: bool = _since(
         "5.19", "The ioctl VFIO_DEVICE_FEATURE is known; before, EOPNOTSUPP, so that nothing migrates.", after="5.17"
     )
     unknown_feature: Literal["EINVAL", "ENOTTY"] = _row(
-        {"5.14": "EINVAL", "6.18": "ENOTTY"}, "What VFIO_DEVICE_FEATURE gives for unknown features.", after="6.14"
+        {"5.14": "EINVAL", "6.18": "ENOTTY"}, "Error of VFIO_DEVICE_FEATURE for unknown features.", after="6.14"
     )
     region_info: Literal["EOPNOTSUPP", "EINVAL"] = _row(
-        {"5.14": "EOPNOTSUPP", "6.19": "EINVAL"}, "What VFIO_DEVICE_GET_REGION_INFO gives: there are no regions."
+        {"5.14": "EOPNOTSUPP", "6.19": "EINVAL"}, "Error of VFIO_DEVICE_GET_REGION_INFO: there are no regions."
     )
-    dma_logging: bool = _since("6.1", "The features 6, 7, 8 are known, and ENOTTY for vfio_ap.")
+    dma_logging: bool = _since("6.1", "The features 6, 7, 8 are known, and fail with ENOTTY for vfio_ap.")
     mig_data_size: bool = _since("6.2", "The feature 9, VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, is known.")
-    precopy_info_v2: bool = _since("7.1", "The feature 12 is known, and EINVAL without PRE_COPY.")
+    precopy_info_v2: bool = _since("7.1", "The feature 12 is known, and fails with EINVAL without PRE_COPY.")
     caps_aligned: bool = _since("6.6", "Capabilities of VFIO_IOMMU_GET_INFO are padded to 8 bytes: 72, before 68.")
-    update_vaddr: bool = _until("6.3", "The extension VFIO_UPDATE_VADDR is told, and addresses can be invalidated.")
+    update_vaddr: bool = _until("6.3", "The extension VFIO_UPDATE_VADDR is reported, and addresses can be invalidated.")
     group_name_first: bool = _since(
-        "5.19", "VFIO_GROUP_GET_DEVICE_FD looks at the name first; before, at the container.", after="5.17"
+        "5.19", "VFIO_GROUP_GET_DEVICE_FD checks the name first; before, the container.", after="5.17"
     )
     attach_pasid: bool = _since(
-        "6.18", "The flag PASID of ATTACH and DETACH is known, and EOPNOTSUPP; before, EINVAL.", after="6.14"
+        "6.18", "The flag PASID of ATTACH and DETACH is known, and fails with EOPNOTSUPP; before, EINVAL.", after="6.14"
     )
 
     @classmethod

@@ -308,7 +308,7 @@ def allow_other_problems(facts: Facts) -> list[Problem]:
     if facts.root or facts.user_allow_other:
         return []
     remedy = "as root, `echo user_allow_other >> /etc/fuse.conf`"
-    return [Problem("user-allow-other", "/etc/fuse.conf does not let users allow others in", remedy)]
+    return [Problem("user-allow-other", "/etc/fuse.conf does not allow users to mount with allow_other", remedy)]
 
 
 def may_unshare(uid: int, effective: int, *, network: bool) -> bool:

@@ -157,7 +157,7 @@ class Channel:
             except OSError as error:
                 raise LostError(f"the connection broke ({error.strerror})") from None
             if not piece:
-                said = f", the last that came was: {_shown(bytes(self._pending))}" if self._pending else ""
+                said = f"; the last data received: {_shown(bytes(self._pending))}" if self._pending else ""
                 raise LostError(f"the connection ended{said}")
             self._pending += piece
         line = bytes(self._pending[:end])

@@ -64,7 +64,7 @@ class Guard(Unguarded):
         try:
             return self._start()
         except BlockingIOError:
-            raise NotPossibleError("another apfs migrate is at work with this device") from None
+            raise NotPossibleError("another apfs migrate is using this device") from None
         except OSError as error:
             raise NotPossibleError(f"{error.filename}: {error.strerror}") from None
 

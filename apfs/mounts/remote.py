@@ -174,7 +174,7 @@ def _fit(host: Source | Target, theirs: dict[str, Any], *, only_check: bool) -> 
     target_only = theirs["check"] if isinstance(host, Source) else only_check
     source_only = only_check if isinstance(host, Source) else theirs["check"]
     if target_only and not source_only:
-        raise NotPossibleError("only the target has --check: give it to the source")
+        raise NotPossibleError("only the target has --check: add it to the source")
     other_host(host.facts, _facts(theirs))
 
 
@@ -236,7 +236,7 @@ class _Remote:
             if not all(map(_is_reason, findings)) or not all(
                 _is_matrix(answer[name]) for name in ("matrix", "guest_matrix")
             ):
-                raise ChannelError("the other end sends an answer that makes no sense")
+                raise ChannelError("the other end sends an invalid answer")
         except ChannelError as error:
             raise NotPossibleError(str(error)) from None
         return {**answer, "findings": findings}
@@ -332,7 +332,7 @@ def _take_part(target: Target, channel: Channel, tell: Callable[[bytes], None]) 
 def _next(channel: Channel, name: str) -> dict[str, Any]:
     asked, fields = channel.receive(name, "undo")
     if asked == "undo":
-        raise _TakenBackError("the source could not go on, and has taken it back")
+        raise _TakenBackError("the source could not continue, and has undone the migration")
     return fields
 
 

@@ -33,7 +33,7 @@ def check_mountpoint(mountpoint: str) -> None:
     """Make sure that a file system can be mounted there; clear a dead apfs away. `MountsError` if not."""
     if is_apfs(mountpoint):
         if not is_dead(mountpoint):
-            raise MountsError(f"{mountpoint} has an apfs mounted already: `apfs umount {quote(mountpoint)}` first")
+            raise MountsError(f"{mountpoint} already has an apfs mounted: `apfs umount {quote(mountpoint)}` first")
         unmount(mountpoint)
     if not os.path.lexists(mountpoint):
         raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {quote(mountpoint)}`")

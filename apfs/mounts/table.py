@@ -111,7 +111,7 @@ def check_answers(mountpoint: str) -> None:
         Path(place, "ctl").stat()
     except PermissionError:
         advice = "be that user, or have it mounted with --allow-other"
-        raise MountsError(f"{mountpoint} lets in only the user who mounted it: {advice}", 2) from None
+        raise MountsError(f"{mountpoint} gives access only to the user who mounted it: {advice}", 2) from None
     except OSError as error:
         raise gone(mountpoint, error) from None
 

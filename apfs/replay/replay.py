@@ -85,10 +85,10 @@ def _check(history: History) -> None:
     """Refuse journals with something missing: a record, or the outcome of the last ones."""
     for (before, _), (number, _) in pairwise(history.entries):
         if number != before + 1:
-            raise ReplayError(f"record {number} follows record {before}: what was in between is missing")
+            raise ReplayError(f"record {number} follows record {before}: the records in between are missing")
     if history.entries and not history.entries[-1][1].outcome:
-        why = "it was cut off, or something was done to the host that was no request, as by a method of `Host`"
-        raise ReplayError(f"its last record, {history.last}, led to nothing: {why}")
+        why = "the journal was truncated, or the host was changed without a request, for example by a method of `Host`"
+        raise ReplayError(f"its last record, {history.last}, is not the outcome of a request: {why}")
 
 
 def boot(history: History, scenario: Scenario | None = None) -> Host:
@@ -98,7 +98,9 @@ def boot(history: History, scenario: Scenario | None = None) -> Host:
     """
     header = history.header
     if header is not None and header.guest is not None:
-        raise ReplayError(f"it is that of the guest {header.guest}: that of its host has the guest's requests too")
+        raise ReplayError(
+            f"it is the journal of guest {header.guest}: use that of its host, which has the guest's requests, too"
+        )
     if scenario is None:
         if header is None or header.scenario is None:
             raise ReplayError("it has no header, which `apfs journal --json` prints")

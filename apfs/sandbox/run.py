@@ -174,7 +174,7 @@ def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Call
         _, status = os.waitpid(child, 0)
     if reason or status:
         # The gate stays closed: bwrap would fail as well, and be killed in the middle of saying so.
-        raise SandboxError(f"the sandbox could not be made: {reason or 'a process of apfs was killed, or failed'}")
+        raise SandboxError(f"the sandbox could not be created: {reason or 'a process of apfs was killed, or failed'}")
     os.close(gate)
 
 
@@ -202,4 +202,4 @@ def _advice() -> str:
     """Return what to do when bwrap could not make the namespaces; it has printed its own reason."""
     facts = environment.look()
     problems = environment.sandbox_problems(facts) or environment.filter_problems(facts)
-    return "; ".join(["the sandbox could not be made (bwrap's reason is above)", *map(str, problems)])
+    return "; ".join(["the sandbox could not be created (bwrap's reason is above)", *map(str, problems)])

@@ -45,7 +45,7 @@ class Network(Closing):
             said = described.read()
         if not said:
             self.close()
-            raise LibvirtError("bwrap could not make a network: be root, in a container with --cap-add NET_ADMIN")
+            raise LibvirtError("bwrap could not create a network: run as root, in a container with --cap-add NET_ADMIN")
         pid = json.loads(said)["child-pid"]
         self.enter = ("nsenter", f"--net=/proc/{pid}/ns/net", "--")
         """What to put before a command that is to be in it."""

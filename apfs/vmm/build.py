@@ -75,7 +75,7 @@ def _compile(output: Path) -> None:
     if shutil.which(compiler) is None:
         raise PluginError(
             f"QEMU's plugin has to be compiled once, and there is no {compiler}: "
-            "apt install gcc libc6-dev, or name a compiled one by APFS_QEMU_PLUGIN"
+            "apt install gcc libc6-dev, or set APFS_QEMU_PLUGIN to a compiled one"
         )
     sources = [str(source) for source in sorted(SOURCE.glob("*.c"))]
     command = [compiler, *FLAGS, "-o", str(output), *sources]

@@ -74,7 +74,7 @@ def check_plugins(qemu: str) -> None:
     except (OSError, ValueError):  # unreadable or empty: running it will say more
         return
     raise EmulatorError(
-        f"{qemu} was built without plugins (--enable-plugins), by which apfs gives vfio-ap to QEMU; Debian's has them"
+        f"{qemu} was built without plugins (--enable-plugins), which apfs needs for vfio-ap; Debian's QEMU has them"
     )
 
 

@@ -112,7 +112,7 @@ class Commands:
                 again = apfs("mount", str(mountpoint), status=None)
                 if again.returncode:
                     assert (again.returncode, len(mounted)) == (2, 1), again
-                    assert "an apfs mounted already" in again.stderr
+                    assert "already has an apfs mounted" in again.stderr
                 assert int((mountpoint / "sys/bus/ap/scans").read_text()) > 0
                 assert len(mounts_in(mountpoint)) == 1
             finally:

@@ -182,7 +182,7 @@ def test_nobody_migrates_while_hosts_are_put_in_order(commands: Commands, hosts:
     with guard.Guard(lambda _: None, [place]):
         refused = commands.run(NONE, *migrate_remotely(*hosts))
         assert refused.status == 1
-        assert "apfs: another apfs migrate is at work with this device\n" in refused.said
+        assert "apfs: another apfs migrate is using this device\n" in refused.said
         assert [state(host) for host in hosts] == ["RUNNING", ""]
         waiting = commands.start(NONE, *migrate(*hosts))
         while not re.search(rf"-> FLOCK .*:{place.stat().st_ino} ", Path("/proc/locks").read_text()):

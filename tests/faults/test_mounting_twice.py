@@ -61,7 +61,7 @@ def test_of_many_one_wins(tmp_path: Path) -> None:
     for words in said[1:]:
         assert words.startswith(f"apfs: {tmp_path} ")
         assert words.count("\n") == 1
-        assert "another apfs" in words or "an apfs mounted already" in words
+        assert "another apfs" in words or "already has an apfs mounted" in words
 
 
 def test_who_may_not_list_the_directory_can_mount_on_it(tmp_path: Path) -> None:

@@ -324,12 +324,12 @@ def test_users(mount: Mounter, tmp_path: Path) -> None:
         assert shown == apfs(command, str(open_to_all)).stdout != ""
         refused = sh(script, sys.executable, str(private), status=2)
         assert refused.stderr == (
-            f"apfs: {private} lets in only the user who mounted it: "
+            f"apfs: {private} gives access only to the user who mounted it: "
             "be that user, or have it mounted with --allow-other\n"
         )
     for words in (f"exec --mount {private} true", f"migrate {private} {private} {UUID}"):
         result = sh(f'{user} "$1" -P -m apfs {words}', sys.executable, status=None)
-        assert "lets in only the user who mounted it" in result.stderr
+        assert "gives access only to the user who mounted it" in result.stderr
 
 
 # -- journal ------------------------------------------------------------------------------------------

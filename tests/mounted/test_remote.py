@@ -325,7 +325,7 @@ def test_ends_that_do_not_fit(mount: Mounter) -> None:
         ((*send, "--", *other, "--receive", here, UUID), "source and target are the same host\n"),
         ((*send, "--", *other, "--receive", there, UUID[::-1]), f"the target says: {there} has no mediated device"),
         ((*receive, "--", *other, "--send", there + "/x", UUID), f"the source says: {there}/x does not exist"),
-        ((*send, "--", *other, "--check", *receive), "only the target has --check: give it to the source\n"),
+        ((*send, "--", *other, "--check", *receive), "only the target has --check: add it to the source\n"),
         ((*send, *receive), "--send and --receive exclude each other\n"),
         (("--send", here), "UUID is missing\n"),
         ((here, there), "expected SOURCE, TARGET and UUID\n"),
@@ -341,7 +341,7 @@ def test_it_does_not_talk_to_a_terminal(mount: Mounter) -> None:
     need("script")
     command = shlex.join([*APFS, "migrate", "--receive", str(mount("migration-target")), UUID])
     said = sh(f"script --quiet --return --command {shlex.quote(command)} /dev/null", status=2).stdout
-    assert "standard input and output have to be the other end's" in said
+    assert "connect standard input and output to the other end" in said
 
 
 @contextlib.contextmanager
@@ -381,8 +381,8 @@ def test_a_target_that_is_interrupted_undoes_it(mount: Mounter, number: signal.S
         (encode("run"), "a frame run where take or undo should be"),
         (encode("take", stream="?"), "a stream that is not base64"),
         (b"garbage\n", "is not `apfs migrate`, it says: garbage"),
-        (encode("undo"), "the source could not go on, and has taken it back"),
-        (encode("take", stream="AAA=") + encode("undo"), "the source could not go on, and has taken it back"),
+        (encode("undo"), "the source could not continue, and has undone the migration"),
+        (encode("take", stream="AAA=") + encode("undo"), "the source could not continue, and has undone the migration"),
         (encode("take", stream=base64.b64encode(b"\1" * 500).decode()), "Input/output error ("),
     ],
 )

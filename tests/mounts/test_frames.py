@@ -102,7 +102,7 @@ def test_a_part_of_a_frame_is_nothing(wire: tuple[Channel, int]) -> None:
     os.write(writer, encode("run") + encode("run")[:-1])
     os.close(writer)
     assert channel.receive("run") == ("run", {})
-    with pytest.raises(LostError, match=r'the connection ended, the last that came was: {"frame": "run"}'):
+    with pytest.raises(LostError, match=r'the connection ended; the last data received: {"frame": "run"}'):
         channel.receive("run")
 
 

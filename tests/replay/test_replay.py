@@ -177,8 +177,10 @@ def test_journals_that_cannot_be_replayed() -> None:
     wrong = {
         "it has no header, which `apfs journal --json` prints": History(story.entries),
         "the host had dropped the first 2 records": History(story.entries[2:], story.header),
-        "record 3 follows record 1: what was in between": History(story.entries[:1] + story.entries[2:], story.header),
-        f"its last record, {last}, led to nothing": changed(story, last, LogLine("info", "x")),
+        "record 3 follows record 1: the records in between": History(
+            story.entries[:1] + story.entries[2:], story.header
+        ),
+        f"its last record, {last}, is not the outcome of a request": changed(story, last, LogLine("info", "x")),
     }
     for why, journal in wrong.items():
         with pytest.raises(ReplayError, match=re.escape(why)):
@@ -189,7 +191,7 @@ def test_the_journal_of_a_guest_is_not_enough() -> None:
     bench = built()
     bench.run_guest(M1)
     story = History.parse(bench.guest(M1).recording())
-    with pytest.raises(ReplayError, match=f"it is that of the guest {M1}: that of its host"):
+    with pytest.raises(ReplayError, match=f"it is the journal of guest {M1}: use that of its host"):
         replay(story)
 
 
@@ -272,7 +274,7 @@ HEADER = (
         (b'{"seq": 0, "type": "host"', "line 1 is not the header of a journal"),
         (HEADER % (b"1", b"null", b"5"), "line 1 is not the header of a journal"),
         (HEADER % (b"true", b"null", b'""'), "line 1 is not the header of a journal"),
-        (HEADER % (b"1", b'"a guest"', b"null"), "cannot be replayed: it is that of the guest a guest"),
+        (HEADER % (b"1", b'"a guest"', b"null"), "cannot be replayed: it is the journal of guest a guest"),
         (b"[" * 100_000, "line 1 is not the header of a journal"),
         (b'{"seq": "1", "type": "verb", "text": "scan"}\n', "line 1 is not a record of a journal"),
         (b'{"seq": true, "type": "verb", "text": "scan"}\n', "line 1 is not a record of a journal"),

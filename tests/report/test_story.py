@@ -190,7 +190,9 @@ def test_a_guest_and_a_journal_that_has_lost_its_beginning() -> None:
     shell = Shell(Host(load("migration-source")))
     guest = shell.guest(UUID)
     found = asked("guest", guest.recording(), guest.cat("/ctl/status"))
-    assert f"it is that of the guest {UUID}: that of its host has the guest's requests too" in found["note"]
+    assert (
+        f"it is the journal of guest {UUID}: use that of its host, which has the guest's requests, too" in found["note"]
+    )
     assert list(found["first"]["cards"]) == ["05", "06"]
     shell.echo("-7", "/sys/bus/ap/apmask")
     shell.echo("-8", "/sys/bus/ap/apmask")

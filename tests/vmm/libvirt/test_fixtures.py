@@ -138,7 +138,7 @@ def test_a_network_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monke
         Network()
     (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
-    with pytest.raises(LibvirtError, match=r"^bwrap could not make a network: "):
+    with pytest.raises(LibvirtError, match=r"^bwrap could not create a network: "):
         Network()
 
 
@@ -173,7 +173,7 @@ def test_users_are_told_that_it_is_for_root() -> None:
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("apfs: libvirt starts QEMU only for root: be root, ")
+    assert done.stderr.startswith("apfs: libvirt starts QEMU only for root: run as root, ")
 
 
 def test_a_libvirtd_that_fails_tells_why(apfs_mount: MountedHost, tmp_path: Path) -> None:
