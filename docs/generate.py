@@ -95,7 +95,7 @@ SECTIONS = (
     Section("/ctl", "The emulator's own; see [console](../console.md).", CTL_ENTRIES),
     Section(
         "/ctl/migration/UUID",
-        "What a migration would do, for `apfs migrate --check`. Nothing changes.",
+        "What a migration would do, for `apfs migrate --check`. Using these files changes nothing.",
         MIGRATION_ENTRIES,
     ),
     Section(
@@ -109,27 +109,27 @@ _NODE_MASK = "Mask of what requests through this node may use; kept, but nothing
 
 TEXTS = {
     "/ctl console": "Takes one [verb](console.md) per write.",
-    "/ctl header": "What a journal needs in front to be replayed: scenario, kernel, clock, version.",
-    "/ctl ioctl": "Where `apfs exec` asks for the answers to [VFIO ioctls](../vfio.md).",
+    "/ctl header": "The header that a journal needs for a replay: scenario, kernel, clock, version.",
+    "/ctl ioctl": "The channel through which `apfs exec` gets the answers to [VFIO ioctls](../vfio.md).",
     "/ctl journal": "Everything that happened, one JSON object per line.",
     "/ctl kmsg": "The kernel log.",
     "/ctl status": "The state of the host as one JSON object.",
     "/ctl uevents": "The events sent so far.",
     "/ctl/sandbox modules": "`/proc/modules`, with the modules of the host and of the real machine.",
-    "/ctl/migration/UUID check": "A stream is written, then read what a target would answer to it: a JSON object.",
-    "/ctl/migration/UUID stream": "The stream that STOP_COPY would give now.",
-    "/dev/vfio-ap/UUID data_stream": "The migration stream of the session under way.",
+    "/ctl/migration/UUID check": "Write a stream, then read the target's answer, a JSON object.",
+    "/ctl/migration/UUID stream": "The stream that STOP_COPY would create now.",
+    "/dev/vfio-ap/UUID data_stream": "The migration stream of the current session.",
     "/sys/class/zcrypt create": "Make an additional zcrypt node of this name. EEXIST, EINVAL, ENOSPC.",
     "/sys/class/zcrypt destroy": "Remove an additional zcrypt node. ENOENT.",
     "/sys/firmware/uv prot_virt_guest": "1 in a Secure Execution guest, else 0.",
     "/sys/firmware/uv prot_virt_host": "1 on a host of such guests, else 0.",
-    "/sys/firmware/uv/query facilities": "Ultravisor calls that there are, as four words.",
+    "/sys/firmware/uv/query facilities": "Available Ultravisor calls, as four words.",
     "/sys/firmware/uv/query feature_indications": "Features: interrupts of adapters, AP and its interrupts.",
-    "/sys/firmware/uv/query max_assoc_secrets": "How many secrets for associations a guest can have.",
-    "/sys/firmware/uv/query max_cpus": "How many CPUs a guest of a host can have.",
-    "/sys/firmware/uv/query max_guests": "How many guests a host can have.",
-    "/sys/firmware/uv/query max_retr_secrets": "How many secrets that can be read a guest can have.",
-    "/sys/firmware/uv/query max_secrets": "How many secrets a guest can have in all.",
+    "/sys/firmware/uv/query max_assoc_secrets": "Maximum number of association secrets of a guest.",
+    "/sys/firmware/uv/query max_cpus": "Maximum number of CPUs of a guest.",
+    "/sys/firmware/uv/query max_guests": "Maximum number of guests of a host.",
+    "/sys/firmware/uv/query max_retr_secrets": "Maximum number of retrievable secrets of a guest.",
+    "/sys/firmware/uv/query max_secrets": "Maximum number of secrets of a guest, in total.",
     "/sys/kernel/debug/s390dbf/vfio_ap sprintf": "The records: none.",
     "/sys/kernel/iommu_groups/N name": "Name of the group, the same for all.",
     "/sys/kernel/iommu_groups/N reserved_regions": "Empty.",
@@ -146,13 +146,13 @@ TEXTS = {
     "/sys/module/ap/parameters msgpool_min_items": "The kernel parameter at boot: unset, hence the default.",
     "/sys/module/ap/parameters poll_thread": "The kernel parameter at boot: unset, hence the default.",
     "/sys/module/ap/parameters useirq": "The kernel parameter at boot: unset, hence the default.",
-    "/sys/module/vfio_iommu_type1/parameters allow_unsafe_interrupts": "Kept, but nothing depends on it.",
-    "/sys/module/vfio_iommu_type1/parameters disable_hugepages": "Kept, but nothing depends on it.",
+    "/sys/module/vfio_iommu_type1/parameters allow_unsafe_interrupts": "Stored, without effect.",
+    "/sys/module/vfio_iommu_type1/parameters disable_hugepages": "Stored, without effect.",
     "/sys/module/zcrypt/parameters mempool_threshold": "The module's parameter: not given, hence the default.",
-    "available_instances": "How many more devices can be created.",
+    "available_instances": "Number of devices that can still be created.",
     "dev": "Device number, `major:minor`.",
     "device_api": "API that the devices offer.",
-    "name": "Name for people.",
+    "name": "Human-readable name.",
 } | {f"/sys/devices/virtual/zcrypt/NODE {name}": _NODE_MASK for name in ("ioctlmask", "apmask", "aqmask", "admask")}
 """What to say of entries whose functions have no docstring, by section and name, or by name alone."""
 
@@ -219,9 +219,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def attributes_page() -> str:
     """Return the page of all attributes."""
     intro = (
-        "One table per kind of directory. The text is that of the functions that serve the attribute. "
-        "Modes hold for root as well: an attribute with mode 0200 cannot be read by anybody, one with mode 0444 not "
-        "written.\n"
+        "Each kind of directory has a table. Descriptions are those of the functions that serve the attribute. "
+        "Modes apply to root, too: nobody can read an attribute with mode 0200 or write one with mode 0444.\n"
     )
     parts = [_HEAD, "# Attributes\n\n", intro]
     for section in SECTIONS:
@@ -241,7 +240,7 @@ def console_page() -> str:
         rows.append((f"`{f'{name} {verb.usage}'.strip()}`", verb.summary))
     return (
         f"{_HEAD}# Console verbs\n\n"
-        "Write one to `ctl/console`, one per write. See [console](../console.md) for examples.\n\n"
+        "Write them to `ctl/console`, one per write. See [console](../console.md) for examples.\n\n"
         f"{_table(('verb', 'meaning'), rows)}"
     )
 
@@ -297,12 +296,12 @@ def fsm_page() -> str:
     numbers = ", ".join(f"{state.value} {state.name}" for state in State)
     return (
         f"{_HEAD}# Migration state machine\n\n"
-        f"Of a device that supports stop-copy only. Numbers: {numbers}.\n\n"
+        f"For a device that supports only stop-copy. Numbers: {numbers}.\n\n"
         f"{diagram()}\n"
-        "Steps from a state (row) to a target (column). Entering STOP_COPY or RESUMING makes a transfer file; "
+        "Steps from a state (row) to a target (column). Entering STOP_COPY or RESUMING creates a transfer file; "
         "entering STOP ends the session.\n\n"
         f"{_table(('from', *(state.name for state in states)), rows)}\n"
-        "Every other target, and every target from every other state, is EINVAL, and nothing moves.\n"
+        "Every other target, and every target from every other state, fails with EINVAL and changes nothing.\n"
     )
 
 
@@ -322,10 +321,10 @@ def tapq_page() -> str:
     ]
     return (
         f"{_HEAD}# TAPQ information word\n\n"
-        "The 64 bits that the hardware tells of a queue. These names are the keys of `tapq` in scenarios and of the "
+        "The 64-bit word that TAPQ returns for a queue. Field names are the keys of `tapq` in scenarios and of the "
         "console verbs `tapq` and `plug`. Bit 0 is the most significant one.\n\n"
         f"{_table(('field', 'bits', 'mask', 'values'), rows)}\n"
-        f"A card keeps of its first queue's word what all queues of a card share: word AND "
+        f"A card stores the part of its first queue's word that is common to all its queues: word AND "
         f"0x{qinfo.CARD_HWINFO_MASK:016x}.\n\n"
         "## Words of the card types\n\n"
         f"{_table(('type', 'word'), cards)}"

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def ap_domain_show(bus: ApBus) -> str:
-    """Default domain of requests that name none, -1 while none is chosen."""
+    """Default domain for requests that do not name one, -1 if there is none."""
     return f"{bus.default_domain}\n"
 
 
 def ap_domain_store(bus: ApBus, text: str) -> None:
-    """Choose the default domain. EINVAL outside 0..ap_max_domain_id, and if `aqmask` does not have it."""
+    """Set the default domain. EINVAL outside 0..ap_max_domain_id, and if `aqmask` does not reserve it."""
     bus.choose_domain(scan_i(text, bus.profile))
 
 
@@ -124,7 +124,7 @@ def scans_store(bus: ApBus, _text: str) -> None:
 
 
 def bindings_show(bus: ApBus) -> str:
-    """Queues with a driver, all queues, and whether that is all."""
+    """Number of queues with a driver, number of all queues, and whether all are bound."""
     bound, total, complete = bus.bindings()
     return f"{bound}/{total} (complete)\n" if complete else f"{bound}/{total}\n"
 
@@ -135,7 +135,7 @@ def bindings_complete_count_show(bus: ApBus) -> str:
 
 
 def features_show(bus: ApBus) -> str:
-    """Return the facilities that QCI reports, `-` if it is missing, and nothing at all if there are none."""
+    """Return the facilities that QCI reports; `-` if QCI is missing, empty if it has none."""
     if not bus.heeds_qci:
         return "-\n"
     names = " ".join(name for name in FACILITIES if name in bus.qci.facilities)

@@ -58,12 +58,12 @@ def request_count_store(card: ApCard, _text: str) -> None:
 
 
 def requestq_count_show(card: ApCard) -> str:
-    """Requests that wait, in all queues."""
+    """Waiting requests in all queues."""
     return f"{sum(traffic.waiting for traffic in card_traffic(card))}\n"
 
 
 def pendingq_count_show(card: ApCard) -> str:
-    """Requests that run, in all queues."""
+    """Running requests in all queues."""
     return f"{sum(traffic.pending for traffic in card_traffic(card))}\n"
 
 

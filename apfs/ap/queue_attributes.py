@@ -22,17 +22,17 @@ _OVERRIDE_MAX = 4095
 
 
 def request_count_show(queue: ApQueue) -> str:
-    """Requests sent to the queue; `-` while uninitiated."""
+    """Requests sent to the queue; `-` while the queue is not initialised."""
     return "-\n" if queue.uninitiated else f"{queue.card.queue_requests.get(queue.apqi, 0)}\n"
 
 
 def requestq_count_show(queue: ApQueue) -> str:
-    """Requests that wait."""
+    """Waiting requests."""
     return f"{queue_traffic(queue).waiting}\n"
 
 
 def pendingq_count_show(queue: ApQueue) -> str:
-    """Requests that run."""
+    """Running requests."""
     return f"{queue_traffic(queue).pending}\n"
 
 
@@ -52,7 +52,7 @@ def reset_store(queue: ApQueue, _text: str) -> None:
 
 
 def interrupt_show(queue: ApQueue) -> str:
-    """Whether the queue interrupts the host when it has finished a request, asked of the hardware now."""
+    """Whether the queue interrupts the host after a request, queried from the hardware at each read."""
     return "Interrupts enabled.\n" if queue.interrupts else "Interrupts disabled.\n"
 
 
@@ -67,12 +67,12 @@ def chkstop_show(queue: ApQueue) -> str:
 
 
 def ap_functions_show(queue: ApQueue) -> str:
-    """Facility word of the queue, read from the hardware now."""
+    """Facility word of the queue, queried from the hardware at each read."""
     return f"0x{FAC.get(queue.tapq()):08X}\n"
 
 
 def driver_override_show(queue: ApQueue) -> str:
-    """Name of the only driver that may have the queue; a lone newline if every driver may."""
+    """Name of the only driver that may bind the queue; an empty line if any driver may."""
     return f"{queue.override}\n"
 
 

@@ -50,9 +50,9 @@ def card_online_show(card: ApCard) -> str:
 
 
 def card_online_store(card: ApCard, text: str) -> None:
-    """Switch the card and all its queues of zcrypt. EINVAL, ENODEV to bring up what is deconfigured or check-stopped.
+    """Switch the card and all its zcrypt queues on or off. EINVAL, ENODEV if it is not usable.
 
-    The card's event is sent always, a queue's only if its own state changes.
+    The card's event is always sent, a queue's only if its own state changes.
     """
     switch_card(card, online=parse_switch(text, card.profile))
 
@@ -78,13 +78,13 @@ def serialnr_show(card: ApCard) -> str:
 
 
 def api_ordinalnr_show(card: ApCard) -> str:
-    """EP11 API ordinal number; empty if it cannot be asked for."""
+    """EP11 API ordinal number; empty if it cannot be queried."""
     hardware = card_hardware(card)
     return f"{hardware.api_ordinal}\n" if hardware else "\n"
 
 
 def fw_version_show(card: ApCard) -> str:
-    """EP11 firmware version; empty if it cannot be asked for."""
+    """EP11 firmware version; empty if it cannot be queried."""
     hardware = card_hardware(card)
     return f"{hardware.firmware[0]}.{hardware.firmware[1]}\n" if hardware else "\n"
 
@@ -154,7 +154,7 @@ def _ask(queue: ApQueue) -> CardHardware | None:
 
 
 def mkvps_show(queue: ApQueue) -> str:
-    """Verification patterns of the master keys: nine lines for CCA, two for EP11; dashes if it cannot be asked for."""
+    """Verification patterns of the master keys: nine lines for CCA, two for EP11; dashes if they cannot be queried."""
     hardware = _ask(queue)
     if queue.card.coprocessor == "ep11":
         if hardware is None:

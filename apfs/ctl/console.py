@@ -143,31 +143,34 @@ def _kvm(system: System, word: str) -> None:
 VERBS: dict[str, ConsoleVerb] = {
     "help": ConsoleVerb("", "list the verbs in ctl/kmsg", _help, 0, 0),
     "plug": ConsoleVerb("ADAPTER TYPE [FIELD=VALUE]...", "insert a card, such as CEX8C", _plug, 2),
-    "unplug": ConsoleVerb("ADAPTER", "take a card out", lambda system, words: system.unplug(_adapter(words[0])), 1, 1),
+    "unplug": ConsoleVerb("ADAPTER", "remove a card", lambda system, words: system.unplug(_adapter(words[0])), 1, 1),
     "add-domain": ConsoleVerb(
         "N...",
-        "give usage domains to the host",
+        "add usage domains to the host",
         lambda system, words: system.change_domains(add=map(kstrtoul, words)),
         1,
     ),
     "remove-domain": ConsoleVerb(
-        "N...", "take usage domains away", lambda system, words: system.change_domains(remove=map(kstrtoul, words)), 1
+        "N...",
+        "remove usage domains from the host",
+        lambda system, words: system.change_domains(remove=map(kstrtoul, words)),
+        1,
     ),
     "add-control-domain": ConsoleVerb(
         "N...",
-        "give control domains to the host",
+        "add control domains to the host",
         lambda system, words: system.change_domains(add=map(kstrtoul, words), control=True),
         1,
     ),
     "remove-control-domain": ConsoleVerb(
         "N...",
-        "take control domains away",
+        "remove control domains from the host",
         lambda system, words: system.change_domains(remove=map(kstrtoul, words), control=True),
         1,
     ),
     "configure": ConsoleVerb(
         "ADAPTER on|off",
-        "configure or deconfigure a card from outside",
+        "configure or deconfigure a card, as an operator",
         lambda system, words: system.configure(_adapter(words[0]), on=_on(words[1])),
         2,
         2,
@@ -195,7 +198,7 @@ VERBS: dict[str, ConsoleVerb] = {
         2,
     ),
     "scan": ConsoleVerb("", "make the AP bus scan now", lambda system, _words: system.scan(), 0, 0),
-    "tick": ConsoleVerb("SECONDS", "let time pass", lambda system, words: system.tick(_seconds(words[0])), 1, 1),
+    "tick": ConsoleVerb("SECONDS", "advance the time", lambda system, words: system.tick(_seconds(words[0])), 1, 1),
     "fail-reset": ConsoleVerb(
         "APQN [CODE]", "make the next reset of a queue end with a response code (7)", _fail_reset, 1, 2
     ),
@@ -205,12 +208,12 @@ VERBS: dict[str, ConsoleVerb] = {
     ),
     "requests": ConsoleVerb(
         "APQN FIELD=VALUE...",
-        "count more requests to a queue, and say how many are under way: count, waiting, pending, load",
+        "add requests to the count of a queue, and set how many are in progress: count, waiting, pending, load",
         _requests,
         2,
     ),
     "clear-faults": ConsoleVerb(
-        "", "take back fault, fail-reset and no-answer", lambda system, _words: system.clear_faults(), 0, 0
+        "", "cancel fault, fail-reset and no-answer", lambda system, _words: system.clear_faults(), 0, 0
     ),
     "kvm": ConsoleVerb(
         "auto|none",
@@ -228,7 +231,7 @@ VERBS: dict[str, ConsoleVerb] = {
     ),
     "config-events": ConsoleVerb(
         "UUID on|off",
-        "whether the guest of a mediated device is told of changes at once, as QEMU does from 10.1",
+        "whether the guest of a mediated device is notified of changes at once, as by QEMU from 10.1",
         lambda system, words: system.set_config_events(words[0], told=_on(words[1])),
         2,
         2,

@@ -183,7 +183,7 @@ class MiscDevice:
 
 
 def uevent_show(source: EventSource) -> str:
-    """Return one KEY=value line per key; nothing at all for a device without any."""
+    """Return one KEY=value line per key; empty for a device without keys."""
     return "".join(f"{key}={value}\n" for key, value in source.uevent_keys())
 
 
@@ -296,7 +296,7 @@ def bind_store(driver: Driver, text: str) -> None:
 
 
 def unbind_store(driver: Driver, text: str) -> None:
-    """Unbind a device from this driver; no other is asked afterwards. ENODEV if it is not bound to this driver."""
+    """Unbind a device from this driver; no other driver is tried. ENODEV if it is not bound to this driver."""
     device = _named(driver.bus, text)
     if device.driver is not driver:
         raise KernelError(errno.ENODEV, f"{_name(text)} is not bound to {driver.name}")

@@ -52,7 +52,7 @@ def pages_store(area: DebugArea, text: str) -> None:
 
 
 def flush_store(_area: DebugArea, _text: str) -> None:
-    """Lose all records, whatever is written."""
+    """Discard all records, whatever is written."""
 
 
 DEBUG_ATTRIBUTES = (

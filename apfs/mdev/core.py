@@ -145,7 +145,7 @@ class MdevType:
 
 
 def create_store(kind: MdevType, text: str) -> None:
-    """Create a device: a UUID of 36 characters, in either case, perhaps one more byte of any sort. EINVAL otherwise."""
+    """Create a device: a UUID of 36 characters, in either case, plus at most one byte. EINVAL otherwise."""
     if len(text) not in (UUID_LENGTH, UUID_LENGTH + 1):
         raise KernelError(errno.EINVAL, f"a UUID has {UUID_LENGTH} characters, not {len(text)}")
     if not is_uuid(text[:UUID_LENGTH]):

@@ -63,13 +63,13 @@ class Container(IoctlFile):
         self.get_backend()
 
     def _get_api_version(self, _request: Request) -> Reply:
-        """Return 0, the only version there is."""
+        """Return 0, the only version."""
         return Reply(uapi.VFIO_API_VERSION)
 
     def _check_extension(self, request: Request) -> Reply:
         """Return 1 for types 1 and 3 and for UNMAP_ALL, for DMA_CC once an IOMMU type is set, else 0.
 
-        Old kernels have UPDATE_VADDR too. Without the module vfio_iommu_type1 there is nobody to ask: 0.
+        Old kernels have UPDATE_VADDR too. Without the module vfio_iommu_type1: 0.
         """
         known = request.arg in _ALWAYS
         if request.arg == uapi.VFIO_UPDATE_VADDR:
@@ -80,7 +80,7 @@ class Container(IoctlFile):
         return Reply(int(supported))
 
     def _set_iommu(self, request: Request) -> Reply:
-        """Choose type 1 or 1v2. EINVAL without a group or the second time, ENODEV for a type without a backend."""
+        """Set type 1 or 1v2. EINVAL without a group or the second time, ENODEV for a type without a backend."""
         if not self._groups or self.backend is not None:
             raise KernelError(errno.EINVAL, "no group is attached to the container, or it has an IOMMU type already")
         if not self._core.has_type1():
@@ -190,7 +190,7 @@ class GroupFile(IoctlFile):
     def _unset_container(self, _request: Request) -> Reply:
         """Take the group out. EINVAL without a container, EBUSY while its device is open and uses one.
 
-        An iommufd can be taken away all the same: the device goes on using it.
+        An iommufd can be removed anyway: the device keeps using it.
         """
         if self._container is None:
             raise KernelError(errno.EINVAL, "the group has no container")

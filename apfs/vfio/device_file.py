@@ -112,7 +112,7 @@ class DeviceFile(IoctlFile):
             raise KernelError(errno.EINVAL, f"no interrupt {index}: there are {dict(enumerate(irqs))}")
 
     def _reset(self, _request: Request) -> Reply:
-        """Reset all queues of the device. EIO if one does not come back clean."""
+        """Reset all queues of the device. EIO if the reset of one fails."""
         self.device.ops.reset()
         return DONE
 
@@ -258,7 +258,7 @@ class CdevFile(DeviceFile):
         return request.answer(uapi.BIND_IOMMUFD, argsz, flags, number, self._access.id)
 
     def _attach(self, request: Request) -> Reply:
-        """Attach the device to an address space, in place of the one before. EFAULT, EINVAL, EOPNOTSUPP, ENOENT."""
+        """Attach the device to an address space, replacing the previous one. EFAULT, EINVAL, EOPNOTSUPP, ENOENT."""
         assert self._access is not None  # noqa: S101 -- checked before any request but BIND
         argsz, flags, pt_id = request.struct(uapi.ATTACH_PT)
         self._check_pasid(flags, argsz, uapi.ATTACH_PT)
@@ -266,7 +266,7 @@ class CdevFile(DeviceFile):
         return request.answer(uapi.ATTACH_PT, argsz, flags, pt_id)
 
     def _detach(self, request: Request) -> Reply:
-        """Detach it, whether or not it is attached. EFAULT, EINVAL, EOPNOTSUPP."""
+        """Detach the device, whether or not it is attached. EFAULT, EINVAL, EOPNOTSUPP."""
         assert self._access is not None  # noqa: S101 -- checked before any request but BIND
         argsz, flags = request.struct(uapi.DETACH_PT)
         self._check_pasid(flags, argsz, uapi.DETACH_PT)

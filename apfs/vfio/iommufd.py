@@ -215,7 +215,7 @@ class Iommufd(IoctlFile):
     # -- address spaces ----------------------------------------------------------------------------
 
     def _ioas_alloc(self, request: Request) -> Reply:
-        """Make an address space and return its id. EOPNOTSUPP for flags."""
+        """Create an address space and return its id. EOPNOTSUPP for flags."""
         size, flags, _ = request.sized(uapi.IOAS_ALLOC)
         require_zero(flags, "flags")
         return request.answer(uapi.IOAS_ALLOC, size, flags, self.add(Ioas()))
@@ -232,7 +232,7 @@ class Iommufd(IoctlFile):
         return Reply(writes=(Write(address, uapi.IOVA_RANGE.pack(0, LAST)), answer))
 
     def _ioas_allow_iovas(self, request: Request) -> Reply:
-        """Say where addresses may be chosen. EOPNOTSUPP, ENOENT, EFAULT; EINVAL for empty or overlapping ranges."""
+        """Set the ranges of addresses to choose from. EOPNOTSUPP, ENOENT, EFAULT; EINVAL if empty or overlapping."""
         _, ioas_id, count, reserved, _ = request.sized(uapi.IOAS_ALLOW_IOVAS)
         require_zero(reserved, "a reserved field")
         ioas = self.ioas(ioas_id)
@@ -280,7 +280,7 @@ class Iommufd(IoctlFile):
         return request.answer(layout, size, flags, ioas_id, reserved, start, length, placed)
 
     def _ioas_map_file(self, request: Request) -> Reply:
-        """Map a part of a file. As for memory, and EBADF."""
+        """Map a part of a file. Errors as for memory, and EBADF."""
         layout = uapi.IOAS_MAP_FILE
         size, flags, ioas_id, number, start, length, iova = request.sized(layout)
         writable = self._check_map(flags, length, iova)
@@ -300,7 +300,7 @@ class Iommufd(IoctlFile):
         return request.answer(layout, size, flags, ioas_id, number, start, length, placed)
 
     def _ioas_copy(self, request: Request) -> Reply:
-        """Map what is mapped in another address space. As for memory, and EPERM to write to what may only be read."""
+        """Map memory of another address space. Errors as for memory, and EPERM to write to read-only memory."""
         layout = uapi.IOAS_COPY
         size, flags, to_id, from_id, length, to_iova, from_iova = request.sized(layout)
         writable = self._check_map(flags, length, to_iova, from_iova)
@@ -326,7 +326,7 @@ class Iommufd(IoctlFile):
         return request.answer(uapi.IOAS_UNMAP, size, ioas_id, iova, unmapped)
 
     def _ioas_change_process(self, request: Request) -> Reply:
-        """Charge another process for what is mapped. EINVAL unless only files are."""
+        """Charge another process for mapped memory. EINVAL unless only files are mapped."""
         _, reserved = request.sized(uapi.IOAS_CHANGE_PROCESS)
         require_zero(reserved, "a reserved field")
         spaces = [item for item in self._objects.values() if isinstance(item, Ioas)]

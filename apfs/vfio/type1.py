@@ -170,7 +170,7 @@ class Type1:
         return DONE
 
     def unmap_dma(self, request: Request) -> Reply:
-        """Forget mappings, and report how many bytes they had. EFAULT, EINVAL, EBUSY, ENOMEM."""
+        """Remove mappings, and report their size in bytes. EFAULT, EINVAL, EBUSY, ENOMEM."""
         argsz, flags, iova, size = request.struct(uapi.DMA_UNMAP)
         whole = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_ALL)
         dirty = bool(flags & uapi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP)

@@ -57,7 +57,7 @@ def assign_adapter_store(mdev: Mdev, text: str) -> None:
 
 
 def unassign_adapter_store(mdev: Mdev, text: str) -> None:
-    """Take the adapter back."""
+    """Unassign the adapter."""
     _changeable(mdev).unassign("adapters", kstrtoul(text))
 
 
@@ -67,7 +67,7 @@ def assign_domain_store(mdev: Mdev, text: str) -> None:
 
 
 def unassign_domain_store(mdev: Mdev, text: str) -> None:
-    """Take the usage domain back."""
+    """Unassign the usage domain."""
     _changeable(mdev).unassign("domains", kstrtoul(text))
 
 
@@ -77,7 +77,7 @@ def assign_control_domain_store(mdev: Mdev, text: str) -> None:
 
 
 def unassign_control_domain_store(mdev: Mdev, text: str) -> None:
-    """Take the control domain back."""
+    """Unassign the control domain."""
     _changeable(mdev).unassign("control_domains", kstrtoul(text))
 
 

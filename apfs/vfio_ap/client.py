@@ -132,12 +132,12 @@ def migration_flags_show(mdev: MatrixMdev) -> str:
 
 
 def data_size_show(mdev: MatrixMdev) -> str:
-    """Bytes of the stream that the present guest matrix makes. ENOTTY without live migration."""
+    """Size in bytes of a stream for the current guest matrix. ENOTTY without live migration."""
     return f"{migration_of(mdev).data_size()}\n"
 
 
 def reset_store(mdev: MatrixMdev, _text: str) -> None:
-    """Reset all queues, whatever is written. ENODEV without a guest, EIO if a queue does not come back clean."""
+    """Reset all queues, whatever is written. ENODEV without a guest, EIO if the reset of a queue fails."""
     _opened(mdev).reset()
 
 
