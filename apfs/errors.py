@@ -1,4 +1,4 @@
-"""The one exception of the core: an errno for the caller, a reason for the human."""
+"""The core's only exception: an errno for the caller, and a reason for people."""
 
 import errno as errno_names
 

@@ -1,4 +1,4 @@
-"""A guest: a system whose hardware is what a mediated device of another system passes to it."""
+"""A guest: a system whose hardware is passed through by a mediated device of another system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host: a system made as a scenario describes it, shown as a tree, and booted."""
+"""A host: a system built and booted from a scenario, presented as a tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where everything is: the directories of a host, top down, with what is linked to what.
+"""The directory tree of a host: all directories, top down, and their links.
 
 The attributes themselves are declared beside the code that serves them; this is the only place that knows paths of
 more than one subsystem.

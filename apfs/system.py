@@ -1,4 +1,4 @@
-"""A machine and the Linux that runs on it: the parts, wired together, and what an operator does to them.
+"""A machine and its Linux: the parts, wired together, and an operator's actions.
 
 Nothing here waits, knows a clock, or does I/O. What the machine looks like as a tree is the business of `apfs.layout`.
 """

@@ -1,4 +1,4 @@
-"""Files that commands write for people and programs: a page, a scenario, a journal."""
+"""Files written by commands: a page, a scenario, a journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event BINDINGS=complete: that every queue has a driver, and when a kernel tells so."""
+"""The uevent BINDINGS=complete: every queue has a driver; and when each kernel sends it."""
 
 from __future__ import annotations
 

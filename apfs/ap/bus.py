@@ -1,4 +1,4 @@
-"""The AP bus: its devices, who gets them, and scans (drivers/s390/crypto/ap_bus.c).
+"""The AP bus: its devices, their drivers, and scans (drivers/s390/crypto/ap_bus.c).
 
 Queues are handled in rows (several domains of one card), in the order in which Linux would come to them one by one.
 """

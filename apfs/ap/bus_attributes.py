@@ -1,4 +1,4 @@
-"""The attributes of `/sys/bus/ap`, and the parameters of the module below `/sys/module/ap`."""
+"""The attributes of `/sys/bus/ap`, and the module parameters below `/sys/module/ap`."""
 
 from __future__ import annotations
 

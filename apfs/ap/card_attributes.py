@@ -1,4 +1,4 @@
-"""The attributes that every card has (drivers/s390/crypto/ap_card.c)."""
+"""The attributes common to all cards (drivers/s390/crypto/ap_card.c)."""
 
 from __future__ import annotations
 

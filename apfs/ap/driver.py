@@ -1,4 +1,4 @@
-"""What the AP bus needs from a driver (struct ap_driver)."""
+"""The interface of a driver to the AP bus (struct ap_driver)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hardware: crypto cards, their queues, and what the hypervisor and the operator make available of them.
+"""The hardware: crypto cards, their queues, and which of them hypervisor and operator make available.
 
 Nothing here is Linux. The AP bus learns of a change only when it looks: at its next scan, or with the next instruction
 it issues to a queue.

@@ -1,4 +1,4 @@
-"""Which cards and queues there are, as directories and links show them.
+"""Enumeration of cards and queues, for directories and links.
 
 Keys are `apid << 24 | apqi << 16 | life`, those of cards without a domain. A card or queue that comes back has another
 life than before, so that it has another directory; its life does not matter for its place in listings.

@@ -1,4 +1,4 @@
-"""The names of devices on the AP bus: `card05`, and `05.00ab` for the queue of adapter 5 and domain 0xab."""
+"""Names of devices on the AP bus: `card05`, and `05.00ab` for the queue of adapter 5 and domain 0xab."""
 
 from __future__ import annotations
 

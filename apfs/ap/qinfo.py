@@ -1,4 +1,4 @@
-"""TAPQ and QCI: what the hardware tells about a queue and the host's AP configuration; the types of cards.
+"""TAPQ and QCI: hardware information of queues, the host's AP configuration, and the types of cards.
 
 Bit numbers are IBM's: bit 0 is the most significant one. Sources: arch/s390/include/asm/ap.h (ap_tapq_hwinfo,
 ap_queue_status, ap_config_info).

@@ -1,4 +1,4 @@
-"""The attributes that every queue has (drivers/s390/crypto/ap_queue.c)."""
+"""The attributes common to all queues (drivers/s390/crypto/ap_queue.c)."""
 
 from __future__ import annotations
 

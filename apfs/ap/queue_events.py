@@ -1,4 +1,4 @@
-"""The uevents of rows of queues, and where a row has to be cut so that what drivers do comes between them."""
+"""Uevents of rows of queues, and where to split a row so that actions of drivers come in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of a card's queues, and what moves a queue from one to the next (drivers/s390/crypto/ap_queue.c).
+"""The states of a card's queues, and the transitions between them (drivers/s390/crypto/ap_queue.c).
 
 Linux has two states per queue. The device state says whether the bus operates it: uninitiated, operating, or error.
 The other is that of a machine that resets a queue, waits for the end, and turns its interrupt on: then the queue is

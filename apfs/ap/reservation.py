@@ -1,4 +1,4 @@
-"""Who may have a queue: what is reserved for the host's own drivers, by the masks or queue by queue.
+"""Which queues are reserved for the host's own drivers, by the masks or by overrides of single queues.
 
 Sources: drivers/s390/crypto/ap_bus.c (struct ap_perms, ap_device_probe, ap_owned_by_def_drv) and ap_queue.c
 (driver_override).

@@ -1,4 +1,4 @@
-"""Time passing on AP buses: the timers that make them scan (ap_scan_bus_timer_callback)."""
+"""Time on AP buses: the timers that trigger scans (ap_scan_bus_timer_callback)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users of zcrypt have under way, as the bus and the drivers count it (ap_queue.c, ap_card.c, zcrypt_api.c).
+"""Requests of zcrypt users, as counted by the bus and the drivers (ap_queue.c, ap_card.c, zcrypt_api.c).
 
 Nothing sends messages to an emulated card: what there is was said on the console. Only a queue of cex4queue that can be
 used has requests; the bus flushes the others.

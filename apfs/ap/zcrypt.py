@@ -1,4 +1,4 @@
-"""What the zcrypt drivers do with the cards and queues that are bound to them (zcrypt_card.c, zcrypt_queue.c)."""
+"""The zcrypt drivers' operations on the cards and queues bound to them (zcrypt_card.c, zcrypt_queue.c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What zcrypt keeps of a card that is bound to it, and of its queues."""
+"""The state that zcrypt keeps for a card bound to it, and for its queues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which capabilities of apfs work here, found out by using them, and what is missing for the others."""
+"""Tests which capabilities of apfs work here, and determines what is missing for the others."""
 
 from __future__ import annotations
 

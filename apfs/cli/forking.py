@@ -1,4 +1,4 @@
-"""Commands that a command needs, in forks of it: they start without a new interpreter and its imports."""
+"""Commands that another command needs, run in forks of it: no new interpreter, no imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that forks commands for a test program; the program's side is `apfs.testing.forks`.
+"""The server that forks commands for a test program; `apfs.testing.forks` is the program's side.
 
     python -m apfs.cli.forkserver DESCRIPTOR
 

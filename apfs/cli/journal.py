@@ -1,4 +1,4 @@
-"""`apfs journal`."""
+"""`apfs journal`: show what happened on a host."""
 
 from __future__ import annotations
 

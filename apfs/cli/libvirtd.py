@@ -1,4 +1,4 @@
-"""`apfs libvirtd`."""
+"""`apfs libvirtd`: run libvirtd on an emulated host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`apfs migrate`."""
+"""`apfs migrate`: live-migrate a guest between two hosts, or predict the outcome."""
 
 from __future__ import annotations
 

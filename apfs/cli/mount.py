@@ -1,4 +1,4 @@
-"""`apfs mount`."""
+"""`apfs mount`: mount a host."""
 
 from __future__ import annotations
 

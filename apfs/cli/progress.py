@@ -1,4 +1,4 @@
-"""What a command shows while it takes long: on a terminal only, and on standard error."""
+"""Progress of a slow command: shown on standard error, only if that is a terminal."""
 
 from __future__ import annotations
 

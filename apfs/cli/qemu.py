@@ -1,4 +1,4 @@
-"""`apfs qemu`."""
+"""`apfs qemu`: run QEMU with vfio-ap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`apfs record`."""
+"""`apfs record`: write a scenario from a machine."""
 
 from __future__ import annotations
 

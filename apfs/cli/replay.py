@@ -1,4 +1,4 @@
-"""`apfs replay`."""
+"""`apfs replay`: repeat the requests of a journal, and compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`apfs report`."""
+"""`apfs report`: show what happened on a host, as an HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`apfs scenario`: descriptions of hosts."""
+"""`apfs scenario`: list, show and validate descriptions of hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first thing that the command `apfs` runs: from here on Ctrl-C ends it with status 130 and without a word."""
+"""The entry point of the command `apfs`: from here on, Ctrl-C ends it with status 130 and without output."""
 
 from __future__ import annotations
 

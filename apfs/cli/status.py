@@ -1,4 +1,4 @@
-"""`apfs status`."""
+"""`apfs status`: show the state of a host."""
 
 from __future__ import annotations
 

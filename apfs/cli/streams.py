@@ -1,4 +1,4 @@
-"""Standard streams of a command: none is missing, and trouble with the output is reported in one line."""
+"""Standard streams of a command: missing ones are replaced, and output errors are reported in one line."""
 
 from __future__ import annotations
 

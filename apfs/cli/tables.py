@@ -1,4 +1,4 @@
-"""What `apfs status` and `apfs journal` print: a host as tables, a record of its journal as a line."""
+"""Output of `apfs status` and `apfs journal`: a host as tables, a record of its journal as a line."""
 
 from __future__ import annotations
 

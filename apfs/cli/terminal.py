@@ -1,4 +1,4 @@
-"""Where a command prints: whether there are colours, how wide a line may be, and which characters exist."""
+"""Properties of a command's output: colours, width of lines, available characters."""
 
 from __future__ import annotations
 

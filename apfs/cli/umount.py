@@ -1,4 +1,4 @@
-"""`apfs umount`."""
+"""`apfs umount`: unmount a host, even a dead one."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The files of `/ctl`, by which an operator works the machine and sees what happened."""
+"""The control files in `/ctl`, with which an operator controls and observes the machine."""

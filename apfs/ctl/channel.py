@@ -1,4 +1,4 @@
-"""The channel to the supervisor, the process that stops others at their ioctls and reads and writes their memory.
+"""The channel to the supervisor, which stops processes at their ioctls and accesses their memory.
 
 A FUSE server does not get VFIO ioctls: their numbers contain no size, so the kernel cannot pass the struct on; nor can
 a server give the caller a new descriptor. The supervisor does that part. It has one open file of `/ctl/ioctl`, and for

@@ -1,4 +1,4 @@
-"""`ctl/console`: what an operator at the hardware console, a hypervisor or a fault does.
+"""`ctl/console`: verbs that simulate an operator at the hardware console, a hypervisor or a fault.
 
 A verb is written to it, one per write; the table `VERBS` is the whole language.
 """

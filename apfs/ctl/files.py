@@ -1,4 +1,4 @@
-"""The files of `/ctl`."""
+"""The list of files in `/ctl`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ctl/header`: the host as it was when its journal began. With it in front, a journal can be replayed."""
+"""`ctl/header`: the host at the start of its journal. With this in front, a journal can be replayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/ctl/migration/UUID`: what a migration of a mediated device would do, for those who want to know beforehand.
+"""`/ctl/migration/UUID`: files that predict the outcome of a migration of a mediated device.
 
 `stream` has what a source would send now. A stream that is written to `check`, in pieces of any size, is answered by
 one JSON object: what a target would do with it, were it the first one of a session and came in one write. Without a

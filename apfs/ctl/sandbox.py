@@ -1,4 +1,4 @@
-"""What `/ctl/sandbox` shows: places where entries of the real machine and of the emulated host are mixed.
+"""`/ctl/sandbox`: files with entries of both the real machine and the emulated host.
 
 `/dev` is made of nodes, character devices with the numbers of the emulated host. They cannot be opened: the file system
 is mounted without devices, since the kernel would open a device of its own. Elsewhere a sandbox has binds of real

@@ -1,4 +1,4 @@
-"""FUSE: shows a host as a mounted file system. A thin layer: no rule of the kernel is in it.
+"""FUSE: serves a host as a mounted file system. A thin layer without rules of the kernel.
 
 Importing the package needs nothing; `operations` and `session` need pyfuse3 and trio.
 """

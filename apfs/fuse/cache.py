@@ -1,4 +1,4 @@
-"""What the kernel may remember about names and attributes, and for how long.
+"""What the kernel may cache of names and attributes, and for how long.
 
 A remembered name saves a request; one that is wrongly remembered is a defect. Names come and go by stores (a mask,
 `create`, a bind), so the kernel must be told before the store returns. Invalidating single names from a handler can

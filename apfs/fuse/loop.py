@@ -1,4 +1,4 @@
-"""The request loop: pyfuse3 under trio, without trio's price for each request.
+"""The request loop: pyfuse3 under trio, without the cost of trio for each request.
 
 pyfuse3's loop waits for its device with `trio.lowlevel.wait_readable`, inside a `trio.Lock`: two trips through the
 scheduler, two epoll_wait and an epoll_ctl for each request, three quarters of what a request costs. `FastTrio` takes

@@ -1,4 +1,4 @@
-"""What a server can see of the machine that it runs on."""
+"""Information about the machine that a server runs on."""
 
 from __future__ import annotations
 

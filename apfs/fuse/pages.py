@@ -1,4 +1,4 @@
-"""Reading a stream by pages, which is what the kernel does for splice(2) and sendfile(2).
+"""Reading a stream by pages, as the kernel does for splice(2) and sendfile(2).
 
 read(2) of a file with direct I/O asks for what a program wants, where it wants it. For splice the kernel (since Linux
 6.5, filemap_splice_read) fills its page cache instead: it asks for whole pages, up to the size that stat tells, in

@@ -1,4 +1,4 @@
-"""One mount, from init to the end of its loop: options, signals, the scan timer."""
+"""One mount, from start to end: options, signals, the scan timer."""
 
 from __future__ import annotations
 

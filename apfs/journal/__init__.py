@@ -1,1 +1,1 @@
-"""What happened on a host: records, the journal that orders them, and queries. Imports nothing of apfs."""
+"""The journal of a host: records, their order, and queries. Imports nothing else of apfs."""

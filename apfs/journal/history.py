@@ -1,4 +1,4 @@
-"""Queries of the journal, for tests: a snapshot with typed answers.
+"""Queries of the journal, for tests: a snapshot with typed results.
 
 A `Host` in this process and the file `ctl/journal` of a mount give the same history.
 """

@@ -1,4 +1,4 @@
-"""The only way out of the core: the ordered journal of what happened.
+"""The core's only output: the ordered journal of everything that happens.
 
 Whatever wants to print, notify or assert reads the journal; nothing in the core calls back into a front end.
 """

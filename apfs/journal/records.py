@@ -1,4 +1,4 @@
-"""What can happen on a host: frozen records, one class for each kind.
+"""Types of records in the journal: one frozen class for each kind of event.
 
 A record is made when its statement has become true. Whether a request succeeds or is refused is known at its end, so
 its outcome (`Store`, `Verb`, `Ioctl`, `Refusal` ...) comes after everything that it led to.

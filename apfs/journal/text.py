@@ -1,4 +1,4 @@
-"""Records as text: lines of `ctl/journal` and back, one line for people, events as the kernel sends them."""
+"""Records as text: lines of `ctl/journal` and back, readable lines, uevents in the kernel's format."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What Linux offers to all drivers: the driver core, modules, number grammars. Knows nothing of AP, does no I/O."""
+"""Linux features for all drivers: driver core, modules, number grammars. Knows nothing of AP, does no I/O."""

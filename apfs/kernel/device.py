@@ -1,4 +1,4 @@
-"""The driver core: buses, drivers and devices, what binds them together, and uevents (drivers/base in Linux)."""
+"""The driver core: buses, drivers, devices, binding, and uevents (drivers/base in Linux)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine that runs the emulation, as far as a sandbox shows it beside the emulated one."""
+"""The real machine that runs the emulation, as far as a sandbox shows it next to the emulated one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which Linux a system runs: what differs between releases that users meet, as one table.
+"""Kernel releases: a table of all visible differences between the kernels that a system can run.
 
 Each field of `Profile` is a row of it: a feature by name, the release that brought or took it, and what it changes.
 Whatever behaves differently asks the profile for the feature, never for a number. Values without one are those of the

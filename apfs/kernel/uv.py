@@ -1,4 +1,4 @@
-"""The Ultravisor in `/sys/firmware/uv` (arch/s390/kernel/uv.c): whether there is Secure Execution, and who has it.
+"""The Ultravisor in `/sys/firmware/uv` (arch/s390/kernel/uv.c): availability of Secure Execution.
 
 Bits are numbered from the left. What is left out of `query` are sizes and versions of what nothing here makes: images,
 dumps, attestation.

@@ -1,4 +1,4 @@
-"""Which parts of mediated devices there are, as directories and links show them."""
+"""Enumeration of the parts of mediated devices, for directories and links."""
 
 # ruff: noqa: D102 -- the methods are those of Members and Selection, which describe them
 

@@ -1,1 +1,1 @@
-"""Mounts from the outside: what is mounted, what a server needs, and hosts used through their files."""
+"""Mounts seen from outside: the mount table, requirements of a server, and hosts used through their files."""

@@ -1,4 +1,4 @@
-"""Where apfs runs, and what prevents mounts and sandboxes there.
+"""The environment of apfs, and what prevents mounts and sandboxes in it.
 
 `look` gathers the facts. The other functions are pure: from facts they conclude what can be missing, and what to do
 about it in this place. Whether something works is found out by trying; these conclusions explain a failure.

@@ -1,4 +1,4 @@
-"""What the two ends of a migration between machines say to each other: frames, each a line of JSON.
+"""The protocol of a migration between machines: frames, each a line of JSON.
 
 `{"frame": "take", "stream": "AAAABA..."}`: the name of the frame, then its fields. Text, so that anything that carries
 bytes carries it, and that one who looks at it understands it. Fields that are not known are ignored; anything else that

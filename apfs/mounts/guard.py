@@ -1,4 +1,4 @@
-"""What becomes of a migration whose process is killed: another one puts its hosts in order.
+"""Guard for migrations: if the migrating process is killed, another process restores its hosts.
 
 A host does not see that `apfs migrate` is gone: its files are written to, and hold nothing. So a process waits for the
 end of the one that migrates, and, if it was killed, does then what it would have done itself.

@@ -1,4 +1,4 @@
-"""Where in a mount the guests are."""
+"""Locations of guests in a mount."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while a mount or a sandbox is being made: it is noted, and heeded where all that was made can be taken back.
+"""Ctrl-C while a mount or a sandbox is created: noted, and handled where everything can be undone.
 
 Without this, SIGINT would raise an exception between any two instructions, also between making a thing and knowing it.
 """

@@ -1,4 +1,4 @@
-"""What `apfs migrate` does: drive two hosts as a VMM does, or say beforehand what would happen.
+"""The work of `apfs migrate`: drive two hosts like a VMM, or predict the outcome.
 
 A `Source` and a `Target` are mounts, on which it works only through their files, like any other program. The target
 may be on another machine: `apfs.mounts.remote` has one that stands for it.

@@ -1,4 +1,4 @@
-"""Looking at a mounted host, or a guest of it, from outside: its status, and its journal while it grows.
+"""Observing a mounted host, or one of its guests: its status, and its journal as it grows.
 
 A guest is named by its directory, `MOUNT/guests/UUID`.
 """

@@ -1,4 +1,4 @@
-"""Directories that belong to a process: they are gone when that has ended, or when the next one is made.
+"""Directories that belong to a process: removed when it ends, or when the next one is created.
 
 A place is a new directory in TMPDIR with a mount point in it. The process that made it holds a lock on it (flock(2)).
 Three parties remove it: that process, the server when its lifeline ends, and, if both were killed, the next process

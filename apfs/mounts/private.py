@@ -1,4 +1,4 @@
-"""A host that one process needs, on a directory of its own: it ends with that process, however that ends."""
+"""A host for a single process, on its own directory: it ends with that process in any case."""
 
 from __future__ import annotations
 

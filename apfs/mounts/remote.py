@@ -1,4 +1,4 @@
-"""A migration between machines: both ends of it, over anything that carries bytes.
+"""Migration between machines: both ends, over any connection that carries bytes.
 
 The source drives, as in a migration on one machine. Both ends say hello; then the source says what the target is to do,
 and the target answers:

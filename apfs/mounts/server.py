@@ -1,4 +1,4 @@
-"""Starting servers, and the checks before."""
+"""Starting servers, and the checks beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mounts from the outside: what is mounted where, whether it is alive, and how to get rid of it.
+"""The mount table: what is mounted where, whether it is alive, and how to unmount it.
 
 Never call these from a server on its own mount: it would wait for itself.
 """

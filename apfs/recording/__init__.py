@@ -1,1 +1,1 @@
-"""Recording a machine: its sysfs read into a scenario."""
+"""Recording a machine: a scenario from its sysfs."""

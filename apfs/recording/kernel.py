@@ -1,4 +1,4 @@
-"""Which kernel a machine runs, by what it has: a release, and the features in which it differs from that.
+"""Recognising a machine's kernel from its sysfs: a release, and the features that differ from it.
 
 The number that the kernel calls itself is not asked for: that of a distribution says little, and a mount has none.
 """

@@ -1,4 +1,4 @@
-"""Recording a machine: its sysfs as a scenario, with notes on what scenarios cannot say or sysfs does not show.
+"""Recording a machine: a scenario from its sysfs, with comments on what scenarios or sysfs cannot express.
 
 Only standard attributes are read, and nothing is written. `docs/scenarios.md` has the list of what stays unknown.
 """

@@ -1,4 +1,4 @@
-"""What a recording is made from: any tree that has a machine's sysfs in it."""
+"""Sources of a recording: any directory tree with a machine's sysfs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Doing again, on a fresh host, what a journal says was done, and comparing what comes of it."""
+"""Repeating the requests of a journal on a fresh host, and comparing the results."""

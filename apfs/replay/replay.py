@@ -1,4 +1,4 @@
-"""Replaying a journal: each request is made again, and what comes of it is compared with what came of it before."""
+"""Replaying a journal: each request is repeated, and its effects are compared with the recorded ones."""
 
 from __future__ import annotations
 

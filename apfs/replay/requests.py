@@ -1,4 +1,4 @@
-"""Making requests again from their outcomes, as a front end made them the first time."""
+"""Repeating requests from their outcomes, as a front end made them the first time."""
 
 from __future__ import annotations
 

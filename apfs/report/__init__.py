@@ -1,1 +1,1 @@
-"""One HTML page with what happened on a host: its queues at every moment, and why they are where they are."""
+"""The HTML report of a host: its queues at every moment, and the reasons for their state."""

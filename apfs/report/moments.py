@@ -1,4 +1,4 @@
-"""Moments: what a host was like after each request, found by making all of them once more to another host."""
+"""Moments: the state of a host after each request, determined by repeating all requests on another host."""
 
 from __future__ import annotations
 

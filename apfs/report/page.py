@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, and lets nothing else in."""
+"""The report page: one HTML file that needs nothing else, and loads nothing else."""
 
 from __future__ import annotations
 

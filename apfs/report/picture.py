@@ -1,4 +1,4 @@
-"""A picture: the state of a host at one moment, as small as a page with thousands of them needs it.
+"""A picture: the state of a host at one moment, small enough for a page with thousands of them.
 
 Pictures are trees of dictionaries with texts at their leaves, sets of numbers being the ranges that people read. What
 changes from one to the next is a merge patch (RFC 7396), for which nothing in a picture is null.

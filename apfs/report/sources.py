@@ -1,4 +1,4 @@
-"""Where a story comes from: the journal of a host, and, if it is still there, its status."""
+"""Sources of a story: the journal of a host, and its status if the host still exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened on a host as steps: each request with its outcome, all that it led to, and what it changed."""
+"""What happened on a host as steps: each request with its outcome, its effects and its changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told about a status, in the tables on a terminal and on a page alike.
+"""Wording of a status for people, shared by tables on a terminal and report pages.
 
 Everything here is made from the content of `ctl/status`: the document of `apfs.ctl.status`, or its JSON.
 """

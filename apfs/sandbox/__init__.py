@@ -1,4 +1,4 @@
-"""`apfs exec`: a command that sees an emulated host at /sys and /dev, and everything else of the real machine.
+"""`apfs exec`: commands that see an emulated host at /sys and /dev, and otherwise the real machine.
 
 What happens, in this order, and which module does it:
 

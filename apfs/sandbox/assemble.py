@@ -1,4 +1,4 @@
-"""Puts /sys, /dev and /run of a sandbox together, inside the mount namespace that bwrap has made.
+"""Assembles /sys, /dev and /run of a sandbox, inside the mount namespace that bwrap has created.
 
 bwrap can do it too, but reads the whole table of mounts again for each bind: of 350 binds that makes half a second. So
 it waits, and a process that joins its namespaces mounts what `apfs.sandbox.compose` says.

@@ -1,4 +1,4 @@
-"""What a sandbox looks like: /sys, /dev and /run, put together from both sides, and the arguments of bwrap(1)."""
+"""The contents of a sandbox: /sys, /dev and /run from both machines, and the arguments of bwrap(1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What devtmpfs does for devices that come and go: nodes in /dev of a sandbox.
+"""Nodes in /dev of a sandbox for devices that come and go, as devtmpfs creates them.
 
 VFIO's nodes have a directory of their own, which the mount shows as it is. Those that are made by writing to
 /sys/class/zcrypt/create stand beside the real machine's. Nobody but root of the real machine can make a device node,

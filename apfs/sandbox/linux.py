@@ -1,4 +1,4 @@
-"""System calls for which Python has no functions, by way of the C library.
+"""System calls without Python functions, through the C library.
 
 Each ends with `OSError` if the kernel refuses; its message has the name of the call.
 """

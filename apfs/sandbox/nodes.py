@@ -1,4 +1,4 @@
-"""Device nodes in a sandbox: they look like character devices, and opening one gives the emulated device.
+"""Device nodes in a sandbox: they look like character devices, and opening one opens the emulated device.
 
 What a program sees at `/dev/vfio/0` is a node of the mount's `ctl/sandbox/dev`, a character device by all that stat(2)
 and listings tell; that costs nothing. The kernel refuses to open it, as the mount is without devices. So the filter

@@ -1,4 +1,4 @@
-"""Looking into another process: its memory, its open files, its rights.
+"""Access to another process: its memory, its open files, its permissions.
 
 All of this needs the rights of ptrace(2) over the process, which its ancestors and their user have.
 """

@@ -1,4 +1,4 @@
-"""Seccomp user notification: the filter of system calls that we answer, and its listener (linux/seccomp.h).
+"""Seccomp user notification: the filter for system calls that we answer, and its listener (linux/seccomp.h).
 
 There is no binding that has all of it: libseccomp can neither add descriptors to the stopped process nor keep signals
 from interrupting it, so the few numbers and structs are here, and the tests compare them with the header.

@@ -1,4 +1,4 @@
-"""Signals while a sandbox is made and used: nothing that the terminal sends is lost, and it goes to the command."""
+"""Signals while a sandbox is created and used: none is lost, and the command gets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor of the processes of a sandbox: answers their VFIO ioctls with what the emulated host says.
+"""The supervisor of a sandbox's processes: answers their VFIO ioctls on behalf of the emulated host.
 
 Calls for device nodes are handed on to `apfs.sandbox.nodes`.
 

@@ -1,4 +1,4 @@
-"""The emulated host's uevents as real ones: on the kernel uevent multicast group of a network namespace.
+"""Sends the emulated host's uevents to the kernel uevent multicast group of a network namespace.
 
 A process joins the namespace of a sandbox, follows `ctl/uevents` of the mount and sends what is new. Sent to the
 kernel, an event is broadcast again with a SEQNUM of the kernel's own, as if the kernel had made it. Where no udevd

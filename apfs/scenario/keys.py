@@ -1,4 +1,4 @@
-"""The keys of a scenario: what each table can have, of which kind, and what holds without it.
+"""The keys of a scenario: the keys of each table, their types, and their defaults.
 
 This is the only list of them: the reader and the writer both go by it.
 """

@@ -1,4 +1,4 @@
-"""How large and how deep a scenario may be, so that no file can cost more than seconds and some memory to read.
+"""Limits of size and depth of scenarios, so that no file takes more than seconds and some memory to read.
 
 The parser of the standard library takes time that grows with the square of the parts of a key, and recurses into arrays
 and inline tables. So the text is looked at first, in one pass.

@@ -1,4 +1,4 @@
-"""The line of a TOML text on which a value is.
+"""Finds the line of a value in a TOML text.
 
 The parser of the standard library does not tell, and tomlkit moves tables of one array together when others are between
 them. So this goes through a text that is known to be right, and has the parser read its keys and headers only.

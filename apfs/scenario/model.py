@@ -1,4 +1,4 @@
-"""The description of a host: the values that a scenario consists of."""
+"""The description of a host: the values of a scenario."""
 
 from __future__ import annotations
 

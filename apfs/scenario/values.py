@@ -1,4 +1,4 @@
-"""The kinds of values that scenarios have: how each is read from what TOML has, and written.
+"""The types of values in scenarios: how to read them from TOML, and how to write them.
 
 Reading a value raises `ValueError`, which says what is wrong with it.
 """

@@ -1,4 +1,4 @@
-"""Writing scenarios: a `Scenario` to TOML text, as one would write it by hand."""
+"""Writing scenarios: a `Scenario` as TOML text, in the style of a handwritten one."""
 
 from __future__ import annotations
 

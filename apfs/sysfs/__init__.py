@@ -1,4 +1,4 @@
-"""The tree that a host shows: nodes that are computed when somebody looks at them, and open files.
+"""The file tree of a host: nodes that are computed on demand, and open files.
 
 Identities
     There is no object per node. A *kind* describes all nodes of one sort, such as the directories of all queues. A

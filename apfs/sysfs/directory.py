@@ -1,4 +1,4 @@
-"""Directories: what all directories of a kind contain, and how names in one of them are found and listed."""
+"""Directories: the contents common to all directories of a kind, with lookup and listing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a directory contains: attributes, links and files, and what stat and listings say about them."""
+"""Entries of directories: attributes, links and files, and their stat data."""
 
 from __future__ import annotations
 

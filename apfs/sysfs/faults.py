@@ -1,4 +1,4 @@
-"""Errors that a test has injected into reads and writes of attributes."""
+"""Injected errors for reads and writes of attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of nodes, and the numbers that identify nodes.
+"""Kinds of nodes, and node numbers.
 
 A node is (kind, key, entry), packed into one integer; `apfs.sysfs` explains what they are.
 

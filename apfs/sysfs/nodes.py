@@ -1,4 +1,4 @@
-"""What trees have in common whose nodes one file system serves: those of a host, of its guests, and of theirs.
+"""The state shared by all trees that one file system serves: those of a host, its guests, and nested guests.
 
 A tree's number is part of the number of each of its kinds, and hence of the identity of each of its nodes:
 

@@ -1,4 +1,4 @@
-"""Open files with behaviour of their own: all but those of attributes.
+"""Open files with their own behaviour: all files except attributes.
 
 An open file has the position and the buffers of one open(2); nodes have no state.
 """

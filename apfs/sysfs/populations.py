@@ -1,4 +1,4 @@
-"""Links and files of which there are many, such as `/sys/bus/ap/devices/*` and `/dev/vfio/<group>`."""
+"""Large sets of links and files, such as `/sys/bus/ap/devices/*` and `/dev/vfio/<group>`."""
 
 from __future__ import annotations
 

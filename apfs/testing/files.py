@@ -1,4 +1,4 @@
-"""What a test does with an emulated host: reading, writing, and asking what happened.
+"""Access of a test to an emulated host: reading, writing, and querying what happened.
 
 `Files` is what all hosts can do. `Shell` does it to a `Host`, or a guest of one, in this process, without a mount; for
 mounted hosts there is `apfs.testing.mounted`.

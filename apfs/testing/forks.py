@@ -1,4 +1,4 @@
-"""Commands of apfs that start at once: a server process has imported everything, and forks for each of them.
+"""Commands of apfs that start at once: forks of a server process that has imported everything.
 
 The server is started when it is first needed, and ends with this process, however that ends. It knows nothing of the
 commands: each has a connection of its own, by which it gets what a new process would get from this one, and which

@@ -1,4 +1,4 @@
-"""JUnit's output names the files that are kept of failed tests, as CI systems look for them."""
+"""JUnit output with the names of saved files of failed tests, where CI systems look for them."""
 
 from __future__ import annotations
 

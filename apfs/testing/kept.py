@@ -1,4 +1,4 @@
-"""What is kept of a failed test's hosts, in files that are named after the test."""
+"""Files saved for a failed test's hosts, named after the test."""
 
 from __future__ import annotations
 

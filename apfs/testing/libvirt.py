@@ -1,4 +1,4 @@
-"""libvirtd on mounted hosts, for tests: domains with a vfio-ap device are started, hot-plugged and migrated.
+"""libvirtd on mounted hosts, for tests: start, hot-plug and migrate domains with a vfio-ap device.
 
 A libvirtd lives as long as its `with` block, or as the program that made it. Its guests end with it.
 """

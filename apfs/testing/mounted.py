@@ -1,4 +1,4 @@
-"""Mounted hosts for tests: started, asked and ended from within a test program.
+"""Mounted hosts for tests: started, used and ended from a test program.
 
 A host lives exactly as long as its `with` block. If the program that made it dies instead, however that happens, the
 host ends too and takes its mount with it.

@@ -1,4 +1,4 @@
-"""Programs that a test starts: commands with what they said, and servers that end with their `with` block."""
+"""Programs that a test starts: commands with their output, and servers that end with their `with` block."""
 
 from __future__ import annotations
 

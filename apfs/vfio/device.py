@@ -1,4 +1,4 @@
-"""VFIO devices and groups: their numbers, their places in sysfs, and who has them open (vfio_main.c, group.c)."""
+"""VFIO devices and groups: their numbers, their paths in sysfs, and their openers (vfio_main.c, group.c)."""
 
 from __future__ import annotations
 

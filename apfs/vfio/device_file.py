@@ -1,4 +1,4 @@
-"""What an open VFIO device does: the ioctls of a device file, whichever way it was opened.
+"""An open VFIO device: the ioctls of a device file, regardless of how it was opened.
 
 Source: drivers/vfio/vfio_main.c (features), device_cdev.c, and vfio_ap_mdev_ioctl in vfio_ap_ops.c.
 """

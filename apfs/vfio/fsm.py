@@ -1,4 +1,4 @@
-"""The migration state machine of a VFIO device that supports stop-copy only (vfio_mig_get_next_state).
+"""The migration state machine of a VFIO device that supports only stop-copy (vfio_mig_get_next_state).
 
 The table is what the core walks: one driver call per step, from the current state towards the target.
 """

@@ -1,4 +1,4 @@
-"""Files that an ioctl made, on their way to the process that asked for them."""
+"""Files created by an ioctl, on their way to the calling process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of iommufd that need hardware: devices behind an IOMMU, its page tables, virtual IOMMUs.
+"""iommufd requests that need hardware: devices behind an IOMMU, page tables, virtual IOMMUs.
 
 An emulated host has none of them, so nothing that is asked for is found. What Linux checks before it looks is checked
 here in the same order (drivers/iommu/iommufd/{device,hw_pagetable,viommu,eventq}.c).

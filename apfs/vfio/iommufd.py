@@ -1,4 +1,4 @@
-"""iommufd, `/dev/iommu`: address spaces for devices, and a stand-in for the container of a group.
+"""iommufd, `/dev/iommu`: address spaces for devices, and a replacement for a group's container.
 
 Source: drivers/iommu/iommufd. Nothing on an emulated host is behind an IOMMU: the only objects are address spaces and
 the accesses of mediated devices. Requests for a device behind one, a page table of hardware or a virtual IOMMU find

@@ -1,4 +1,4 @@
-"""Ioctls as values: what a caller asks, what the answer is, and the files that understand ioctls.
+"""Ioctls as values: requests, replies, and the files that serve ioctls.
 
 Nothing here touches a process. The supervisor copies the memory behind the argument in beforehand, and the writes of
 the reply out afterwards, so that one request is one step of the model.

@@ -1,4 +1,4 @@
-"""The type 1 IOMMU backend, as far as mediated devices use it: mappings are kept, nothing is pinned.
+"""The type 1 IOMMU backend, as far as mediated devices use it: mappings are stored, nothing is pinned.
 
 Source: drivers/vfio/vfio_iommu_type1.c. Addresses and sizes are in bytes.
 """

@@ -1,4 +1,4 @@
-"""Which queues could be assigned before Linux 6.0: those that the driver has."""
+"""Assignment before Linux 6.0: only queues bound to the driver can be assigned."""
 
 from __future__ import annotations
 

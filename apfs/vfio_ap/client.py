@@ -1,4 +1,4 @@
-"""`/dev/vfio-ap/<uuid>`: what a VMM does with a VFIO device through ioctls, as files for shells.
+"""`/dev/vfio-ap/<uuid>`: a VMM's operations on a VFIO device, as files for shells.
 
 These files are the emulator's own; Linux has none of them. They do what the ioctls of VFIO_DEVICE_FEATURE do, in the
 same order and with the same errors.

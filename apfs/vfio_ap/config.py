@@ -1,4 +1,4 @@
-"""What changes of the host's configuration mean to guests: what is lost at once, and what is looked at for more."""
+"""Effects of changes of the host's configuration on guests: what they lose, and what is filtered after additions."""
 
 from __future__ import annotations
 

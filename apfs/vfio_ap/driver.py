@@ -1,4 +1,4 @@
-"""The module vfio_ap: the matrix device, the driver of mediated devices, and what loading and unloading it does.
+"""The module vfio_ap: the matrix device, the driver of mediated devices, loading and unloading.
 
 Source: drivers/s390/crypto/vfio_ap_drv.c.
 """

@@ -1,4 +1,4 @@
-"""The AP hardware of a guest: what KVM shows of the host's hardware through the guest's AP control block (APCB).
+"""The AP hardware of a guest: the host's hardware as seen through the guest's AP control block (APCB).
 
 Nothing is copied. Each instruction of the guest is answered by the host's hardware as it is at that moment, if the
 APCB lets the guest have the queue. So what happens to a card happens in the guest as well, and what the guest does to a

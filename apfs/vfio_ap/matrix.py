@@ -1,4 +1,4 @@
-"""The part of an AP configuration that a mediated device can have, as a value."""
+"""The AP configuration of a mediated device, as a value."""
 
 from __future__ import annotations
 

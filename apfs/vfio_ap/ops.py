@@ -1,4 +1,4 @@
-"""The rules of the vfio_ap driver: what may be assigned to whom, and how much of it a guest gets (vfio_ap_ops.c).
+"""The rules of the vfio_ap driver: what can be assigned, and how much of it a guest gets (vfio_ap_ops.c).
 
 Every mediated device has two matrices. `matrix` is what was assigned; `shadow` is what the guest has or would have:
 the part of `matrix` that the host has, without the adapters of which a queue is not bound to the driver. Which queues

@@ -1,4 +1,4 @@
-"""What the response codes of resets mean to the driver, which kernels see differently (vfio_ap_mdev_reset_queue)."""
+"""Meaning of response codes of resets, which differs between kernels (vfio_ap_mdev_reset_queue)."""
 
 from __future__ import annotations
 

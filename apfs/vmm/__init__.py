@@ -1,1 +1,1 @@
-"""Virtual machines on an emulated host: what QEMU needs in order to have vfio-ap, and migrate it, without KVM."""
+"""Virtual machines on an emulated host: support for vfio-ap and its migration in QEMU, without KVM."""

@@ -1,4 +1,4 @@
-"""`python -m apfs.vmm`: be QEMU for s390x."""
+"""`python -m apfs.vmm`: become QEMU for s390x."""
 
 from apfs.vmm.emulator import main
 

@@ -1,4 +1,4 @@
-"""The plugin that QEMU loads, as a shared object: compiled at its first use, then kept.
+"""The QEMU plugin as a shared object: compiled at first use, then cached.
 
 One object serves all versions of QEMU that it knows, because it finds out at run time which one loads it.
 """

@@ -1,4 +1,4 @@
-"""Becoming QEMU: the arguments that go to it, and in front of them the plugin where it is needed.
+"""Becoming QEMU: its arguments, preceded by the plugin if needed.
 
 This is `apfs qemu`, and the program that libvirt takes as <emulator>, which runs for each probe of libvirt's: it
 imports little.

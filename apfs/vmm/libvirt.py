@@ -1,4 +1,4 @@
-"""A libvirtd on an emulated host: started inside `apfs exec`, with configuration, state and sockets of its own.
+"""A libvirtd on an emulated host, inside `apfs exec`, with its own configuration, state and sockets.
 
 What the machine's own libvirtd has, if there is one, is neither seen nor changed. QEMU for s390x is, at its usual path,
 the program that gives it vfio-ap (`apfs.vmm.emulator`), so that domains need no other <emulator> than on a real host.

@@ -1,4 +1,4 @@
-"""Live migration: the revisions of the series that there are, by the word that scenarios have for them."""
+"""Live migration: the available revisions of the series, by their names in scenarios."""
 
 from __future__ import annotations
 

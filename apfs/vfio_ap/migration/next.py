@@ -1,4 +1,4 @@
-"""The newest known state of the series: magic number, version and control domains.
+"""The newest known state of the series: with magic number, version and control domains.
 
 Its stream begins with a magic number (4 bytes), the version (4), the number of queues (4), padding (4) and the guest's
 control domains (32 bytes, the first of which has domain 0 as its highest bit).

@@ -1,4 +1,4 @@
-"""What those revisions share whose target is *given* the source's configuration: v4 and later.
+"""Common parts of the revisions whose stream configures the target: v4 and later.
 
 The stream is proof and order in one. Its queues have to be bound to vfio_ap on the target and to fit; then its adapters
 and domains replace what the mediated device has. Words are what the hardware answers at that moment, all 64 bits of it.

@@ -1,4 +1,4 @@
-"""What a revision of the migration series is: the frame that all of them share, and what each has to say itself.
+"""The interface of a revision of the migration series: the common parts, and what each revision defines.
 
 A revision is a subclass of `Migration` in a module of its own, and a row of `REVISIONS`. Nothing else asks which one
 it is.

@@ -1,4 +1,4 @@
-"""What all revisions have in their streams: entries of 16 bytes, one for each queue, behind a header of their own.
+"""Common parts of all revisions' streams: a header, and an entry of 16 bytes for each queue.
 
 Big-endian: the TAPQ word of the queue (8 bytes), its APQN (2) and padding (6), which is written as zero and ignored
 when read.

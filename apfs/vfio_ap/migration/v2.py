@@ -1,4 +1,4 @@
-"""Revision 2 of the series: the target has what the source has, and the stream proves it.
+"""Revision 2 of the series: the target already has the same configuration, and the stream proves it.
 
 Its stream begins with the number of queues (4 bytes) and padding (4). Words are those of the cards' records, so
 that the bus of the kernel decides which bits they have.

@@ -1,4 +1,4 @@
-"""How the TAPQ words of a source's and a target's queue differ, and how that is told."""
+"""Differences between the TAPQ words of a source's and a target's queue, and their log messages."""
 
 from __future__ import annotations
 
