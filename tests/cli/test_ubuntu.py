@@ -85,4 +85,4 @@ def test_exec_says_the_same(run: Runner, options: tuple[str, ...], reason: str) 
     what = f"AppArmor takes all rights from user namespaces ({SETTING}=1)"
     profile = "or an AppArmor profile for bwrap (docs/containers.md has one)"
     helps = f"as root on the machine, `sysctl -w {SETTING}=0`, {profile}"
-    assert lines[1:] == [f"apfs: the sandbox could not be made (bwrap's reason is above); {what}: {helps}"]
+    assert lines[1:] == [f"apfs: the sandbox could not be created (bwrap's reason is above); {what}: {helps}"]
