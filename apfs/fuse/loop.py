@@ -192,7 +192,9 @@ class FastTrio:
 def fast(spin: float = SPIN_SECONDS) -> Iterator[FastTrio | None]:
     """Let `pyfuse3.main` use the fast loop inside a with statement; warn, and change nothing, if it has no hook.
 
-    It needs SIGALRM and the process's ITIMER_REAL for itself, and so must be entered in the main thread.
+    It needs SIGALRM and the process's ITIMER_REAL for itself, and so must be entered in the main thread. It must be
+    left before trio ends, which first closes the socket to which Python writes at each signal and then forgets it:
+    Python complains of an alarm in between on standard error, and on a slow machine of many.
     """
     # The name is no part of pyfuse3's interface, so that type checkers do not know it.
     if getattr(pyfuse3, "trio", None) is not trio:

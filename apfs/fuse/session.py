@@ -134,10 +134,14 @@ def serve(
         early = signal.sigpending() & set(_ENDING)
         if early:
             raise SystemExit(128 + min(early))
-        with fast() if fast_loop and "debug" not in fuse_options else contextlib.nullcontext() as stand_in:
-            if stand_in:
-                operations.deliveries.yield_soon = stand_in.lowlevel.yield_soon
-            trio.run(_loop, timer if clock else None, ready, lifeline, blocked)
+
+        async def run() -> None:
+            with fast() if fast_loop and "debug" not in fuse_options else contextlib.nullcontext() as stand_in:
+                if stand_in:
+                    operations.deliveries.yield_soon = stand_in.lowlevel.yield_soon
+                await _loop(timer if clock else None, ready, lifeline, blocked)
+
+        trio.run(run)
     finally:
         pyfuse3.close(unmount=True)
         if lifeline is not None:

@@ -88,7 +88,8 @@ async def _serve(ticking: Operations | None) -> None:
     async with trio.open_nursery() as nursery:
         if ticking:
             nursery.start_soon(_tick, ticking)
-        await serve_requests()
+        with fast():
+            await serve_requests()
         nursery.cancel_scope.cancel()
 
 
@@ -103,8 +104,7 @@ def main() -> None:
     """Serve until unmounted."""
     operations = Operations()
     pyfuse3.init(operations, sys.argv[-1], {*pyfuse3.default_options, "fsname=minimal", "default_permissions"})
-    with fast():
-        trio.run(_serve, operations if "--ticker" in sys.argv else None)
+    trio.run(_serve, operations if "--ticker" in sys.argv else None)
     pyfuse3.close()
 
 

@@ -20,7 +20,7 @@ from apfs.fuse.loop import FastTrio, fast
 from tests.mounted.counted import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     Loop = Callable[..., FastTrio]
     Mounter = Callable[..., Path]
@@ -39,8 +39,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    """Return a function that enters the fast loop with a time to look; it is left in the end."""
+async def loop() -> AsyncIterator[Loop]:
+    """Return a function that enters the fast loop with a time to look; it is left before trio ends."""
     with ExitStack() as stack:
 
         def enter(spin: float = 0) -> FastTrio:
@@ -228,6 +228,23 @@ def test_no_alarm_interrupts_what_libfuse_prints(tmp_path: Path, how: str, *, al
         caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{served.pid}/status").read_text(), re.MULTILINE)
         assert caught
         assert bool(int(caught[1], 16) >> (signal.SIGALRM - 1) & 1) == alarms
+
+
+def test_alarms_end_before_trio_does(tmp_path: Path) -> None:
+    """It closes what Python writes to at each signal: an alarm after that is complained of on standard error."""
+    found = tmp_path / "found"
+    look = f"""
+import functools, pathlib, signal, trio
+
+class Look(trio.abc.Instrument):
+    def after_run(self):
+        pathlib.Path({str(found)!r}).write_text(str(signal.getitimer(signal.ITIMER_REAL)))
+
+trio.run = functools.partial(trio.run, instruments=[Look()])
+"""
+    with counted(tmp_path / "z", look, "--foreground"):
+        pass
+    assert found.read_text() == "(0.0, 0.0)"
 
 
 def test_timers_go_on_when_requests_stop(mount: Mounter) -> None:
