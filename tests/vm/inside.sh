@@ -22,18 +22,17 @@ step apfs doctor mount exec uevents vfio
 # Needs packages and a virtual environment, which are here as files; the rest of it is run.
 sed -i '/setup.sh/d' mount-examples/quickstart.sh
 step bash mount-examples/quickstart.sh
-# Streams in the network's order of bytes, structures in the machine's; ioctls and uevents of real programs.
-suite tests/vfio_ap/test_migration.py tests/sandbox/test_seccomp.py tests/vfio/test_numbers.py tests/vfio/test_device_file.py
-suite tests/sandbox/test_uevents.py
+# Streams in the network's order of bytes, structures in the machine's; ioctls and uevents of real programs; what kernels
+# remember; programs that move guests. All at once, as pytest alone takes a minute to start.
+suite tests/vfio_ap/test_migration.py tests/sandbox/test_seccomp.py tests/vfio/test_numbers.py tests/vfio/test_device_file.py \
+    tests/sandbox/test_uevents.py tests/mounted/test_migration.py tests/mounted/test_requests.py tests/mounted/test_loop.py \
+    tests/mounted/test_sysfs_semantics.py
 # There are no compilers of Go and Rust.
 suite tests/sandbox/test_sequences.py -k 'not go and not rust'
-suite tests/mounted/test_requests.py tests/mounted/test_loop.py
-suite tests/mounted/test_sysfs_semantics.py tests/mounted/test_migration.py
 # Tests of the plugin install it, and there is no network: here a user's project has it as files.
 mkdir -p /tmp/project/sub
 cp tests/testing/uses.py /tmp/project/test_uses.py
 echo 'name = "mine"' > /tmp/project/sub/mine.toml
 cd /tmp/project || exit
-suite .
 suite -n 2 .
 exit $failed
