@@ -1,6 +1,7 @@
 """Tab completion of arguments: scenarios, mounts, mediated devices; and the command `apfs completion`.
 
-This runs at every Tab, so nothing slow is imported here, and errors silently result in fewer completions.
+This runs at every Tab, so nothing slow is imported here, not even pathlib, and errors silently result in fewer
+completions.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -83,17 +83,17 @@ def guests(parameter: str) -> Completer:
     """Return a completer that offers the running guests of the mount that another parameter names."""
 
     def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return _listed(Path(ctx.params.get(parameter) or "", "guests"), incomplete)
+        return _listed(f"{ctx.params.get(parameter) or '.'}/guests", incomplete)
 
     return complete
 
 
 def mdevs(mount: str, incomplete: str) -> list[CompletionItem]:
     """Offer the mediated devices of a mount."""
-    return _listed(Path(mount, "dev/vfio-ap"), incomplete)
+    return _listed(f"{mount}/dev/vfio-ap", incomplete)
 
 
-def _listed(directory: Path, incomplete: str) -> list[CompletionItem]:
+def _listed(directory: str, incomplete: str) -> list[CompletionItem]:
     names: list[str] = []
     with contextlib.suppress(OSError):
         names = os.listdir(directory)  # noqa: PTH208 -- names are wanted

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import click
 import pytest
 
 from apfs.cli.completion import SHELLS
@@ -97,6 +98,16 @@ def test_mounts_and_mediated_devices_are_offered(pair: tuple[Path, Path]) -> Non
     assert ask("migrate", escaped, target, UUID[:4].upper()) == [f"plain,{UUID}"]
     assert ask("migrate", escaped, target, "0") == []
     assert ask("migrate", "--send", escaped, UUID[:4]) == [f"plain,{UUID}"]
+
+
+def test_commands_are_offered_without_loading_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without what an installation for development loads: this checkout and click, and nothing that `site` adds.
+    monkeypatch.setitem(ENV, "PYTHONPATH", f"{ROOT}:{Path(click.__file__).parents[1]}")
+    result = _complete(("mou",), "bash", "-S", "-X", "importtime")
+    assert result.stdout.splitlines() == ["plain,mount"]
+    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "apfs.cli.completion" in loaded
+    assert loaded.isdisjoint({"pathlib", "shutil", "subprocess", "dataclasses"})
 
 
 def test_mounting_is_not_loaded_for_completion() -> None:
