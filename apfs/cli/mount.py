@@ -87,15 +87,15 @@ def command(
         0  mounted        1  could not be mounted        2  wrong usage, scenario or environment
         130  interrupted by Ctrl-C
     """
-    from apfs.mounts import server, table
+    from apfs.mounts import environment, server, table
     from apfs.mounts.interrupts import interrupts
     from apfs.scenario.model import ScenarioError
     from apfs.scenario.reader import load
 
     try:
-        server.check_packages()
+        environment.check_packages()
         description = load(scenario, changes)
-        server.check_fuse()
+        environment.check_fuse()
         server.check_mountpoint(mountpoint)
     except (ScenarioError, table.MountsError) as error:
         fail(str(error), 2)

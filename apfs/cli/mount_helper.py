@@ -144,7 +144,7 @@ def command(
          2  something is missing: packages, /dev/fuse
         32  could not be mounted
     """
-    from apfs.mounts import server, table
+    from apfs.mounts import environment, server, table
     from apfs.scenario.model import DEFAULT, ScenarioError
     from apfs.scenario.reader import load
 
@@ -156,8 +156,8 @@ def command(
         streams.fail(str(error), USAGE, NAME)
     scenario = wanted.scenario or (DEFAULT if source in _NO_SOURCE else source)
     try:
-        server.check_packages()
-        server.check_fuse()
+        environment.check_packages()
+        environment.check_fuse()
     except table.MountsError as error:
         streams.fail(str(error), SYSTEM, NAME)
     try:

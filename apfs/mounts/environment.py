@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from apfs.mounts import table
+from apfs.mounts.credentials import NET_ADMIN, SYS_ADMIN, may_unshare, status_of_process
 
 Place = Literal["machine", "container", "pod"]
-
-SYS_ADMIN, NET_ADMIN = 1 << 21, 1 << 12
-"""Bits of CAP_SYS_ADMIN and CAP_NET_ADMIN in a capability set."""
 
 _INSTALL_HINT = (
     "install them with `pip install 'apfs[mount]'` "
@@ -96,19 +94,9 @@ class Facts:
         return self.place != "machine"
 
 
-def capabilities(kind: Literal["Eff", "Bnd"] = "Eff") -> int:
-    """Return a capability set of this process."""
-    return int(_status()[f"Cap{kind}"], 16)
-
-
-def _status() -> dict[str, str]:
-    lines = Path("/proc/self/status").read_text("utf-8", "surrogateescape").splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
 def look() -> Facts:
     """Gather the facts about this machine and process. Nothing is changed; /dev/fuse is opened and closed."""
-    status = _status()
+    status = status_of_process()
     place, engine = _place()
     return Facts(
         place=place,
@@ -311,14 +299,17 @@ def allow_other_problems(facts: Facts) -> list[Problem]:
     return [Problem("user-allow-other", "/etc/fuse.conf does not allow users to mount with allow_other", remedy)]
 
 
-def may_unshare(uid: int, effective: int, *, network: bool) -> bool:
-    """Whether this user may make namespaces with these capabilities; otherwise they need a user namespace around them.
+def check_packages() -> None:
+    """Make sure that what the extra `mount` installs is there. `MountsError` if not."""
+    for problem in module_problems(missing_modules()):
+        raise table.MountsError(str(problem))
 
-    Root in a container often has CAP_SYS_ADMIN but not the CAP_NET_ADMIN that a loopback device takes. bwrap does not
-    use capabilities of users other than root.
-    """
-    needed = SYS_ADMIN | NET_ADMIN if network else SYS_ADMIN
-    return uid == 0 and effective & needed == needed
+
+def check_fuse() -> None:
+    """Make sure that this process may use FUSE. `MountsError`, with all that is missing, if not."""
+    facts = look()
+    if facts.missing_modules or device_problems(facts) or helper_problems(facts):
+        raise table.MountsError("; ".join(map(str, mount_problems(facts))))
 
 
 def sandbox_problems(facts: Facts) -> list[Problem]:

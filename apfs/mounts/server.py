@@ -14,7 +14,6 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
-from apfs.mounts import environment
 from apfs.mounts.interrupts import interrupts
 from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
 
@@ -82,19 +81,6 @@ def claimed(mountpoint: str) -> Iterator[None]:
     finally:
         if directory >= 0:
             os.close(directory)
-
-
-def check_packages() -> None:
-    """Make sure that what the extra `mount` installs is there. `MountsError` if not."""
-    for problem in environment.module_problems(environment.missing_modules()):
-        raise MountsError(str(problem))
-
-
-def check_fuse() -> None:
-    """Make sure that this process may use FUSE. `MountsError`, with all that is missing, if not."""
-    facts = environment.look()
-    if facts.missing_modules or environment.device_problems(facts) or environment.helper_problems(facts):
-        raise MountsError("; ".join(map(str, environment.mount_problems(facts))))
 
 
 class Server(Protocol):

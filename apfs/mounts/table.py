@@ -10,9 +10,9 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import NamedTuple
 
 FSTYPE = "fuse.apfs"
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -29,8 +29,7 @@ class MountsError(Exception):
         self.exit_status = exit_status
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """The fields of a line of /proc/self/mountinfo that matter (proc_pid_mountinfo(5))."""
 
     device: int

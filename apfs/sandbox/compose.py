@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from apfs.mounts import environment
+from apfs.mounts import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -272,7 +272,7 @@ def namespaces(sandbox: Sandbox) -> list[str]:
     arguments = ["--unshare-pid", "--proc", "/proc", "--cap-add", "ALL"]
     if sandbox.private_network:
         arguments += ["--unshare-net"]
-    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=sandbox.private_network):
+    if not credentials.may_unshare(os.geteuid(), credentials.capabilities(), network=sandbox.private_network):
         arguments += ["--unshare-user"]
         if not sandbox.keep_id:
             arguments += ["--uid", "0", "--gid", "0"]

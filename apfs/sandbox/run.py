@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apfs.mounts import environment, guests, table
+from apfs.mounts import guests, table
 from apfs.mounts.interrupts import interrupts
 from apfs.sandbox import assemble, compose, linux, signals, supervisor, uevents
 from apfs.sandbox.devtmpfs import Devtmpfs
@@ -63,7 +63,7 @@ def run(command: list[str], sandbox: Sandbox, host: Path | PrivateHost, guest_of
     `SandboxError`, and `MountsError` if there is no host. `SystemExit` if the command cannot be run at all.
     """
     if shutil.which("bwrap") is None:
-        raise SandboxError("; ".join(map(str, environment.sandbox_problems(environment.look()))))
+        raise SandboxError("; ".join(_problems()))
     _resolve(command[0])
     interrupts.note()
     linux.adopt_orphans()
@@ -200,6 +200,12 @@ def _end_box(box: subprocess.Popen[bytes]) -> None:
 
 def _advice() -> str:
     """Return what to do when bwrap could not make the namespaces; it has printed its own reason."""
+    return "; ".join(["the sandbox could not be created (bwrap's reason is above)", *_problems()])
+
+
+def _problems() -> list[str]:
+    """Return why there can be no sandbox here."""
+    from apfs.mounts import environment  # noqa: PLC0415 -- takes as long as a tenth of all other imports
+
     facts = environment.look()
-    problems = environment.sandbox_problems(facts) or environment.filter_problems(facts)
-    return "; ".join(["the sandbox could not be created (bwrap's reason is above)", *map(str, problems)])
+    return list(map(str, environment.sandbox_problems(facts) or environment.filter_problems(facts)))

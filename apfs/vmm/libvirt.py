@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from apfs.mounts import environment, places
+from apfs.mounts import credentials, places
 from apfs.mounts.server import PYTHON
 from apfs.sandbox import compose
 from apfs.vmm import build, emulator
@@ -205,7 +205,7 @@ def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None])
     """
     libvirtd = _found(wishes.libvirtd, "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl")
     _found("virsh", "libvirt-clients")
-    if not environment.may_unshare(os.geteuid(), environment.capabilities(), network=wishes.tcp is None):
+    if not credentials.may_unshare(os.geteuid(), credentials.capabilities(), network=wishes.tcp is None):
         # libvirt calls setgroups(2) before it starts QEMU, which fails in the user namespace that others get.
         raise LibvirtError(
             "libvirt starts QEMU only for root: run as root, "

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apfs.mounts import environment
-from apfs.mounts.environment import NET_ADMIN, SYS_ADMIN, UBUNTU_RESTRICT, Facts
+from apfs.mounts.credentials import NET_ADMIN, SYS_ADMIN, may_unshare
+from apfs.mounts.environment import UBUNTU_RESTRICT, Facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +141,7 @@ def test_old_kernels() -> None:
 
 def test_capabilities_of_others_than_root_do_not_count() -> None:
     both = SYS_ADMIN | NET_ADMIN
-    assert environment.may_unshare(0, both, network=True)
-    assert not environment.may_unshare(0, SYS_ADMIN, network=True)
-    assert environment.may_unshare(0, SYS_ADMIN, network=False)
-    assert not environment.may_unshare(1000, both, network=True)
+    assert may_unshare(0, both, network=True)
+    assert not may_unshare(0, SYS_ADMIN, network=True)
+    assert may_unshare(0, SYS_ADMIN, network=False)
+    assert not may_unshare(1000, both, network=True)
