@@ -1,13 +1,13 @@
 #!/bin/sh
-# Fetches packages of Debian, of any release and architecture, and unpacks them, without changing the machine.
+# Downloads and unpacks Debian packages of any release and architecture, without changing the machine.
 #
 #   mount-examples/fetch-debian.sh DIR SUITE ARCHITECTURE PACKAGE...
 #
-# Their file tree is then DIR/root. For a package written @NAME those are fetched that NAME depends on: the kernel behind
-# a name such as linux-image-s390x; for +NAME the package and all that it needs, down to the C library. SUITE can be
-# "bookworm-backports bookworm": the packages come from the first, what they need from both. apt is given a
-# configuration, lists and a cache of its own in DIR, of which only the mirrors and keys are the machine's, and nothing
-# is installed. Needs neither root nor a foreign architecture. Returns at once when it was done before.
+# The file tree is then in DIR/root. @NAME downloads the packages that NAME depends on, for example the kernel behind
+# linux-image-s390x; +NAME downloads NAME with all dependencies, down to the C library. SUITE can be
+# "bookworm-backports bookworm": packages come from the first, their dependencies from both. apt uses its own
+# configuration, lists and cache in DIR, and only the mirrors and keys of the machine; nothing is installed. It needs
+# neither root nor a foreign architecture, and returns at once if everything is already there.
 set -eu
 
 say() { printf '%s\n' "fetch-debian: $*" >&2; }
@@ -25,13 +25,13 @@ exec 9> "$dir/lock"
 flock 9
 ready && exit 0
 
-# From the beginning, also after an attempt that was interrupted.
+# Start from scratch, even after an interrupted attempt.
 rm -rf "$dir/done" "$dir/root" "$dir/apt"
 mkdir -p "$dir/root" "$dir/apt/state/lists/partial" "$dir/apt/cache" "$dir/apt/debs/partial"
 log=$dir/apt/log
 : > "$dir/apt/status"
 
-# The mirrors that the machine uses. One that does not have the suite does no harm.
+# The mirrors that the machine uses. A mirror without the suite does no harm.
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -r "$keyring" ] && option=" signed-by=$keyring" || option=
 # shellcheck disable=SC2016 -- apt replaces these
@@ -72,7 +72,7 @@ explain() {
     die "cannot get $1 of Debian $suite for $architecture from the package archive:" $mirrors
 }
 say "fetching $* of Debian $suite for $architecture"
-# A failing mirror matters only if the packages cannot be had elsewhere.
+# A failing mirror matters only if the packages are not available elsewhere.
 apt-get -c "$dir/apt/apt.conf" -q update > "$log" 2>&1 || :
 for name in "$@"; do
     case $name in

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Two emulated hosts, one guest, and a live migration done by nothing but shell redirections.
+# Emulated hosts, a guest, and a live migration that uses only shell redirections.
 #
 # Run it as root, or as a user with sudo (needed only if packages are missing). It cleans up after itself.
 set -eu
@@ -12,7 +12,7 @@ PATH=$here/../.venv/bin:$PATH
 a=$work/host-a b=$work/host-b c=$work/host-c
 uuid=669d9b23-fe1b-4ecb-be08-a2fabca99b71
 
-step "Mount two emulated hosts, and a third one whose card 05 is older"
+step "Mount two emulated hosts, and a third one with an older card 05"
 mkdir "$a" "$b" "$c"
 do_ 'apfs mount $a'
 do_ 'apfs mount $b'
@@ -20,7 +20,7 @@ do_ 'apfs mount --scenario $here/scenarios/older-card.toml $c'
 do_ 'ls $a/sys/bus/ap/devices'
 do_ 'cat $a/sys/bus/ap/bindings'
 
-step "On each host, take cards 05 and 06 from the host's own drivers: their queues go to vfio_ap"
+step "On each host, take cards 05 and 06 from the host's own drivers, which binds their queues to vfio_ap"
 for host in "$a" "$b" "$c"; do
     echo -5,-6 > "$host/sys/bus/ap/apmask"
 done
@@ -40,8 +40,8 @@ for host in "$a" "$b" "$c"; do
 done
 do_ 'cat $a/sys/devices/vfio_ap/matrix/$uuid/matrix'
 
-step "What is reserved for the host is refused, as the kernel refuses it; the journal says why"
-# The shell prints the error that its write got.
+step "A card reserved for the host is refused, as in the kernel; the journal says why"
+# The shell prints the error of its write.
 if echo 0x0a > "$a/sys/devices/vfio_ap/matrix/$uuid/assign_adapter"; then exit 1; fi
 do_ 'tail -n 1 $a/ctl/journal'
 
@@ -74,15 +74,15 @@ migrate "$a" "$b"
 do_ 'cat $a/sys/devices/ap/card05/05.0004/status $b/sys/devices/ap/card05/05.0004/status'
 expect "$(cat "$a/dev/vfio-ap/$uuid/guest" "$b/dev/vfio-ap/$uuid/guest" | tr '\n' ' ')" "0 1 "
 
-step "Try the same from B to C: the target's card 05 is a CEX7, which a CEX8 guest cannot have"
+step "Try to migrate from B to C: card 05 of the target is a CEX7, too old for a guest that uses a CEX8"
 if migrate "$b" "$c"; then exit 1; fi
-printf '   The driver of host C explains (ctl/kmsg):\n'
+printf '   The driver of host C logs the reason (ctl/kmsg):\n'
 do_ 'grep -A 9 incompatible $c/ctl/kmsg'
-printf '   and the guest goes on running on B:\n'
+printf '   and the guest keeps running on B:\n'
 do_ 'cat $b/dev/vfio-ap/$uuid/migration_state $b/sys/devices/ap/card05/05.0004/status'
 expect "$(cat "$b/dev/vfio-ap/$uuid/migration_state")" RUNNING
 
-step "Ask beforehand instead"
+step "Predict the result with apfs migrate --check"
 if apfs migrate --check "$b" "$c" $uuid; then exit 1; fi
 
 step "Unmount"

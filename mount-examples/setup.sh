@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what apfs needs, unless it is there: Debian packages, and the virtual environment .venv of this checkout.
+# Installs what apfs needs and what is missing: Debian packages, and the virtual environment .venv of this checkout.
 #
 #   mount-examples/setup.sh [EXTRA[,EXTRA] [PACKAGE...]]
 #
-# Extras are those of pyproject.toml, by default mount; packages are further Debian packages.
+# EXTRA is an extra of pyproject.toml, by default mount; PACKAGE is an additional Debian package.
 #
-# As root, or as a user with sudo. Returns at once when there is nothing to do.
+# Run it as root, or as a user with sudo. It returns at once if there is nothing to do.
 set -eu
 
 extras=${1:-mount}
@@ -25,7 +25,7 @@ as_root() {
     fi
 }
 
-# pyfuse3 is compiled here, against libfuse 3; bubblewrap is what `apfs exec` builds upon.
+# pyfuse3 is compiled here, against libfuse 3; `apfs exec` uses bubblewrap.
 packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux mount bubblewrap $*"
 # The system's Python, unless it is too old for apfs and a newer one is in PATH: every user can run it.
 python=/usr/bin/python3

@@ -1,5 +1,5 @@
-# To be sourced by bash scripts that show something step by step on several hosts. Each host has a directory in $work,
-# and whatever runs in the background is in the array `daemons`; at the end they are unmounted and ended.
+# Source this in bash scripts that demonstrate something step by step on several hosts. Mount each host on a directory
+# in $work, and put background processes into the array `daemons`; all are unmounted and ended at exit.
 #
 #   . steps.sh
 
@@ -24,6 +24,6 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM
 
 step() { printf '\n== %s\n' "$*"; }
-# Shows a command as one would type it, and does it.
+# Shows a command as typed, and runs it.
 do_() { printf '   $ %s\n' "$*"; eval "$*" 2>&1 | sed -e '/./!d' -e 's/^/   /'; return "${PIPESTATUS[0]}"; }
 expect() { [ "$1" = "$2" ] || { printf 'expected "%s", found "%s"\n' "$2" "$1" >&2; exit 1; }; }

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes a guest for s390x: Debian's kernel, and a file system of two files that counts on its console.
+# Creates an s390x guest: Debian's kernel, and an initrd of two files that counts on its console.
 #
 #   mount-examples/libvirt/make-guest.sh DIR [SUITE]
 #
-# DIR/kernel and DIR/initrd are for <kernel> and <initrd> of a domain. They come from Debian's packages, by default those
-# of bookworm: 35 MB to fetch, once. Needs cpio, and no root. Returns at once when it was done before.
+# Use DIR/kernel and DIR/initrd as <kernel> and <initrd> of a domain. They come from Debian's packages, by default those
+# of bookworm, a download of 35 MB. Needs cpio, but not root. Returns at once if the files already exist.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# chzcrypt, as built for s390x, under qemu-user: changes the AP bus, cards and queues of the emulated host.
+# chzcrypt, built for s390x, under qemu-user: changes the AP bus, cards and queues of the emulated host.
 cache=$(dirname -- "$0")/../../.cache/s390x
 # Outside: inside there is no network.
 [ -n "${APFS_MOUNT-}" ] || "$(dirname -- "$0")/fetch-s390x.sh" "$cache" || exit 1

@@ -1,5 +1,5 @@
 #!/bin/bash
-# driverctl: gives queues to vfio_ap one by one, by driver_override. Both masks must be all ones for that.
+# driverctl: binds queues to vfio_ap one by one, by driver_override. This requires both masks to be all ones.
 . "$(dirname -- "$0")/prelude.sh" --scenario default --tmpfs /etc/driverctl.d
 
 Q=05.0004

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fetches lszcrypt and chzcrypt as Debian builds them for s390x, with their libraries, for use with qemu-s390x-static.
+# Downloads Debian's s390x builds of lszcrypt and chzcrypt, with their libraries, for use with qemu-s390x-static.
 #
 #   mount-examples/tools/fetch-s390x.sh DIR [SUITE]
 #
-# The file tree of the packages of SUITE, by default bookworm, is then DIR/root. The machine does not change, and neither
-# root nor a foreign architecture is needed. Returns at once when it was done before.
+# The file tree of the packages of SUITE, by default bookworm, is then in DIR/root. The machine is not changed, and
+# neither root nor a foreign architecture is needed. Returns at once if everything is already there.
 set -eu
 
 say() { printf '%s\n' "fetch-s390x: $*" >&2; }

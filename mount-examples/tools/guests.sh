@@ -1,6 +1,6 @@
 #!/bin/bash
-# lszcrypt, as built for s390x, on two hosts and on the guest that one of them has: before and after queues are taken from
-# the guest and given back, and after the guest has migrated to the other host.
+# lszcrypt, built for s390x, on two hosts and on a guest of one of them: before and after queues are removed from the
+# guest and added again, and after the guest has migrated to the other host.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# libvirt: lists AP cards, queues and the matrix, and creates mediated devices through a libvirtd of its own.
+# libvirt: lists AP cards, queues and the matrix, and creates mediated devices, with its own libvirtd.
 . "$(dirname -- "$0")/prelude.sh" --tmpfs /etc/mdevctl.d --tmpfs /etc/libvirt --tmpfs /var/lib/libvirt --tmpfs /var/cache/libvirt
 
 # Only the node device driver: that of QEMU wants a user which may not exist here.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# lszcrypt, as built for s390x, under qemu-user: shows the cards and queues of the emulated host.
+# lszcrypt, built for s390x, under qemu-user: shows the cards and queues of the emulated host.
 cache=$(dirname -- "$0")/../../.cache/s390x
 # Outside: inside there is no network.
 [ -n "${APFS_MOUNT-}" ] || "$(dirname -- "$0")/fetch-s390x.sh" "$cache" || exit 1

@@ -19,7 +19,7 @@ t mdevctl list --dumpjson
 t mdevctl modify --uuid $U1 --auto
 t mdevctl list -d
 
-# Queue 05.0006 is reserved for the host: the start is taken back, and the kernel's error is shown.
+# Queue 05.0006 is reserved for the host: the start is undone, and the kernel's error is shown.
 t mdevctl define --uuid $U2 --parent matrix --type vfio_ap-passthrough
 t mdevctl modify --uuid $U2 --addattr=assign_adapter --value=5
 t mdevctl modify --uuid $U2 --addattr=assign_domain --value=6
@@ -27,7 +27,7 @@ t mdevctl start --uuid $U2
 t ls -d $matrix/$U2
 t grep -o '"why": .*' /dev/apfs/ctl/journal
 
-# A device that others have the queues of.
+# A device whose queues are assigned to others.
 t mdevctl modify --uuid $U2 --delattr --index 0
 t mdevctl modify --uuid $U2 --addattr=assign_adapter --index=0 --value=2
 t mdevctl start --uuid $U2
@@ -50,7 +50,7 @@ t cat $matrix/$U1/matrix
 t mdevctl stop --uuid $U1
 t mdevctl list
 
-# What is defined to start by itself starts when the parent registers.
+# Devices with automatic start are started when the parent registers.
 t mdevctl define --uuid $U1 --parent matrix --type vfio_ap-passthrough --auto
 t mdevctl start-parent-mdevs matrix
 t mdevctl list

@@ -1,4 +1,4 @@
-# To be sourced by the scripts here: runs the calling script inside `apfs exec`, and shows each command before doing it.
+# Source this in the scripts here: it runs the calling script inside `apfs exec`, and shows each command before running it.
 #
 #   . prelude.sh [APFS-EXEC-OPTION...]       without options of its own: the host of example.toml
 
@@ -10,7 +10,7 @@ if [ -z "${APFS_MOUNT-}" ]; then
     exec apfs exec "$@" -- bash "$here/$(basename -- "$0")"
 fi
 
-# Type a command: show it, do it, show its status unless that is 0.
+# Type a command: show it, run it, show its status unless that is 0.
 t() {
     printf '$ %s\n' "$*"
     "$@" 2>&1 || printf '[status %s]\n' $?
