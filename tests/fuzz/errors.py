@@ -69,6 +69,7 @@ ERRORS: dict[str, set[str]] = {
     "data_stream": {*_MIGRATION, "EIO", "EFAULT", "E2BIG", "EADDRNOTAVAIL", "EADDRINUSE", "ECANCELED"},
     "vfio-ap/*/reset": {"ENODEV", "EIO", "EBUSY"},
     "check": {"ENOTTY", "EINVAL"},
+    "ctl/uevents": {"EINVAL"},
     "ctl/ioctl": {"EINVAL"},
     "ctl/console": {"EINVAL", "ERANGE", "EEXIST", "ENODEV", "ENOENT", "EAGAIN", "EBUSY", "EOPNOTSUPP"},
 }

@@ -69,7 +69,7 @@ def _poll(fd: int, _random: Random) -> None:
     poll.poll(0)
 
 
-# ctl/uevents and ctl/journal are read, never written; what is read from a pipe of a guest ends.
+# What is read from a pipe of a guest ends.
 WITH_FILE: tuple[Callable[[int, Random], object], ...] = (
     lambda fd, random: os.pread(fd, random.choice(_SIZES), random.choice(_OFFSETS)),
     lambda fd, random: os.pwrite(fd, random.randbytes(random.choice(_SIZES[:5])), random.choice(_OFFSETS)),
