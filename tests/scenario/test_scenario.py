@@ -125,6 +125,20 @@ def test_serial_of_a_machine() -> None:
     assert "0005" not in dumps(host.scenario)
 
 
+def test_numbers_are_written_as_people_write_them() -> None:
+    """Adapters, domains and classes of cards in hexadecimal, everything else in decimal."""
+    text = """\
+[qci]
+domains = [0x04, 0x1f]
+
+[[card]]
+adapter = 0x0f
+type = "CEX8C"
+tapq = {class = 0x1f, nd = 17, qd = 12}
+"""
+    assert dumps(loads(text)) == text
+
+
 def test_changes() -> None:
     """They count instead of what the text has at its top level."""
     text = 'name = "template"\nvfio_ap = false\nkernel = { version = "5.14", ap_config = true }\n'
