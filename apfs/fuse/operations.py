@@ -72,11 +72,12 @@ def end_at_once() -> NoReturn:
 
 
 def _answered(
-    handler: Callable[[Operations, *_Args], _R],
+    handler: Callable[[Operations, *_Args], _R], *, waits: bool = False
 ) -> Callable[[Operations, *_Args], Coroutine[Any, Any, _R]]:
     """Make a request handler of a function that never waits: the coroutine that pyfuse3 wants.
 
-    Its answer waits until uevents that the request has sent are where Linux would have them by then.
+    If it `waits`, its answer comes when uevents that the request has sent are where Linux would have them by then. It
+    must not answer with an object that is used again for the next request.
 
     A refusal by the core becomes an error of FUSE. Any other exception is a defect: it becomes EIO and a record, since
     one that leaves a handler would end the server, and with it the mount for all its users. A lack of memory does end
@@ -98,10 +99,16 @@ def _answered(
         finally:
             if self._journal.last != self._heard:  # nothing changes without a record
                 self.happened()
-                if self.deliveries.behind():
+                if waits and self.deliveries.behind():
                     await self.deliveries.wait()
 
     return answer
+
+
+def _answered_when_delivered(
+    handler: Callable[[Operations, *_Args], _R],
+) -> Callable[[Operations, *_Args], Coroutine[Any, Any, _R]]:
+    return _answered(handler, waits=True)
 
 
 def _refuse(name: str, number: int) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -344,7 +351,7 @@ class Operations(pyfuse3.Operations):
         """Read."""
         return self._files[fh].read(off, size)  # type: ignore[return-value]  # any buffer will do
 
-    @_answered
+    @_answered_when_delivered
     def write(self, fh: FileHandleT, _off: int, buf: bytes) -> int:
         """Write one text; the offset, which is 4096 with O_APPEND, does not matter."""
         taken = self._files[fh].write(buf)

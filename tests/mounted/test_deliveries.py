@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 CARD = "sys/devices/ap/card05/uevent"
 EVENT = Uevent("add", "/devices/ap/card05", "ap", (("DEVTYPE", "ap_card"),))
 ROUNDS = 100
-PATIENT = """
+PATIENT = f"""
 from apfs.fuse import deliveries
-deliveries.PATIENCE_SECONDS = 3600
+deliveries.PATIENCE_SECONDS = {2 * TIMEOUT}
 """
 """Python that makes a delay that patience would hide one that is seen."""
 
@@ -112,6 +113,18 @@ def test_a_store_returns_when_its_events_are_delivered(tmp_path: Path, prelude: 
                 order.append("delivered")
                 reader.tell()
     assert order == ["delivered", "returned"] * ROUNDS
+
+
+def test_only_writes_wait(tmp_path: Path) -> None:
+    """Answers that name a file or a node are made in objects that are used again for the next one."""
+    with counted(tmp_path / "host", PATIENT, how="--foreground") as mounted:
+        with carrier(mounted.root) as reader, apart(lambda: store(mounted.root)):
+            reader.wait()
+            with apart(lambda: (mounted.root / "dev/vfio/vfio").open("r+b", buffering=0).close()):
+                pass  # the journal tells of both
+            reader.tell()
+        kinds = [json.loads(line)["type"] for line in (mounted.root / "ctl/journal").read_text().splitlines()[-2:]]
+        assert kinds == ["open", "close"]
 
 
 def test_stores_without_events_do_not_wait(mount: Callable[..., Path]) -> None:
