@@ -1,6 +1,6 @@
 """apfs: an IBM Z host with crypto cards, emulated as a FUSE file system.
 
-What is named here is the public interface. It is imported when it is first used: importing `apfs` itself needs neither
+The names here are the public interface. They are imported on first use, so importing `apfs` itself needs neither
 pyfuse3 nor trio and takes no time.
 """
 

@@ -189,8 +189,8 @@ def _answer(check: Check) -> str:
         return f"{check.uuid}: compatible" + _becomes(check)
     if check.errno is None:
         return (
-            f"{check.uuid}: not compatible, the target ({check.drivers['target']}) would take the stream "
-            f"({check.drivers['source']}) and do nothing with it"
+            f"{check.uuid}: not compatible, the target ({check.drivers['target']}) would accept the stream "
+            f"({check.drivers['source']}) without effect"
         )
     from rich.table import Table
 
@@ -205,7 +205,7 @@ def _answer(check: Check) -> str:
     with console.capture() as captured:
         console.print(table)
     rows = terminal.without_padding(captured.get())
-    return f"{rows}{check.uuid}: not compatible, the target would answer {check.errno}"
+    return f"{rows}{check.uuid}: not compatible, the target would return {check.errno}"
 
 
 def _becomes(check: Check) -> str:

@@ -1,6 +1,6 @@
 """Queries of the journal, for tests: a snapshot with typed results.
 
-A `Host` in this process and the file `ctl/journal` of a mount give the same history.
+A `Host` in this process and the file `ctl/journal` of a mount result in the same history.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Records of the journal in their order. Immutable: take a new one to see what happened since.
+    """Records of the journal in order. Immutable: take a new history to see what has happened since.
 
     Paths are those of the host, such as `/sys/bus/ap/apmask`, without links. Queries take patterns of paths as in
     fnmatch(3); `*` also matches `/`.
@@ -37,7 +37,7 @@ class History:
 
     @classmethod
     def of(cls, journal: Journal) -> History:
-        """Return what is in a journal now."""
+        """Return the current content of a journal."""
         return cls(tuple(journal))
 
     @classmethod
@@ -65,13 +65,13 @@ class History:
         return self.entries[-1][0] if self.entries else 0
 
     def since(self, sequence: int) -> History:
-        """Return what happened after the record of that number: `journal.since(before.last)`."""
+        """Return what happened after the record with that number: `journal.since(before.last)`."""
         return History(tuple(entry for entry in self.entries if entry[0] > sequence))
 
     def requests(self) -> Iterator[list[tuple[int, Record]]]:
-        """Yield the records of each request: all that it led to, and its outcome, which is the last one.
+        """Yield the records of each request: its consequences, and last its outcome.
 
-        At the end may be records without an outcome.
+        The last ones may be without an outcome.
         """
         request: list[tuple[int, Record]] = []
         for entry in self.entries:
@@ -95,7 +95,7 @@ class History:
         return [refusal for refusal in self.of_kind(Refusal) if fnmatchcase(refusal.path, path)]
 
     def uevents(self, devpath: str = "*", action: Action | None = None) -> list[Uevent]:
-        """Return the events whose DEVPATH, which has no `/sys`, matches; only those of `action`, if it is given."""
+        """Return the uevents whose DEVPATH, which has no `/sys`, matches, optionally only those of `action`."""
         return [
             event
             for event in self.of_kind(Uevent)

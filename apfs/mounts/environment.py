@@ -72,7 +72,7 @@ class Facts:
     profile: str | None = None
     """The AppArmor profile that confines this process."""
     masked: bool = False
-    """Whether parts of /proc are hidden, as container engines do."""
+    """Whether parts of /proc are masked, as container engines do."""
     kernel: tuple[int, int] = (6, 1)
     fuse: int = 0
     """The errno of opening /dev/fuse; 0 if it can be opened."""
@@ -232,7 +232,7 @@ def helper_problems(facts: Facts) -> list[Problem]:
         )
         if facts.place == "container":
             remedy = "start the container without --security-opt no-new-privileges"
-        problems.append(Problem("no-new-privileges", "no_new_privs keeps fusermount3 from becoming root", remedy))
+        problems.append(Problem("no-new-privileges", "no_new_privs prevents fusermount3 from becoming root", remedy))
     return problems
 
 
@@ -333,7 +333,7 @@ def sandbox_problems(facts: Facts) -> list[Problem]:
         remedy, flags = _by_place(
             facts, "", "`hostUsers: false` and `procMount: Unmasked`, or run it as root", f"--security-opt={option}"
         )
-        problems.append(Problem("masked-proc", "parts of /proc are hidden", remedy, flags))
+        problems.append(Problem("masked-proc", "parts of /proc are masked", remedy, flags))
     return problems + _apparmor(facts)
 
 

@@ -343,7 +343,7 @@ def migrate(source: Source, target: Receiver) -> Outcome:
         return Outcome(source.uuid, ok=False, stream=size, error=f"{error}; {source.advice}")
     except StepError as error:
         source.resume()
-        what = f"{error}; the guest goes on running on the source"
+        what = f"{error}; the guest keeps running on the source"
         return Outcome(source.uuid, ok=False, stream=size, error=what, log=target.undo())
     except BaseException:  # Ctrl-C and the like
         source.resume()

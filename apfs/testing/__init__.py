@@ -1,6 +1,6 @@
 """Hosts in tests: without a mount, with one, and as pytest fixtures.
 
-What is named here is imported when it is first used: pytest imports the plugin in every run of every project.
+Names are imported on first use, because pytest imports the plugin in every run of every project.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Access of a test to an emulated host: reading, writing, and querying what happened.
 
-`Files` is what all hosts can do. `Shell` does it to a `Host`, or a guest of one, in this process, without a mount; for
-mounted hosts there is `apfs.testing.mounted`.
+`Files` is the interface of all hosts. `Shell` implements it for a `Host` or its guest in this process, without a mount;
+`apfs.testing.mounted` implements it for mounted hosts.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def _as_text(name: str) -> str:
 
 
 class Files(ABC):
-    """A host as its files, mounted or not. Paths are those on the host, `/sys/bus/ap/apmask`; links are followed.
+    """The files of a host, mounted or not. Paths are those on the host, `/sys/bus/ap/apmask`; links are followed.
 
-    What the host refuses raises an exception with the `errno` that a system call would set: `KernelError`, which also
-    says why, or `OSError` on a mount. The reason is in the journal in both cases.
+    A refused request raises an exception with the `errno` of the system call: `KernelError`, which also has the
+    reason, or `OSError` on a mount. The journal has the reason in both cases.
     """
 
     @abstractmethod
@@ -51,48 +51,48 @@ class Files(ABC):
 
     @abstractmethod
     def write(self, path: str, data: str | bytes) -> int:
-        """Write a text in one write and return the bytes taken."""
+        """Write data in a single write and return the number of bytes accepted."""
 
     @abstractmethod
     def ls(self, path: str) -> list[str]:
-        """Return the names in a directory, in its order."""
+        """Return the names in a directory, in the order of the listing."""
 
     @abstractmethod
     def readlink(self, path: str) -> str:
-        """Return the text of a link."""
+        """Return the target of a link."""
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether there is something at a path."""
+        """Whether a path exists."""
 
     def cat(self, path: str) -> str:
-        """Return the content of a file as a text."""
+        """Return the content of a file as text."""
         return self.read(path).decode()
 
     def echo(self, text: object, path: str) -> int:
-        """Write a text with a newline behind it."""
+        """Write a text followed by a newline."""
         return self.write(path, f"{text}\n")
 
     def console(self, *verbs: str) -> None:
-        """Do what operators, hypervisors and faults do: `plug 7 CEX7P`, `scan`, `tick 60` (docs/console.md has all)."""
+        """Execute console verbs, such as `plug 7 CEX7P`, `scan` or `tick 60` (docs/console.md lists all)."""
         for verb in verbs:
             self.write("/ctl/console", verb)
 
     @property
     def journal(self) -> History:
-        """Everything that happened until now."""
+        """Everything that has happened so far."""
         return History.parse(self.cat("/ctl/journal"))
 
     def recording(self) -> str:
-        """Return header and journal, which `apfs replay` and `History.parse` read: one JSON object per line."""
+        """Return header and journal for `apfs replay` and `History.parse`: one JSON object per line."""
         return self.cat("/ctl/header") + self.cat("/ctl/journal")
 
     def refusals(self, path: str = "*") -> list[Refusal]:
-        """Return the refused requests of a path or a pattern of paths."""
+        """Return the refused requests for a path or a glob pattern."""
         return self.journal.refusals(path)
 
     def uevents(self, devpath: str = "*", action: Action | None = None) -> list[Uevent]:
-        """Return the events of a DEVPATH or a pattern of them; of one action, if given."""
+        """Return the uevents for a DEVPATH or a glob pattern, optionally of one action."""
         return self.journal.uevents(devpath, action)
 
     def kmsg(self) -> list[str]:
@@ -118,7 +118,7 @@ class SystemShell(Files):
 
     @property
     def journal(self) -> History:
-        """Everything that happened until now."""
+        """Everything that has happened so far."""
         return History.of(self.system.journal)
 
     def _walk(self, path: str, *, follow: bool = True) -> int:
@@ -151,7 +151,7 @@ class SystemShell(Files):
             file.close()
 
     def write(self, path: str, data: str | bytes) -> int:
-        """Write a text in one write and return the bytes taken."""
+        """Write data in a single write and return the number of bytes accepted."""
         file = self._tree.open(self._walk(path), WRITE)
         try:
             return file.write(data.encode() if isinstance(data, str) else data)
@@ -159,11 +159,11 @@ class SystemShell(Files):
             file.close()
 
     def ls(self, path: str) -> list[str]:
-        """Return the names in a directory, in its order."""
+        """Return the names in a directory, in the order of the listing."""
         return [_as_text(entry.name) for entry in self._tree.readdir(self._walk(path))]
 
     def readlink(self, path: str) -> str:
-        """Return the text of a link."""
+        """Return the target of a link."""
         return _as_text(self._tree.readlink(self._walk(path, follow=False)))
 
     def stat(self, path: str) -> Stat:
@@ -171,7 +171,7 @@ class SystemShell(Files):
         return self._tree.stat(self._walk(path, follow=False))
 
     def exists(self, path: str) -> bool:
-        """Whether there is something at a path."""
+        """Whether a path exists."""
         try:
             self._walk(path)
         except KernelError:

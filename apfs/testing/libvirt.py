@@ -1,6 +1,6 @@
 """libvirtd on mounted hosts, for tests: start, hot-plug and migrate domains with a vfio-ap device.
 
-A libvirtd lives as long as its `with` block, or as the program that made it. Its guests end with it.
+A libvirtd exists as long as its `with` block and the program that created it. Its guests end with it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class LibvirtError(Exception):
 
 
 class Network(Closing):
-    """A network with nothing but loopback, for libvirts that are to reach each other by TCP. Only root can make it."""
+    """A network with only loopback, for libvirts that connect to each other by TCP. Only root can create it."""
 
     def __init__(self) -> None:
-        """Make it. `LibvirtError` if bwrap is missing, or cannot, for the reason that it has then printed."""
+        """Create it. `LibvirtError` if bwrap is missing or fails; then bwrap has printed the reason."""
         if shutil.which("bwrap") is None:
             raise LibvirtError("bwrap is missing: install the package bubblewrap")
         reader, writer = os.pipe()
@@ -56,15 +56,15 @@ class Network(Closing):
         return next(self._ports)
 
     def close(self) -> None:
-        """Let it vanish when no process is in it any more."""
+        """Remove it as soon as no process uses it any more."""
         self._holder.communicate()
 
 
 class Libvirt(Closing):
-    """A libvirtd on a mounted host, by `apfs libvirtd`; a guest that the scenario started is ended."""
+    """A libvirtd on a mounted host, started with `apfs libvirtd`; this ends a guest that the scenario started."""
 
     def __init__(self, host: MountedHost, *, options: Sequence[str] = (), network: Network | None = None) -> None:
-        """Start it. `options` are those of `apfs libvirtd`; in a `network` it listens on TCP as well.
+        """Start it. `options` are those of `apfs libvirtd`; in a `network` it also listens on TCP.
 
         `LibvirtError` says what is missing on this machine.
         """
@@ -91,7 +91,7 @@ class Libvirt(Closing):
         self._migrations = itertools.count()
 
     def close(self) -> None:
-        """End it and all guests; their devices are closed then. Twice is no error."""
+        """End it and all guests, which closes their devices. Can be called twice."""
         end(self._server)
         # Its own work, unless it was killed.
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -99,10 +99,10 @@ class Libvirt(Closing):
     def virsh(
         self, *arguments: str, check: bool = False, stdin: str = "", timeout: float | None = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Run virsh on it and return what it said, in English.
+        """Run virsh on it and return its output, in English.
 
-        With `check` an exit status other than 0 is a `CalledProcessError`, which shows standard error too. The name of
-        a file can be /dev/stdin: virsh then reads the text `stdin`. `TimeoutExpired` after `timeout` seconds.
+        With `check`, an exit status other than 0 raises `CalledProcessError`, which also shows standard error. With
+        the file name /dev/stdin, virsh reads the text `stdin`. `TimeoutExpired` after `timeout` seconds.
         """
         return run(
             [*self._enter, "virsh", "--quiet", "--connect", self.uri, *arguments],
@@ -122,15 +122,15 @@ class Libvirt(Closing):
         return self.virsh("domstate", domain, check=True).stdout.strip()
 
     def log(self, domain: str) -> str:
-        """Return QEMU's log of a domain: its command lines, and what it said."""
+        """Return QEMU's log of a domain: its command lines and messages."""
         return (self.directory / "log/qemu" / f"{domain}.log").read_text(errors="replace")
 
     def migrate(
         self, domain: str, target: Libvirt, *options: str, tcp: bool = False, timeout: float | None = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Live-migrate a domain by `virsh migrate` with these options, and return what it said.
+        """Live-migrate a domain with `virsh migrate` and these options, and return its output.
 
-        Exit status 0 is success. All goes through unix sockets, or with `tcp` through the network that both are in.
+        Exit status 0 is success. It uses unix sockets, or with `tcp` the network of both libvirtds.
         """
         if tcp:
             uri, through = target.tcp_uri, "tcp://127.0.0.1"
@@ -141,7 +141,7 @@ class Libvirt(Closing):
         return self.virsh("migrate", "--live", domain, "--desturi", uri, *route, *options, timeout=timeout)
 
     def report(self) -> str:
-        """Return the ends of its log and of QEMU's."""
+        """Return the ends of libvirtd's log and of QEMU's."""
         files = [self.directory / "log/libvirtd.log", *sorted(self.directory.glob("log/qemu/*.log"))]
         ends = [
             f"{file.relative_to(self.directory)}:\n"
@@ -154,14 +154,14 @@ class Libvirt(Closing):
 
 @dataclass(frozen=True, slots=True)
 class LibvirtPair:
-    """Two libvirts, on two hosts, between which domains migrate."""
+    """Two libvirtds on two hosts, between which domains migrate."""
 
     source: Libvirt
     target: Libvirt
 
     def migrate(self, domain: str, *options: str) -> subprocess.CompletedProcess[str]:
-        """Live-migrate a domain from source to target, as `Libvirt.migrate` does.
+        """Live-migrate a domain from source to target, like `Libvirt.migrate`.
 
-        The way back is `pair.target.migrate(domain, pair.source)`.
+        For the way back, use `pair.target.migrate(domain, pair.source)`.
         """
         return self.source.migrate(domain, self.target, *options)

@@ -1,7 +1,7 @@
 """Mounted hosts for tests: started, used and ended from a test program.
 
-A host lives exactly as long as its `with` block. If the program that made it dies instead, however that happens, the
-host ends too and takes its mount with it.
+A host exists as long as its `with` block. If the program that created it dies in any way, the host and its mount end,
+too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Clock = Literal["real", "manual"]
 
 
 class MountedFiles(Files):
-    """A mounted host or a guest of one. What it refuses is an `OSError`, as with any file."""
+    """A mounted host, or its guest. Refused requests raise `OSError`, as for any file."""
 
     def __init__(self, path: Path, selection: Sequence[str]) -> None:
         self.path = path
@@ -48,9 +48,9 @@ class MountedFiles(Files):
         return self._at(path).read_bytes()
 
     def write(self, path: str, data: str | bytes) -> int:
-        """Write a text in one write and return the bytes taken.
+        """Write data in a single write and return the number of bytes accepted.
 
-        Without buffers, which would try again to write what was refused when they are closed.
+        Unbuffered: a buffer would retry a refused write when it is closed.
         """
         file = os.open(self._at(path), os.O_WRONLY)
         try:
@@ -62,15 +62,15 @@ class MountedFiles(Files):
             os.close(file)
 
     def ls(self, path: str) -> list[str]:
-        """Return the names in a directory, in its order."""
+        """Return the names in a directory, in the order of the listing."""
         return os.listdir(self._at(path))  # noqa: PTH208 -- names are wanted
 
     def readlink(self, path: str) -> str:
-        """Return the text of a link."""
+        """Return the target of a link."""
         return str(self._at(path).readlink())
 
     def exists(self, path: str) -> bool:
-        """Whether there is something at a path."""
+        """Whether a path exists."""
         return self._at(path).exists()
 
     # -- commands ----------------------------------------------------------------------------------
@@ -85,11 +85,12 @@ class MountedFiles(Files):
         cwd: str | os.PathLike[str] | None = None,
         timeout: float | None = COMMAND_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command that sees this system at `/sys` and `/dev`, by `apfs exec --mount`, and return what it said.
+        """Run a command that sees this system at `/sys` and `/dev`, with `apfs exec --mount`, and return its output.
 
         `options` are those of `apfs exec`, such as `("--tmpfs", "/etc/mdevctl.d")`; `env` is added to the environment.
-        With `check` an exit status other than 0 is a `CalledProcessError`, which shows standard error too. 125 means
-        that `apfs exec` itself failed, for the reason in `stderr`. `TimeoutExpired` after `timeout` seconds.
+        With `check`, an exit status other than 0 raises `CalledProcessError`, which also shows standard error. Exit
+        status 125 means that `apfs exec` itself failed; `stderr` has the reason. `TimeoutExpired` after `timeout`
+        seconds.
         `apfs.MountsError` if the process that forks commands was killed meanwhile.
         """
         words = ["exec", "--die-with-parent", *self.selection, *options, "--", *command]
@@ -104,12 +105,12 @@ class MountedFiles(Files):
         check: bool = False,
         timeout: float | None = COMMAND_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a bash script as `exec` runs commands; `arguments` are its `$1`, `$2` ..."""
+        """Run a bash script like `exec` runs commands; `arguments` are its `$1`, `$2` ..."""
         return self.exec("bash", "-c", script, "bash", *arguments, options=options, check=check, timeout=timeout)
 
 
 class MountedHost(MountedFiles, Closing):
-    """A host that is mounted on a new directory. What it refuses is an `OSError`, as with any file."""
+    """A host that is mounted on a new directory. Refused requests raise `OSError`, as for any file."""
 
     def __init__(
         self,
@@ -118,11 +119,11 @@ class MountedHost(MountedFiles, Closing):
         clock: Clock = "manual",
         allow_other: bool | None = None,
     ) -> None:
-        """Mount a scenario: a name of the gallery, a file, or, if there is a newline in it, the TOML text itself.
+        """Mount a scenario: a name of the gallery, a file, or, if it contains a newline, the TOML text itself.
 
-        With a `manual` clock the AP bus scans when it is told to; with a `real` one also every `config_time` seconds.
-        `allow_other` lets other users in; None does so for root only.
-        `apfs.MountsError` says what the machine lacks for a mount, or what is wrong with the scenario.
+        With a `manual` clock, the AP bus scans only on request; with a `real` one, also every `config_time` seconds.
+        `allow_other` gives other users access; None does so only for root.
+        `apfs.MountsError` says what is missing for a mount, or what is wrong with the scenario.
         """
         self._place = places.Place("apfs-host-")
         place = self._place.mountpoint
@@ -145,7 +146,7 @@ class MountedHost(MountedFiles, Closing):
         return self._server.poll() is None
 
     def close(self) -> None:
-        """Unmount and remove the directory, also if files are open or the server was killed. Twice is no error."""
+        """Unmount and remove the directory, even if files are open or the server was killed. Can be called twice."""
         if self._closed:
             return
         # Not by the lifeline alone: a process forked from this one may hold it too.
@@ -157,7 +158,7 @@ class MountedHost(MountedFiles, Closing):
 
 
 class MountedGuest(MountedFiles):
-    """The guest of a mediated device of a mounted host, as long as it runs. Paths are those on the guest."""
+    """The running guest of a mediated device of a mounted host. Paths are those on the guest."""
 
     def __init__(self, host: MountedFiles, uuid: str) -> None:
         super().__init__(guests.place(host.path, uuid), (*host.selection, "--guest", uuid))
@@ -175,7 +176,7 @@ class Pair:
         return migration.Source(self.source.path, uuid), migration.Target(self.target.path, uuid)
 
     def migrate(self, uuid: str) -> migration.Outcome:
-        """Live-migrate the guest of a mediated device from source to target. `ok` tells whether, `error` why not.
+        """Live-migrate the guest of a mediated device from source to target. The result has `ok`, and `error` if not.
 
         `apfs.mounts.migration.NotPossibleError` if a host lacks the device or the source its guest.
         """

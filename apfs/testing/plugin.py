@@ -1,7 +1,7 @@
 """The pytest plugin: emulated hosts as fixtures. docs/pytest.md is its guide.
 
-pytest imports this module in every run of every project in whose environment apfs is installed. Therefore it imports
-the rest of apfs only when a fixture is used.
+pytest imports this module in every run of every project with apfs in its environment. So it imports the rest of apfs
+only when a fixture is used.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         JOURNALS,
         metavar="DIR",
-        help="keep the journals of failed tests' hosts in this directory, for `apfs replay`",
+        help="save the journals of failed tests' hosts in this directory, for `apfs replay`",
     )
     group.addoption(
         REPORTS,
         metavar="DIR",
-        help="draw what happened on the hosts of each failed test, as a page in this directory, as `apfs report` does",
+        help="save an HTML page for each failed test in this directory, like `apfs report`",
     )
 
 
@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{MARKER}(scenario, target, *, clock='manual'): hosts of apfs_host, apfs_mount, apfs_pair, "
         "apfs_libvirt and apfs_libvirt_pair: names of "
-        "scenarios, TOML files beside the test's file, or TOML texts; target is for pairs only.",
+        "scenarios, TOML files relative to the test's file, or TOML texts; target is for pairs only.",
     )
 
 
@@ -93,7 +93,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
 
 @pytest.fixture
 def apfs_host(request: pytest.FixtureRequest) -> Iterator[Shell]:
-    """Boot a host in this process, without a mount: it works everywhere and starts in no time.
+    """Boot a host in this process, without a mount: works everywhere and starts at once.
 
     Refusals are `apfs.KernelError`. The machine itself is `apfs_host.host`.
     """
@@ -116,14 +116,14 @@ def apfs_host(request: pytest.FixtureRequest) -> Iterator[Shell]:
 
 @pytest.fixture
 def apfs_mount(request: pytest.FixtureRequest) -> Iterator[MountedHost]:
-    """Mount a host on a directory of its own, for real programs; it ends with the test, whatever becomes of that."""
+    """Mount a host on its own directory, for real programs; it ends with the test in any case."""
     with _mounted(request, {"apfs_mount": "default"}) as hosts:
         yield hosts["apfs_mount"]
 
 
 @pytest.fixture
 def apfs_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """Mount two hosts for a live migration; without a marker those of the gallery that fit."""
+    """Mount two hosts for a live migration; by default two compatible ones of the gallery."""
     from apfs.testing.mounted import Pair  # noqa: PLC0415 -- see the head of the file
 
     names = {"apfs_pair.source": "migration-source", "apfs_pair.target": "migration-target"}
@@ -135,7 +135,7 @@ def apfs_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def apfs_libvirt(request: pytest.FixtureRequest) -> Iterator[Libvirt]:
     """Start a libvirtd on a mounted host; it ends with the test, and its guests with it.
 
-    Without a marker the host is migration-source of the gallery, which has a mediated device.
+    By default the host is migration-source of the gallery, which has a mediated device.
     """
     with (
         _mounted(request, {"apfs_libvirt.host": "migration-source"}) as hosts,
@@ -146,7 +146,7 @@ def apfs_libvirt(request: pytest.FixtureRequest) -> Iterator[Libvirt]:
 
 @pytest.fixture
 def apfs_libvirt_pair(request: pytest.FixtureRequest) -> Iterator[LibvirtPair]:
-    """Start a libvirtd on each of two mounted hosts, for live migrations; without a marker those that fit."""
+    """Start a libvirtd on each of two mounted hosts, for live migrations; by default on compatible ones."""
     from apfs.testing.libvirt import LibvirtPair  # noqa: PLC0415 -- see the head of the file
 
     names = {"apfs_libvirt_pair.source": "migration-source", "apfs_libvirt_pair.target": "migration-target"}

@@ -29,7 +29,7 @@ def test_in_a_pipe_no_line_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = migrate.text(CHECK).splitlines()
     assert lines[1].split() == ["05.0004", "AP", "type", "0e", LONG]
     assert lines[2].split() == ["all", "number", "1", "2"]
-    assert lines[3] == "669d9b23: not compatible, the target would answer EFAULT"
+    assert lines[3] == "669d9b23: not compatible, the target would return EFAULT"
 
 
 def test_on_a_terminal_lines_are_folded_to_its_width(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,7 @@ def test_stream_that_a_target_takes_and_forgets(mount: Mounter, tmp_path: Path) 
     target = of_revision(mount, tmp_path, "v4", "migration-target", empty=True)
     output = apfs("migrate", "--check", str(source), str(target), UUID, status=1).stdout
     assert output.splitlines()[-1] == (
-        f"{UUID}: not compatible, the target (v4) would take the stream (v2) and do nothing with it"
+        f"{UUID}: not compatible, the target (v4) would accept the stream (v2) without effect"
     )
     check = json.loads(apfs("migrate", "--check", "--json", str(source), str(target), UUID, status=1).stdout)
     assert (check["compatible"], check["errno"], check["judged"]) == (False, None, False)
@@ -347,7 +347,7 @@ def test_files_that_cannot_be_read_or_written_are_named(mount: Mounter, tmp_path
     target = of_revision(mount, tmp_path, "v4", "migration-target")
     (source / "ctl/console").write_text("unplug 6")  # which the bus does not know yet
     said = apfs("migrate", str(source), str(target), UUID, status=1).stdout
-    assert f"No such device ({client(source)}/data_stream); the guest goes on running on the source" in said
+    assert f"No such device ({client(source)}/data_stream); the guest keeps running on the source" in said
     check = target / "ctl/migration" / UUID / "check"
     check.chmod(0)
     said = apfs("migrate", "--check", str(source), str(target), UUID, status=2).stderr

@@ -205,7 +205,7 @@ def test_a_target_that_fails_for_no_known_reason(mount: Mounter, name: str) -> N
     said = encode("hello", **hello) + encode("failed", errno=name, path="/there")
     other = ["sh", "-c", 'printf %s "$1"; cat > /dev/null', "sh", said.decode()]
     result = apfs("migrate", "--send", str(source), UUID, "--", *other, status=1)
-    assert "not migrated: Input/output error (/there); the guest goes on running on the source" in result.stdout
+    assert "not migrated: Input/output error (/there); the guest keeps running on the source" in result.stdout
     assert guest(source) == "RUNNING"
 
 

@@ -23,7 +23,7 @@ NOW, LEGEND, READOUT, MATRIX = ".now", ".legend li", ".readout", ".box canvas"
 def test_time_moves_the_matrix(show: Show) -> None:
     browser = show(told("kernel-doc", a_day), title="kernel-doc")
     assert browser.text("#counter") == "moment 11 of 11"
-    browser.find("[title^='before everything']").click()
+    browser.find("[title^='the beginning']").click()
     assert browser.text("#counter") == "moment 0 of 11"
     assert "it was when its journal began" in browser.text(NOW)
     assert "vfio_ap, free 1" in browser.texts(LEGEND)
@@ -142,4 +142,4 @@ def test_two_hosts_and_the_verdicts_of_a_migration(show: Show) -> None:
     assert sent in [text.split(maxsplit=1)[1].removesuffix(" ●") for text in browser.texts(".row")]
     browser.press(Keys.ARROW_RIGHT)
     assert browser.text("#counter") != where
-    assert "only the order of steps that a migration implies is certain" in browser.text("footer")
+    assert "only the order of steps of a migration is certain" in browser.text("footer")

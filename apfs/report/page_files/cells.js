@@ -12,7 +12,7 @@ const KINDS = [
   { name: "in a guest", sign: "", device: true },
   { name: "assigned, but filtered out", sign: "", device: true },
   { name: "no driver", sign: "?" },
-  { name: "assigned, but there is no such queue", sign: "", device: true },
+  { name: "assigned, but the queue does not exist", sign: "", device: true },
 ];
 
 const DECONFIGURED = 1, CHECKSTOPPED = 2, EXCEPTION = 4;

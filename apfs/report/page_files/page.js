@@ -52,11 +52,11 @@ class Panel {
     this.host = host;
     const canvas = h("canvas", {
       tabindex: 0, role: "application", "aria-roledescription": "matrix of queues",
-      "aria-label": `Queues of ${host.title}: adapters down, domains across. Arrow keys move.`,
+      "aria-label": `Queues of ${host.title}: adapters as rows, domains as columns. Arrow keys move.`,
     });
     this.box = h("div", { class: "box" }, h("div", { class: "size" }, canvas));
     this.readout = h("p", { class: "readout soft", "aria-live": "polite" });
-    this.legend = h("ul", { class: "legend", "aria-label": "Who has the queues" });
+    this.legend = h("ul", { class: "legend", "aria-label": "Owners of the queues" });
     this.tables = h("div");
     const zoom = (text, title, steps) => h("button", { title, "aria-label": title, onclick: () => this.matrix.zoomBy(steps) }, text);
     this.element = h("section", { class: "host", "aria-label": host.title },
@@ -68,7 +68,7 @@ class Panel {
       this.legend, this.tables);
     this.matrix = new Matrix(host, this.box, canvas, () => this.read());
     if (!host.axes.adapters.length || !host.axes.domains.length) {
-      this.box.replaceChildren(h("p", { class: "soft" }, "There are no queues at any moment."));
+      this.box.replaceChildren(h("p", { class: "soft" }, "This host never has any queues."));
     }
   }
 
@@ -82,7 +82,7 @@ class Panel {
 
   read() {
     const place = this.matrix.hover ?? this.matrix.cursor;
-    if (!place) return fill(this.readout, "Point at a queue, or move there with the arrow keys, to read about it.");
+    if (!place) return fill(this.readout, "Point at a queue, or move to it with the arrow keys, for details.");
     const { name, text } = this.host.describe(this.index, place.row, place.column);
     return fill(this.readout, h("b", { class: "mono" }, name), ` ${text}`);
   }
@@ -152,7 +152,7 @@ class Panel {
       h("header", {}, this.label(uuid), h("button", { "aria-pressed": `${pressed}`, onclick: highlight, title: "show in the matrix" }, "show")),
       h("div", { class: "soft" }, `opened by ${mdev["opened by"]}, migration ${mdev.migration}`),
       guest && h("div", { class: "soft" }, `its guest sees cards ${guest.cards}; queues: ${guest.queues}; modules: ${guest.modules}`,
-        guest.mode === "usual" ? "" : `; ${guest.mode}`, guest.guests === "none" ? "" : `; guests of its own: ${guest.guests}`),
+        guest.mode === "usual" ? "" : `; ${guest.mode}`, guest.guests === "none" ? "" : `; nested guests: ${guest.guests}`),
       h("table", {}, h("thead", {}, h("tr", {}, ["", "adapters", "domains", "control"].map((head) => h("th", { scope: "col" }, head)))),
         h("tbody", {}, row("matrix", "matrix"), row("guest_matrix", "guest_matrix"))),
       filtered.length && h("ul", {}, filtered.map(([what, why]) =>
@@ -182,8 +182,8 @@ const strip = h("canvas", { "aria-hidden": "true" });
 const counter = h("output", { id: "counter" });
 const button = (text, title, act) => h("button", { title, "aria-label": title, onclick: act }, text);
 const buttons = [
-  button("|◀", "before everything (Home)", () => go(0)), button("◀", "one step back (Left)", () => move(-1)),
-  button("▶", "one step on (Right)", () => move(1)), button("▶|", "the end (End)", () => go(data.order.length)),
+  button("|◀", "the beginning (Home)", () => go(0)), button("◀", "one step back (Left)", () => move(-1)),
+  button("▶", "one step forward (Right)", () => move(1)), button("▶|", "the end (End)", () => go(data.order.length)),
 ];
 const nextRefusal = button("next refusal", "next refusal (r)", () => toRefusal(1));
 const now = h("section", { class: "now", "aria-live": "polite", "aria-label": "what happened at this moment" });
@@ -192,29 +192,29 @@ const rows = h("div", { class: "rows" }), space = h("div", {});
 list.append(space, rows);
 const search = h("input", { type: "search", placeholder: "search (/)", "aria-label": "search in the steps", oninput: () => select() });
 const choice = h("select", { "aria-label": "which steps", onchange: () => select() },
-  [["all", "all steps"], ["patch", "what changed something"], ["refusal", "refusals"], ["migration", "migration"]].map(([value, text]) => h("option", { value }, text)));
+  [["all", "all steps"], ["patch", "steps with changes"], ["refusal", "refusals"], ["migration", "migration"]].map(([value, text]) => h("option", { value }, text)));
 const found = h("span", { class: "soft", "aria-live": "polite" });
 const printed = h("table", { class: "print-only" });
 
 document.body.append(
   h("div", { class: "bar" },
-    h("div", { class: "title" }, h("h1", {}, data.title), h("span", { class: "soft" }, `what happened, by apfs ${data.apfs}`)),
+    h("div", { class: "title" }, h("h1", {}, data.title), h("span", { class: "soft" }, `report by apfs ${data.apfs}`)),
     h("div", { class: "time", role: "group", "aria-label": "time line" }, buttons.slice(0, 3), buttons[3], nextRefusal,
       h("div", { class: "track" }, strip, slider), counter)),
   h("main", {},
     h("div", { class: "hosts" }, panels.map((panel) => panel.element)),
     h("aside", { class: "side" }, now, h("section", {},
       h("h2", {}, "Steps "), h("div", { class: "filters" }, search, choice), found, list, printed))),
-  h("footer", { class: "keys" }, [["←", "→"], " one step, ", ["Home", "End"], " all the way, ", ["r", "R"], " next and previous refusal, ", ["/"],
+  h("footer", { class: "keys" }, [["←", "→"], " one step, ", ["Home", "End"], " first and last step, ", ["r", "R"], " next and previous refusal, ", ["/"],
     " search; in the matrix the arrows move from queue to queue, ", ["+", "−"], " resize it. ",
-    hosts.length > 1 ? "The hosts have no common clock: only the order of steps that a migration implies is certain between them." : ""]
+    hosts.length > 1 ? "The hosts have no common clock: between them, only the order of steps of a migration is certain." : ""]
     .map((part) => (Array.isArray(part) ? part.map((key) => h("kbd", {}, key)) : part))));
 
 // -- the list of steps: only the rows that can be seen exist -------------------------------------------
 
 function rowOf(where) {
   const { host, step } = stepAt(where);
-  const changed = step.patch && h("span", { class: "dot", title: "changes the picture" }, "●");
+  const changed = step.patch && h("span", { class: "dot", title: "changes the state" }, "●");
   return h("div", { class: "row", id: `step-${where}`, role: "option", "aria-selected": `${where === position}`, "aria-posinset": listed.indexOf(where) + 1,
     "aria-setsize": listed.length, title: step.what },
     h("span", { class: "n" }, `${step.last}`), letters[host] && h("span", { class: "letter" }, letters[host]),
@@ -257,7 +257,7 @@ function tell() {
   const at = stepAt(position);
   if (!at) {
     const text = data.order.length ? "Nothing has happened yet: the hosts are as they were when their journals began." : "Nothing happened.";
-    return fill(now, h("div", { class: "head" }, h("span", { class: "badge" }, "at first")), h("p", { class: "soft" }, hosts.length > 1 ? text : text.replace("hosts are", "host is").replace("they were", "it was").replace("their journals", "its journal")));
+    return fill(now, h("div", { class: "head" }, h("span", { class: "badge" }, "start")), h("p", { class: "soft" }, hosts.length > 1 ? text : text.replace("hosts are", "host is").replace("they were", "it was").replace("their journals", "its journal")));
   }
   const { host, step } = at, taken = moments[position][host];
   const moves = step.patch ? hosts[host].moves(taken - 1, taken) : [];
@@ -268,10 +268,10 @@ function tell() {
     step.where ? h("div", { class: "soft mono" }, step.where) : null,
     step.why ? h("div", { class: "refused", role: "note" }, step.why) : null,
     moves.length ? h("ul", { class: "moves" }, moves.slice(0, 6).map((text) => h("li", {}, text))) : null,
-    step.patch && !moves.length ? h("p", { class: "soft" }, "No queue changes hands; what changes is marked in the tables.") : null,
+    step.patch && !moves.length ? h("p", { class: "soft" }, "No queue changes its owner; the tables show what changes.") : null,
     step.verdicts ? verdicts(step.verdicts) : null,
-    step.effects ? h("div", { class: "effects", tabindex: 0, role: "region", "aria-label": "what it led to" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["record", "type", "what it led to"].map((head) => h("th", { scope: "col" }, head)))),
+    step.effects ? h("div", { class: "effects", tabindex: 0, role: "region", "aria-label": "effects" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["record", "type", "effect"].map((head) => h("th", { scope: "col" }, head)))),
       h("tbody", {}, step.effects.map(([number, kind, what, why]) => h("tr", {}, h("td", {}, `${number}`), h("td", {}, kind), h("td", { class: "mono" }, what, why && h("div", { class: "why" }, why)))))),
       step.left && h("p", { class: "soft" }, `and ${counts(step.left)}`)) : null);
 }
@@ -290,7 +290,7 @@ function go(where) {
   const taken = moments[position], before = moments[Math.max(position - 1, 0)], at = stepAt(position);
   panels.forEach((panel, index) => panel.show(taken[index], before[index], at && at.host === index ? namedIn(at.step) : new Set()));
   slider.value = position;
-  slider.setAttribute("aria-valuetext", at ? `${position} of ${data.order.length}: ${at.step.what}` : "before everything");
+  slider.setAttribute("aria-valuetext", at ? `${position} of ${data.order.length}: ${at.step.what}` : "the beginning");
   counter.textContent = `moment ${position.toLocaleString("en")} of ${data.order.length.toLocaleString("en")}`;
   buttons[0].disabled = buttons[1].disabled = position === 0;
   buttons[2].disabled = buttons[3].disabled = position === data.order.length;
