@@ -9,22 +9,27 @@ of the pipe. That something can be written again tells that it has come so far; 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
-from typing import TYPE_CHECKING
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import compose, linux, namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from apfs.sandbox.seccomp import Nodes
 
 _ROOT = "/newroot"
 """What is the root of the sandbox later, while bwrap works on it."""
+_DONE = b"."
+_PAUSE_MS, _ATTEMPTS = 10, 500
+"""How often the guard looks for processes that it may have missed, because they were just made."""
 
 
 def make_gate() -> tuple[int, int]:
@@ -36,37 +41,139 @@ def make_gate() -> tuple[int, int]:
     return reader, writer
 
 
-def start(mount: Path, nodes: Nodes, pid: int, gate: int) -> tuple[int, int]:
-    """Start a process that waits at the gate and puts everything together for bwrap's child `pid`.
+class Assembler:
+    """The process that waits at a gate and puts everything together; it goes on until the end of its `with` block.
 
-    Returns its own pid, and a descriptor that can be read when it is done: nothing, or why it could not be done. Its
-    exit status is not 0 if it was killed, or found a defect, of which it then prints the traceback.
+    It also guards the sandbox. If this process is killed, bwrap is too, but not bwrap's child: that asks for it only
+    when it has started the command. So the guard ends it, and until then keeps it from starting the command.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        end_with(lambda: _work(mount, nodes, pid, gate, writer))
-    os.close(writer)
-    return child, reader
+
+    def __init__(self, mount: Path, nodes: Nodes) -> None:
+        """Start it."""
+        self.gate, self._gate = make_gate()
+        """For bwrap's --file."""
+        self.block, self._block = os.pipe()
+        """For bwrap's --block-fd."""
+        told, self._tell = os.pipe()
+        self.done, done = os.pipe()
+        """Can be read when all is put together, or when that has failed."""
+        self.pid = os.fork()
+        if self.pid == 0:
+            end_with(lambda: _work(_Guard(told, self._block), mount, nodes, self._gate, done))
+        for descriptor in (told, done):
+            os.close(descriptor)
+
+    def open_gate(self) -> None:
+        """Let bwrap go on from the gate."""
+        os.close(self._gate)
+
+    def start_command(self) -> None:
+        """Let bwrap start the command."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            os.write(self._block, b"\0")
+        os.close(self._block)
+
+    def tell(self, pid: int) -> None:
+        """Tell it of bwrap's child, in whose namespaces it is to work."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            os.write(self._tell, f"{pid}\n".encode())
+
+    def problem(self) -> str:
+        """Wait until all is put together. Return why that has failed, and nothing if it has not."""
+        said = b""
+        while piece := os.read(self.done, select.PIPE_BUF):
+            said += piece
+        return "" if said == _DONE else said.decode() or "a process of apfs was killed, or failed"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whatever it does."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        for descriptor in (self.done, self._tell):
+            os.close(descriptor)
 
 
-def _work(mount: Path, nodes: Nodes, pid: int, gate: int, reason: int) -> None:
+class _Guard:
+    """Ends the sandbox when the process that made it has been killed: then the other end of `told` is closed."""
+
+    def __init__(self, told: int, block: int) -> None:
+        self.descriptors = told, block
+        self._told, self._block = told, block
+        self._pidfd: int | None = None
+
+    def wait_for_pid(self) -> int:
+        """Return the process id of bwrap's child, once it is told."""
+        text = b""
+        while not text.endswith(b"\n"):
+            piece = os.read(self._told, select.PIPE_BUF)
+            if not piece:
+                self._end_readers()
+                raise SystemExit
+            text += piece
+        pid = int(text)
+        with contextlib.suppress(ProcessLookupError):
+            self._pidfd = os.pidfd_open(pid)
+        return pid
+
+    def wait(self, gate: int | None = None) -> bool:
+        """Wait until bwrap reads at the gate; False if it has ended. Without a gate, wait for the end of everything."""
+        poll = select.poll()
+        poll.register(self._told, 0)
+        if gate is not None:
+            poll.register(gate, select.POLLOUT)
+        found = dict(poll.poll())
+        if self._told in found:
+            if self._pidfd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            raise SystemExit
+        return not any(events & select.POLLERR for events in found.values())
+
+    def _end_readers(self) -> None:
+        """End whoever has the other end of `block`: bwrap, which was killed, and its child, if it has made one."""
+        mine = Path(f"/proc/self/fd/{self._block}").readlink()
+        poll = select.poll()
+        poll.register(self._block, 0)
+        for _ in range(_ATTEMPTS):
+            for process in Path("/proc").glob("[0-9]*"):
+                if int(process.name) != os.getpid():
+                    _end_if_open(process, mine)
+            if poll.poll(_PAUSE_MS):
+                return
+
+
+def _end_if_open(process: Path, file: Path) -> None:
+    """Kill a process, by its directory in /proc, if it has a file open."""
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(int(process.name))
+        try:
+            if any(descriptor.readlink() == file for descriptor in (process / "fd").iterdir()):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def _work(guard: _Guard, mount: Path, nodes: Nodes, gate: int, done: int) -> None:
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):  # they are for others
+        signal.signal(number, signal.SIG_IGN)
+    close_others(gate, done, *guard.descriptors)
+    said = _DONE
     try:
-        close_others(reason, gate)
         trees = compose.trees(mount, nodes)
-        if _wait(gate):
+        pid = guard.wait_for_pid()
+        if guard.wait(gate):
             namespaces.join(pid, "mnt")
             _assemble(trees, mount)
+        os.close(gate)
     except OSError as error:
-        os.write(reason, f"{error.filename or ''}: {error.strerror}".removeprefix(": ").encode())
-
-
-def _wait(gate: int) -> bool:
-    """Wait until bwrap reads; False if it has ended."""
-    poll = select.poll()
-    poll.register(gate, select.POLLOUT)
-    ((_, found),) = poll.poll()
-    return not found & select.POLLERR
+        said = f"{error.filename or ''}: {error.strerror}".removeprefix(": ").encode()
+    with contextlib.suppress(BrokenPipeError):
+        os.write(done, said)
+    os.close(done)
+    guard.wait()
 
 
 def _assemble(trees: Sequence[compose.Tree], mount: Path) -> None:

@@ -86,15 +86,18 @@ def _run_if_alive(host: Path, guest_of: Sequence[str], command: list[str], sandb
 
 
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
-    status_reader, status_writer = os.pipe()
-    block_reader, block_writer = os.pipe()
-    gate_reader, gate = assemble.make_gate()
-    words = ["--json-status-fd", str(status_writer), "--block-fd", str(block_reader)]
     sandbox.nodes = supervisor.possible(sandbox.nodes, mount)
-    words += compose.arguments(mount, sandbox, gate_reader)
+    with assemble.Assembler(mount, sandbox.nodes) as assembler:
+        return _run_in_box(mount, command, sandbox, assembler)
+
+
+def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: assemble.Assembler) -> int:
+    status_reader, status_writer = os.pipe()
+    words = ["--json-status-fd", str(status_writer), "--block-fd", str(assembler.block)]
+    words += compose.arguments(mount, sandbox, assembler.gate)
     terminal = signals.take()
     restored = [f"--default-signal={number.name[3:]}" for number in sorted(terminal)]
-    for descriptor in (status_writer, block_reader, gate_reader):
+    for descriptor in (status_writer, assembler.block, assembler.gate):
         os.set_inheritable(descriptor, True)  # noqa: FBT003 -- takes no keywords
     ours, theirs = socket.socketpair()
     parent = os.getpid()
@@ -105,21 +108,20 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
         close_fds=False,
         preexec_fn=lambda: _prepare(parent, theirs, sandbox.nodes, terminal),  # noqa: PLW1509 -- see above
     )
-    for descriptor in (status_writer, block_reader, gate_reader):
+    for descriptor in (status_writer, assembler.block, assembler.gate):
         os.close(descriptor)
     theirs.close()
     watch = supervisor.supervise(ours, mount, sandbox.nodes)
 
-    wait = partial(_wait, watch)
+    wait = partial(_wait, box, watch)
     pump = None
     try:
-        with os.fdopen(status_reader) as statuses:
+        with open(status_reader, "rb", buffering=0):  # noqa: PTH123 -- to close it
             with interrupts.heeded():
-                wait(status_reader)
-            first = _whole(statuses.readline())
-            pid = json.loads(first)["child-pid"] if first else None
+                line, newline, reports = _read(status_reader, wait, b"\n").partition(b"\n")
+            pid = json.loads(line)["child-pid"] if newline else None
             if pid is not None:
-                _put_together(mount, sandbox, pid, gate, wait)
+                _put_together(assembler, pid, wait)
             if pid is not None and (sandbox.private_network or sandbox.nodes != "files"):
                 pump, ready = uevents.start(
                     mount, pid, lambda: Devtmpfs(mount, pid, sandbox.nodes).follow, network=sandbox.private_network
@@ -127,9 +129,8 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
                 with interrupts.heeded():
                     wait(ready)
                 os.close(ready)
-            signals.let_go(block_writer, pid)
-            wait(status_reader)
-            rest = _whole(statuses.read())
+            signals.let_go(assembler.start_command, pid)
+            reports += _read(status_reader, wait)
         status = box.wait()
     finally:
         _end_box(box)
@@ -138,44 +139,62 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
         if pump is not None:
             os.kill(pump, signal.SIGKILL)
             os.waitpid(pump, 0)
-    codes = [report["exit-code"] for report in map(json.loads, rest.splitlines()) if "exit-code" in report]
+    # Without a last line that is not whole: bwrap was killed while it wrote that.
+    lines = map(json.loads, reports[: reports.rfind(b"\n") + 1].splitlines())
+    codes = [report["exit-code"] for report in lines if "exit-code" in report]
     if not codes:
         raise SandboxError(f"bwrap was killed by signal {-status}" if status < 0 else _advice())
     return int(codes[0])
 
 
-def _whole(lines: str) -> str:
-    """Return what bwrap has reported without a last line that is not whole: it was killed while it wrote that."""
-    return lines[: lines.rfind("\n") + 1]
+def _read(descriptor: int, wait: Callable[[int], None], end: bytes | None = None) -> bytes:
+    """Read, after waiting for each piece, up to the end of the file, or until there is a certain end in the text."""
+    text = b""
+    while end is None or end not in text:
+        wait(descriptor)
+        piece = os.read(descriptor, select.PIPE_BUF)
+        if not piece:
+            break
+        text += piece
+    return text
 
 
-def _wait(watch: supervisor.Supervisor | None, descriptor: int) -> None:
-    """Wait until a descriptor can be read. In the meantime bwrap, too, may be stopped at one of its calls."""
+def _wait(box: subprocess.Popen[bytes], watch: supervisor.Supervisor | None, descriptor: int) -> None:
+    """Wait until a descriptor can be read. In the meantime bwrap, too, may be stopped at one of its calls.
+
+    If bwrap ends, its child is ended: else nobody would let that go on, nor those that wait for it.
+    """
+    if box.returncode is None:
+        ended = os.pidfd_open(box.pid)
+        try:
+            if _serve(watch, descriptor, ended) == {descriptor}:
+                return
+        finally:
+            os.close(ended)
+        _end_box(box)
+    _serve(watch, descriptor)
+
+
+def _serve(watch: supervisor.Supervisor | None, *descriptors: int) -> set[int]:
+    """Serve until one of some descriptors can be read, and return those that can be."""
     if watch is not None:
-        watch.serve(descriptor)
-    else:
-        poll = select.poll()
+        return watch.serve(*descriptors)
+    poll = select.poll()
+    for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-        poll.poll()
+    return {descriptor for descriptor, _ in poll.poll()}
 
 
-def _put_together(mount: Path, sandbox: Sandbox, pid: int, gate: int, wait: Callable[[int], None]) -> None:
+def _put_together(assembler: assemble.Assembler, pid: int, wait: Callable[[int], None]) -> None:
     """Have the directories of the sandbox put together while bwrap, whose child is `pid`, waits at the gate."""
-    child, done = assemble.start(mount, sandbox.nodes, pid, gate)
-    try:
-        with interrupts.heeded():
-            wait(done)
-        with os.fdopen(done) as reasons:
-            reason = reasons.read()
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
-    finally:
-        _, status = os.waitpid(child, 0)
-    if reason or status:
+    assembler.tell(pid)
+    with interrupts.heeded():
+        wait(assembler.done)
+    problem = assembler.problem()
+    if problem:
         # The gate stays closed: bwrap would fail as well, and be killed in the middle of saying so.
-        raise SandboxError(f"the sandbox could not be created: {reason or 'a process of apfs was killed, or failed'}")
-    os.close(gate)
+        raise SandboxError(f"the sandbox could not be created: {problem}")
+    assembler.open_gate()
 
 
 def _prepare(parent: int, channel: socket.socket, nodes: Nodes, blocked: set[signal.Signals]) -> None:
@@ -187,7 +206,10 @@ def _prepare(parent: int, channel: socket.socket, nodes: Nodes, blocked: set[sig
 
 
 def _end_box(box: subprocess.Popen[bytes]) -> None:
-    """End bwrap, and its child: until bwrap has told it to go on, that child does not notice that bwrap was killed."""
+    """End bwrap, and its child: until bwrap has told it to go on, that child does not notice that bwrap was killed.
+
+    Nothing if bwrap has ended by itself.
+    """
     box.kill()
     if box.wait() >= 0:
         return

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from apfs.mounts.interrupts import STATUS, interrupts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 """Signals that keys of a terminal send."""
@@ -33,12 +35,12 @@ def _end(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def let_go(block: int, pid: int | None) -> None:
-    """Let the command start. `SystemExit` if Ctrl-C came before, or comes before the command can get it."""
+def let_go(start: Callable[[], None], pid: int | None) -> None:
+    """Let the command `start`. `SystemExit` if Ctrl-C came before, or comes before the command can get it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         interrupts.check()
-        os.close(block)
+        start()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, partial(_interrupted, pid))
     finally:

@@ -64,16 +64,17 @@ class Supervisor:
             os.close(fd)
         self._nodes.close()
 
-    def serve(self, until: int) -> None:
-        """Serve until a descriptor can be read or its other end is closed."""
+    def serve(self, *until: int) -> set[int]:
+        """Serve until one of some descriptors can be read or its other end is closed, and return those."""
         # Not poll(2), which would ask the server each time whether the channel has something: epoll is notified.
         with select.epoll() as poll:
-            for fd in (until, self._channel, self._listener):
+            for fd in (*until, self._channel, self._listener):
                 poll.register(fd, select.EPOLLIN)
             while True:
                 ready = dict(poll.poll())
-                if until in ready:
-                    return
+                found = ready.keys() & set(until)
+                if found:
+                    return found
                 if ready.get(self._channel, 0) & select.EPOLLIN:
                     self._do_signals()
                 elif self._channel in ready:

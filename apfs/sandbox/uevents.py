@@ -119,7 +119,6 @@ class Sender:
 
 def join(pid: int, *, network: bool) -> None:
     """Move this process into the user namespace of another, and if `network` into its network namespace."""
-    linux.die_with_parent()
     if namespaces.join(pid, *(["net"] if network else [])) and network:
         # libudev believes only messages whose sender is root in the listener's eyes.
         os.setresgid(0, 0, 0)
@@ -179,14 +178,18 @@ def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]]
     the process's own pid, and a descriptor whose other end is closed when it listens, or has said why it cannot.
     """
     reader, writer = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        end_with(lambda: _work(mount, pid, writer, follower, network=network))
+        end_with(lambda: _work(mount, pid, writer, follower, network=network, parent=parent))
     os.close(writer)
     return child, reader
 
 
-def _work(mount: Path, pid: int, ready: int, follower: Callable[[], Callable[[Event], None]], *, network: bool) -> None:
+def _work(
+    mount: Path, pid: int, ready: int, follower: Callable[[], Callable[[Event], None]], *, network: bool, parent: int
+) -> None:
+    linux.die_with_parent(parent=parent)
     for number in (signal.SIGINT, signal.SIGQUIT):  # they are for the command
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):

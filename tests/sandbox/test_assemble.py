@@ -30,27 +30,22 @@ def test_the_gate_tells_that_bwrap_has_come_to_it(tmp_path: Path) -> None:
 
 def test_why_a_sandbox_cannot_be_put_together() -> None:
     """A process that is not bwrap's waits at no gate, and has nothing in the place where bwrap works."""
-    reader, writer = assemble.make_gate()
-    os.read(reader, 1 << 16)
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         other.stdout.readline()
-        child, done = assemble.start(Path("/nosuch"), "files", other.pid, writer)
-        os.waitpid(child, 0)
-        assert os.read(done, 1 << 16) == b"umount2: No such file or directory"
+        with assemble.Assembler(Path("/nosuch"), "files") as assembler:
+            os.read(assembler.gate, 1 << 16)
+            assembler.tell(other.pid)
+            assert assembler.problem() == "umount2: No such file or directory"
         other.communicate()
-    for descriptor in (reader, writer, done):
-        os.close(descriptor)
 
 
 def test_a_defect_is_no_success(capfd: pytest.CaptureFixture[str]) -> None:
     """A process that ends with an exception ends there, with a status and without what its parent would do next."""
-    reader, writer = assemble.make_gate()
-    child, done = assemble.start("no path", "files", os.getpid(), writer)  # type: ignore[arg-type]
-    os.close(writer)
-    assert os.read(done, 100) == b""
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    with assemble.Assembler("no path", "files") as assembler:  # type: ignore[arg-type]
+        assert assembler.problem() == "a process of apfs was killed, or failed"
+        ended = os.waitid(os.P_PID, assembler.pid, os.WEXITED | os.WNOWAIT)
+        assert ended
+        assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 1)
     assert "TypeError" in capfd.readouterr().err
-    for descriptor in (reader, done):
-        os.close(descriptor)
