@@ -17,10 +17,11 @@ import os
 import select
 import socket
 import sys
-from typing import NoReturn
+from functools import partial
 
 from apfs.cli import forking
 from apfs.mounts.server import close_others, end_with
+from apfs.sandbox import linux
 from apfs.testing.forks import NUMBER
 
 _USED = (
@@ -36,7 +37,8 @@ _MOST_DESCRIPTORS = 64
 
 
 def serve(control: socket.socket) -> None:
-    """Fork until the other end is closed. Commands that still run are told by their own means that this has ended."""
+    """Fork until the other end is closed. Commands that still run end with this process, or are told by other means."""
+    server = os.getpid()
     running: dict[int, tuple[int, socket.socket]] = {}
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -52,7 +54,7 @@ def serve(control: socket.socket) -> None:
             connection = socket.socket(fileno=connections[0])
             pid = os.fork()
             if pid == 0:
-                _become_command(connection)
+                end_with(partial(_run, connection, server))
             pidfd = os.pidfd_open(pid)
             poll.register(pidfd, select.POLLIN)
             running[pidfd] = pid, connection
@@ -67,17 +69,17 @@ def _tell_end(pidfd: int, pid: int, connection: socket.socket) -> None:
         connection.send(NUMBER.pack(status))
 
 
-def _become_command(connection: socket.socket) -> NoReturn:
-    end_with(lambda: _run(connection))
-
-
-def _run(connection: socket.socket) -> None:
+def _run(connection: socket.socket, server: int) -> None:
     """Become what a new process would be: all is taken from the request, but nothing from the server."""
     os.setsid()
+    # From here on, so that it does not run if the server is killed before it has told anybody of this process.
+    linux.die_with_parent(parent=server)
     size, (directory, *descriptors), _, _ = socket.recv_fds(connection, NUMBER.size, _MOST_DESCRIPTORS)
     with connection.makefile("rb") as file:
         request = json.loads(file.read(*NUMBER.unpack(size)))
     connection.close()
+    if request["outlives"]:
+        linux.outlive_parent()
     os.fchdir(directory)
     os.umask(request["umask"])
     os.environ.clear()

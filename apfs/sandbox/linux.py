@@ -63,6 +63,11 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None 
         os.kill(os.getpid(), number)
 
 
+def outlive_parent() -> None:
+    """Take back `die_with_parent`."""
+    _prctl(PR_SET_PDEATHSIG, 0)
+
+
 def adopt_orphans() -> None:
     """Become the parent of all descendants whose own parent ends (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)

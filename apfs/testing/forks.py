@@ -101,11 +101,12 @@ class Command:
         words: Sequence[str | os.PathLike[str]],
         *,
         talks: bool = True,
+        outlives: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Start `apfs` with these words, in a session of its own.
+        """Start `apfs` with these words, in a session of its own. It ends with the server, unless it `outlives` that.
 
         Its standard error is a pipe, and standard input and output are too if it `talks`; else they are nothing.
         `pass_fds` have the same numbers there. `OSError` if there is no directory `cwd`; `MountsError` if nobody forks.
@@ -131,6 +132,7 @@ class Command:
             descriptors = [directory, *standard, self._output(theirs), *pass_fds]
             request = {
                 "words": self.args,
+                "outlives": outlives,
                 "environment": dict(os.environ if env is None else env),
                 "umask": _umask(),
                 "numbers": [*range(3), *pass_fds],

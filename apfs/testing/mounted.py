@@ -188,7 +188,7 @@ class Pair:
 
 
 def _start(words: Sequence[str], descriptors: Sequence[int]) -> forks.Command:
-    return forks.Command(words, talks=False, pass_fds=descriptors)
+    return forks.Command(words, talks=False, outlives=True, pass_fds=descriptors)
 
 
 @contextlib.contextmanager
