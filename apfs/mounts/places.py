@@ -10,6 +10,7 @@ that makes a place: where the lock can be had, nobody is left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -25,14 +26,30 @@ if TYPE_CHECKING:
 _MOUNT_POINT = "host"
 
 
+def parent() -> str:
+    """Return where temporary directories are made: as `tempfile.gettempdir` does, but never in the current directory.
+
+    That function tries whether it can make a file, which stays if it is killed then. `OSError` if there is no place.
+    """
+    if tempfile.tempdir is None:
+        named = filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP")))
+        candidates = [str(Path(name).absolute()) for name in (*named, "/tmp", "/var/tmp", "/usr/tmp")]  # noqa: S108
+        wanted = os.R_OK | os.W_OK | os.X_OK
+        usable = (name for name in candidates if Path(name).is_dir() and os.access(name, wanted, effective_ids=True))
+        tempfile.tempdir = next(usable, None)
+        if tempfile.tempdir is None:
+            raise FileNotFoundError(errno.ENOENT, f"No usable temporary directory found in {candidates}")
+    return tempfile.gettempdir()
+
+
 def make(prefix: str) -> tuple[Path, int]:
     """Return the mount point of a new place and the descriptor of its lock; clear away what others have left.
 
     `OSError` if there is no room for it.
     """
-    parent = tempfile.gettempdir()
-    _sweep(prefix, parent, lambda left: remove(left / _MOUNT_POINT))
-    made, lock = _make(prefix, parent)
+    directory = parent()
+    _sweep(prefix, directory, lambda left: remove(left / _MOUNT_POINT))
+    made, lock = _make(prefix, directory)
     try:
         (made / _MOUNT_POINT).mkdir()
     except OSError:
@@ -61,13 +78,18 @@ def directory(prefix: str, parent: str) -> Iterator[Path]:
 
     `OSError` if there is no room for it.
     """
-    _sweep(prefix, parent, _remove_tree)
+    clear(prefix, parent)
     made, lock = _make(prefix, parent)
     try:
         yield made
     finally:
         _remove_tree(made)
         os.close(lock)
+
+
+def clear(prefix: str, parent: str) -> None:
+    """Clear away what processes that were killed have left of their directories. `OSError` if `parent` is not there."""
+    _sweep(prefix, parent, _remove_tree)
 
 
 def _remove_tree(made: Path) -> None:

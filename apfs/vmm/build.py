@@ -5,6 +5,7 @@ One object serves all versions of QEMU that it knows, because it finds out at ru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -21,6 +22,7 @@ SYSTEM_CACHE = Path("/var/cache/apfs")
 """Where root keeps it, for all users: libvirt gives each domain a cache directory of its own."""
 
 FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall")
+_PREFIX = ".qemu-plugin-"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -62,7 +64,7 @@ def compile_into(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o755)  # whatever the umask is: others use what root has compiled
     target = directory / file_name()
-    with places.directory(".qemu-plugin-", str(directory)) as made:
+    with places.directory(_PREFIX, str(directory)) as made:
         fresh = made / target.name
         _compile(fresh)
         fresh.chmod(0o755)
@@ -95,6 +97,8 @@ def plugin() -> Path:
     name = file_name()
     for directory in caches():
         if is_safe(directory / name):
+            with contextlib.suppress(OSError):
+                places.clear(_PREFIX, str(directory))
             return directory / name
     failures = []
     for directory in caches():

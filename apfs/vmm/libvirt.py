@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +191,7 @@ def _command(directory: Path, options: Sequence[str], wishes: Wishes, libvirtd: 
 
 def _place() -> str:
     """Return where to make the directory: TMPDIR, or /tmp if its name is too long for sockets below it."""
-    place = tempfile.gettempdir()
+    place = places.parent()
     longest = f"{place}/{_PREFIX}xxxxxxxx/run/libvirt-sock-ro"
     return place if len(os.fsencode(longest)) <= _SOCKET_NAME else "/tmp"  # noqa: S108 -- a new directory is made in it
 
