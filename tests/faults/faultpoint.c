@@ -1,14 +1,17 @@
 /*
- * faultpoint [-c CHILD] [-n CALL] [-s SIGNAL] [-g] -- COMMAND...
+ * faultpoint [-c CHILD] [-n CALL] [-s SIGNAL] [-g] [-w] -- COMMAND...
  *
  * Runs a command and, at its system call number CALL, sends it a signal: a fault at a place that is counted, not timed.
- * CHILD is which of the processes that the command starts is meant, from 1 on; 0 is the command. With -g the signal
- * goes to the command's process group, as Ctrl-C at a terminal does. Without -n nothing is sent.
+ * CHILD is which of the processes that the command starts is meant, from 1 on; 0 is the command, and 2.1 the first
+ * that the second one starts. With -g the signal goes to the command's process group, as Ctrl-C at a terminal does.
+ * Without -n nothing is sent. With -w CALL counts only calls that change something (see changes.h), for the signal.
  *
  * Prints the command's status, as a shell has it, when it has ended. Returns when no descendant is left, not even one
- * that has become a daemon, and then prints how many calls the process made before the signal or its end, and the
- * number of the first mkdir(2) among them (0 if there was none).
+ * that has become a daemon, and then prints how many calls the process made before the signal or its end, how many of
+ * them change something, and the number of the first mkdir(2) among all calls (0 if there was none).
  */
+#include "changes.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +21,6 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <linux/ptrace.h>
 #include <unistd.h>
 
 static void check(long result, const char *what)
@@ -34,31 +36,29 @@ static int status_of(int wait_status)
 	return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
 
-static int is_mkdir(pid_t pid)
+static int is_mkdir(const struct __ptrace_syscall_info *call)
 {
-	struct __ptrace_syscall_info info;
-
-	if (ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info) <= 0)
-		return 0;
 #ifdef SYS_mkdir
-	if (info.entry.nr == SYS_mkdir)
+	if (call->entry.nr == SYS_mkdir)
 		return 1;
 #endif
-	return info.entry.nr == SYS_mkdirat;
+	return call->entry.nr == SYS_mkdirat;
 }
 
 int main(int argc, char **argv)
 {
-	long call = -1, calls = 0, first_mkdir = 0;
-	int child = 0, number = SIGKILL, group = 0, option, status, command_status = -1, entering = 1, started = 0;
-	pid_t command, wanted;
+	long call = -1, calls = 0, changes = 0, first_mkdir = 0;
+	int number = SIGKILL, group = 0, only_changes = 0, option, status, command_status = -1, entering = 1, started = 0;
+	char *child = "0"; /* what is left of the way to the wanted process */
+	pid_t command, parent, wanted;
 
-	while ((option = getopt(argc, argv, "+c:n:s:g")) != -1) {
+	while ((option = getopt(argc, argv, "+c:n:s:gw")) != -1) {
 		switch (option) {
-		case 'c': child = atoi(optarg); break;
+		case 'c': child = optarg; break;
 		case 'n': call = atol(optarg); break;
 		case 's': number = atoi(optarg); break;
 		case 'g': group = 1; break;
+		case 'w': only_changes = 1; break;
 		default: return 125;
 		}
 	}
@@ -76,12 +76,13 @@ int main(int argc, char **argv)
 	check(waitpid(command, &status, 0), "waitpid");
 	check(ptrace(PTRACE_SETOPTIONS, command, 0,
 		     PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL |
-		     (child ? PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE : 0)), "ptrace");
-	wanted = child ? 0 : command;
-	ptrace(child ? PTRACE_CONT : PTRACE_SYSCALL, command, 0, 0);
+		     (atoi(child) ? PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE : 0)), "ptrace");
+	parent = command;
+	wanted = atoi(child) ? 0 : command;
+	ptrace(wanted ? PTRACE_SYSCALL : PTRACE_CONT, command, 0, 0);
 	for (;;) {
 		/* Until the wanted process is born, its parent alone is listened to, and then the newborn. */
-		pid_t pid = waitpid(wanted || command_status >= 0 ? -1 : command, &status, __WALL);
+		pid_t pid = waitpid(wanted || !parent ? -1 : parent, &status, __WALL);
 		int deliver = 0, event;
 
 		if (pid < 0 && errno == EINTR)
@@ -89,6 +90,8 @@ int main(int argc, char **argv)
 		if (pid < 0)
 			break;
 		if (!WIFSTOPPED(status)) {
+			if (pid == parent)
+				parent = 0;
 			if (pid == command) {
 				command_status = status_of(status);
 				printf("%d\n", command_status);
@@ -101,18 +104,32 @@ int main(int argc, char **argv)
 			unsigned long born = 0;
 
 			ptrace(PTRACE_GETEVENTMSG, pid, 0, &born);
-			if (pid == command && !wanted) {
+			if (pid == parent && !wanted) {
 				waitpid(born, &status, __WALL);
-				if (++started == child)
+				if (++started < atoi(child)) {
+					ptrace(PTRACE_DETACH, born, 0, 0);
+				} else if (strchr(child, '.')) {
+					child = strchr(child, '.') + 1;
+					started = 0;
+					parent = born;
+					ptrace(PTRACE_CONT, born, 0, 0);
+				} else {
 					wanted = born;
-				ptrace(wanted == (pid_t)born ? PTRACE_SYSCALL : PTRACE_DETACH, born, 0, 0);
+					ptrace(PTRACE_SYSCALL, born, 0, 0);
+				}
 			}
 		} else if (!event && WSTOPSIG(status) == (SIGTRAP | 0x80)) {
 			if (pid == wanted && entering) {
+				struct __ptrace_syscall_info info;
+				int counts;
+
+				check(ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info), "ptrace");
 				calls++;
-				if (!first_mkdir && is_mkdir(pid))
+				counts = changes_something(pid, info.entry.nr, info.entry.args, number != SIGKILL);
+				changes += counts;
+				if (!first_mkdir && is_mkdir(&info))
 					first_mkdir = calls;
-				if (calls == call) {
+				if (only_changes ? counts && changes == call : calls == call) {
 					kill(group ? -command : pid, number);
 					ptrace(PTRACE_DETACH, pid, 0, 0);
 					continue;
@@ -125,12 +142,12 @@ int main(int argc, char **argv)
 		}
 		if (pid == wanted) {
 			ptrace(PTRACE_SYSCALL, pid, 0, deliver);
-		} else if (pid == command && !wanted) {
+		} else if (pid == parent && !wanted) {
 			ptrace(PTRACE_CONT, pid, 0, deliver);
 		} else {
 			ptrace(PTRACE_DETACH, pid, 0, deliver);
 		}
 	}
-	printf("%ld %ld\n", calls, first_mkdir);
+	printf("%ld %ld %ld\n", calls, changes, first_mkdir);
 	return 0;
 }

@@ -13,28 +13,37 @@ from tests.conftest import TIMEOUT, apfs
 
 HERE = Path(__file__).parent
 APFS = (sys.executable, "-P", "-m", "apfs")
+COMMAND = "0"
+"""The process of the command itself. "1" is the first one that it starts, "1.2" the second one that that starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A signal for a process: 0 is the command, 1 the first process that it starts; or for the command's group."""
+    """A signal for a process or, if `group`, for the command's process group, at a system call of the process."""
 
     call: int
-    child: int = 0
+    child: str = COMMAND
     number: signal.Signals = signal.SIGKILL
     group: bool = False
+    changing: bool = False
+    """Whether only calls are counted that change something, as tests/faults/changes.c has it."""
 
     @property
     def words(self) -> list[str]:
         return [
             "-c",
-            str(self.child),
+            self.child,
             "-n",
             str(self.call),
             "-s",
             str(int(self.number)),
             *(["-g"] if self.group else []),
+            *(["-w"] if self.changing else []),
         ]
+
+    def met(self, outcome: Outcome) -> bool:
+        """Whether the process came to the call, and got the signal there."""
+        return self.call == (outcome.changes if self.changing else outcome.calls)
 
 
 NONE = Fault(-1)
@@ -44,6 +53,8 @@ NONE = Fault(-1)
 class Outcome:
     status: int
     calls: int
+    changes: int
+    """How many of the calls change something."""
     first_mkdir: int
     said: str
     printed: str
@@ -52,7 +63,7 @@ class Outcome:
 def compile_program(directory: Path) -> Path:
     program = directory / "faultpoint"
     command = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1"]
-    subprocess.run([*command, "-o", program, HERE / "faultpoint.c"], check=True)
+    subprocess.run([*command, "-o", program, *sorted(HERE.glob("*.c"))], check=True)
     return program
 
 
@@ -65,6 +76,12 @@ def spread(first: int, last: int, count: int) -> list[int]:
     if last - first < count:
         return list(range(first, last + 1))
     return [first + (last - first) * step // (count - 1) for step in range(count)]
+
+
+def below(pid: int) -> list[int]:
+    """Return a process and all that it has started: the server is a fork, whose command line is that of its parent."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(found for child in children for found in below(int(child)))]
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
@@ -98,7 +115,12 @@ class Commands:
     def run(self, fault: Fault, *words: str) -> Outcome:
         """Run a command, and wait until all of its processes have ended."""
         with self.start(fault, *words) as process:
-            printed, said = process.communicate(timeout=TIMEOUT)
+            try:
+                printed, said = process.communicate(timeout=TIMEOUT)
+            except subprocess.TimeoutExpired:
+                for pid in below(process.pid):  # else the end of the with statement waits for them
+                    os.kill(pid, signal.SIGKILL)
+                raise
         return outcome_of(printed, said)
 
     def mount(self, fault: Fault, mountpoint: Path) -> Outcome:
@@ -131,5 +153,5 @@ def outcome_of(printed: str, said: str) -> Outcome:
     """Return the outcome from what faultpoint, the command and its processes have written."""
     assert "Traceback" not in said, said
     *lines, status, counts = printed.splitlines()
-    calls, first_mkdir = map(int, counts.split())
-    return Outcome(int(status), calls, first_mkdir, said, "".join(f"{line}\n" for line in lines))
+    calls, changes, first_mkdir = map(int, counts.split())
+    return Outcome(int(status), calls, changes, first_mkdir, said, "".join(f"{line}\n" for line in lines))

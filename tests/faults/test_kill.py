@@ -17,19 +17,21 @@ import pytest
 
 from apfs.mounts import places
 from tests.conftest import TIMEOUT, sh
-from tests.faults.points import APFS, NONE, Commands, Fault, mounts_in, spread, started
+from tests.faults.points import APFS, COMMAND, NONE, Commands, Fault, below, mounts_in, spread, started
 
 if TYPE_CHECKING:
     from tests.faults.points import Outcome
 
 EXEC = (*APFS, "exec", "--", "true")
 FOR_EVER = (*APFS, "exec", "--", "sleep", "1000")
-SERVER = 1
-OTHERS = range(2, 6)
+SERVER = "1"
+OTHERS = ("2", "3", "4", "5")
 A_FEW = 20
 """By more calls than this a command's number does not vary from run to run."""
-AT_THE_END = 80
+AT_THE_END = 110
 """More calls than the command makes after the one that it runs has started."""
+SINCE_BWRAP, SINCE_THE_START = 37, 23
+"""How many calls that change something are left when bwrap has started, and when the command is about to."""
 
 
 def sweep() -> None:
@@ -46,9 +48,9 @@ def nothing_stays(commands: Commands) -> None:
     assert list(commands.tmp.iterdir()) == []
 
 
-def check_exec(commands: Commands, fault: Fault) -> Outcome:
-    outcome = commands.run(fault, *EXEC)
-    if fault.child == 0 and outcome.calls == fault.call:
+def check_exec(commands: Commands, fault: Fault, words: tuple[str, ...] = EXEC) -> Outcome:
+    outcome = commands.run(fault, *words)
+    if fault.child == COMMAND and fault.met(outcome):
         assert outcome.status == 128 + fault.number
     else:
         assert outcome.status in (0, 125), outcome
@@ -62,6 +64,15 @@ def test_exec_is_killed(commands: Commands) -> None:
     assert whole.status == 0
     for call in spread(whole.first_mkdir, whole.calls, 4):
         check_exec(commands, Fault(call))
+    nothing_stays(commands)
+
+
+def test_a_command_does_not_run_if_exec_is_killed_before_it_starts_it(commands: Commands) -> None:
+    """It would do so on a machine without the host, and for ever."""
+    whole = commands.run(NONE, *EXEC)
+    for call in spread(whole.changes - SINCE_BWRAP, whole.changes - SINCE_THE_START, 4):
+        fault = Fault(call, changing=True)
+        assert fault.met(check_exec(commands, fault, FOR_EVER))
     nothing_stays(commands)
 
 
@@ -82,16 +93,25 @@ def test_other_processes_of_exec_are_killed(commands: Commands) -> None:
     nothing_stays(commands)
 
 
-BWRAP = """#!/bin/sh
+BWRAP = """#!/bin/bash
 while [ "$1" != --json-status-fd ]; do shift; done
-eval "printf '{\\"child-pid\\": 12' >&$2"
+{}
 kill -KILL $$
 """
 
 
-def test_bwrap_is_killed_while_it_reports(tmp_path: Path) -> None:
-    """It writes in pieces."""
-    (tmp_path / "bwrap").write_text(BWRAP)
+@pytest.mark.parametrize(
+    "report",
+    [
+        """eval "printf '{\\"child-pid\\": 12' >&$2" """,
+        """(kill -STOP $BASHPID) & eval "printf '{\\"child-pid\\": $!' >&$2" """,
+        """(kill -STOP $BASHPID) & eval "printf '{\\"child-pid\\": $!}\\n' >&$2" """,
+    ],
+    ids=["a half report", "a half report, and a child", "a whole report, and a child"],
+)
+def test_bwrap_is_killed_while_it_reports(tmp_path: Path, report: str) -> None:
+    """It writes in pieces, and its child waits for it in the meantime, with all descriptors open."""
+    (tmp_path / "bwrap").write_text(BWRAP.format(report))
     (tmp_path / "bwrap").chmod(0o755)
     said = sh('PATH="$2:$PATH" "$1" -m apfs exec true', sys.executable, str(tmp_path), status=125).stderr
     assert said == "apfs: bwrap was killed by signal 9\n"
@@ -130,6 +150,29 @@ def test_interrupted_mount(commands: Commands, tmp_path: Path) -> None:
         assert outcome.said == ""
 
 
+FORKING = """
+import sys
+from apfs.mounts.table import MountsError
+from apfs.testing import forks
+try:
+    print(forks.run(["exec", "--die-with-parent", *sys.argv[1:]], stdin="").returncode)
+except MountsError as error:
+    print(error)
+"""
+TELLING = 6
+"""How many calls that change something the process that forks has left when it is about to tell what it has forked."""
+
+
+def test_who_forks_is_killed_before_it_tells_of_a_command(commands: Commands) -> None:
+    """The command ends, although nobody knows of it."""
+    words = (*APFS[:2], "-c", FORKING)
+    whole = commands.run(Fault(-1, "1"), *words, "true")
+    assert whole.printed == "0\n"
+    killed = commands.run(Fault(whole.changes - TELLING, "1", changing=True), *words, "sleep", "1000")
+    assert killed.printed == "the process that starts hosts and commands for tests has ended\n"
+    nothing_stays(commands)
+
+
 def test_all_are_killed_at_once(commands: Commands) -> None:
     """Then nobody is left to clean up but the next command."""
     with subprocess.Popen(
@@ -140,7 +183,7 @@ def test_all_are_killed_at_once(commands: Commands) -> None:
         assert process.stdout
         assert process.stdout.readline() == b"\n"
         (place,) = commands.tmp.iterdir()
-        family = list(dict.fromkeys([*_below(process.pid), *_with(str(place))]))
+        family = list(dict.fromkeys([*below(process.pid), *_with(str(place))]))
         watched = [os.pidfd_open(pid) for pid in family]
         for pid in family:
             os.kill(pid, signal.SIGSTOP)  # so that none notices what happens to others
@@ -156,12 +199,6 @@ def test_all_are_killed_at_once(commands: Commands) -> None:
     assert list(commands.tmp.iterdir()) == []
 
 
-def _below(pid: int) -> list[int]:
-    """Return a process and all that it has started: the server is a fork, whose command line is that of its parent."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(below for child in children for below in _below(int(child)))]
-
-
 def _with(word: str) -> list[int]:
     """Processes that have a word in their command line."""
     found = []
@@ -173,6 +210,14 @@ def _with(word: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def test_no_file_is_made_to_find_a_place(tmp_path: Path) -> None:
+    """It would stay if the process was killed just then."""
+    before = tmp_path.stat().st_mtime_ns
+    script = 'TMPDIR="$2" "$1" -P -c "from apfs.mounts import places; print(places.parent())"'
+    assert sh(script, sys.executable, str(tmp_path)).stdout == f"{tmp_path}\n"
+    assert tmp_path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("mine", [True, False])

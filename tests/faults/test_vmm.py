@@ -89,3 +89,24 @@ def test_the_plugin_is_not_compiled_to_the_end(faultpoint: Path, tmp_path: Path,
     """
     result = in_namespace(script, tmp_path)
     assert (result.stdout, result.stderr) == (f"{128 + number}\n" * 3 + "2\n", ""), result
+
+
+COMPILER = """
+while [ "$1" != -o ]; do shift; done
+echo > "$2"
+"""
+
+
+def test_what_was_left_of_compiling_goes_when_the_plugin_is_used(tmp_path: Path) -> None:
+    """It may be left when the plugin itself is there."""
+    script = f"""
+        export CC={program(tmp_path, COMPILER)}
+        mount -t tmpfs none /var/cache
+        apfs qemu --build
+        mkdir /var/cache/apfs/.qemu-plugin-left
+        apfs qemu --build
+        ls -A /var/cache/apfs
+    """
+    first, second, *files = in_namespace(script, tmp_path).stdout.splitlines()
+    assert first == second == f"/var/cache/apfs/{files[0]}"
+    assert len(files) == 1

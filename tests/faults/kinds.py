@@ -1,0 +1,265 @@
+"""The kinds of faults that `tests.faults.run` tries: which process, which signal, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apfs.mounts import places
+from apfs.vmm import build
+from tests.conftest import apfs
+from tests.faults.points import APFS, COMMAND, Commands, Fault, Outcome, mounts_in
+from tests.faults.test_kill import EXEC, FOR_EVER, SERVER, SINCE_THE_START, check_exec, nothing_stays
+from tests.faults.test_migration import GUARD, RECEIVER, SCENARIOS, Hosts, client, migrate, migrate_remotely, settle
+from tests.faults.test_migration import attempt as migrate_with_a_fault
+from tests.faults.test_vmm import COMPILER, program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+AT_THE_END = 30
+"""More calls that change something than `apfs exec` makes after the command has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Faults at the calls of a process that change something, from the first number to the last."""
+
+    fault: Callable[[int], Fault]
+    """The fault at the call of a number, or none for a negative one."""
+    attempt: Callable[[Fault], Outcome]
+    """Does the same every time, with a fault, and checks what must hold then."""
+    whole: Outcome
+    """What it is without a fault."""
+    first: int = 1
+    spare: int = 0
+    """How many of the last calls are left out."""
+
+
+def killed(child: str) -> Callable[[int], Fault]:
+    return lambda call: Fault(call, child, changing=True)
+
+
+def interrupted(call: int) -> Fault:
+    return Fault(call, number=signal.SIGINT, group=True, changing=True)
+
+
+def nothing_left(commands: Commands) -> None:
+    left = list(commands.tmp.iterdir())
+    assert not left, left
+
+
+def started(commands: Commands) -> int:
+    """How many of the calls that change something there are before the first line of apfs, and a few more."""
+    return commands.run(interrupted(-1), *APFS[:2], "-c", "import apfs.cli.start").changes
+
+
+def exec_killed(commands: Commands, _stack: ExitStack) -> Kind:
+    """Kill -9 of `apfs exec`: before it starts a command that would not end, or while one that ends does so."""
+    whole = check_exec(commands, killed(COMMAND)(-1))
+
+    def attempt(fault: Fault) -> Outcome:
+        words = FOR_EVER if fault.call < whole.changes - SINCE_THE_START else EXEC
+        outcome = check_exec(commands, fault, words)
+        nothing_stays(commands)
+        return outcome
+
+    return Kind(killed(COMMAND), attempt, whole)
+
+
+def helper_of_exec_killed(child: str, commands: Commands, _stack: ExitStack) -> Kind:
+    """Kill -9 of one of the processes that `apfs exec` starts."""
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = check_exec(commands, fault)
+        nothing_left(commands)
+        nothing_stays(commands)
+        return outcome
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
+def exec_interrupted(commands: Commands, _stack: ExitStack) -> Kind:
+    """Ctrl-C until the command of `apfs exec` runs."""
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *FOR_EVER)
+        assert (outcome.status, outcome.said) == (130, ""), outcome
+        nothing_left(commands)
+        return outcome
+
+    whole = commands.run(interrupted(-1), *EXEC)
+    return Kind(interrupted, attempt, whole, started(commands), AT_THE_END)
+
+
+def exec_on_a_mount_killed(commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of an `apfs exec` on a host that others use, too."""
+    host = _host(commands, stack, "default")
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *APFS, "exec", "--mount", str(host), "true")
+        assert list((host / "ctl/fds").iterdir()) == []
+        apfs("exec", "--mount", str(host), "true")
+        return outcome
+
+    return Kind(killed(COMMAND), attempt, attempt(killed(COMMAND)(-1)))
+
+
+def mount_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of `apfs mount`, its server, or the helper of that."""
+    mountpoint = _directory(commands, stack)
+
+    def attempt(fault: Fault) -> Outcome:
+        return commands.mount(fault, mountpoint)
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
+def mount_interrupted(commands: Commands, stack: ExitStack) -> Kind:
+    """Ctrl-C at `apfs mount`."""
+    mountpoint = _directory(commands, stack)
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.mount(fault, mountpoint)
+        assert outcome.status in (0, 130), outcome
+        assert outcome.said == ""
+        return outcome
+
+    return Kind(interrupted, attempt, attempt(interrupted(-1)), started(commands))
+
+
+def migration_killed(
+    words: Callable[[Path, Path], tuple[str, ...]], child: str, commands: Commands, stack: ExitStack
+) -> Kind:
+    """Kill -9 of `apfs migrate`, its guard, or one of its ends."""
+    hosts: Hosts = [_host(commands, stack, scenario) for scenario in SCENARIOS]
+    (client(hosts[1]) / "guest").write_text("0")
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *words(*hosts))
+        settle(hosts, outcome.said + outcome.printed)
+        return outcome
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
+def migrating_server_killed(victim: str, commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of a server that starts, migrates, and ends."""
+    mounts = {scenario: _directory(commands, stack) for scenario in SCENARIOS}
+    (other,) = set(SCENARIOS) - {victim}
+
+    def attempt(fault: Fault) -> Outcome:
+        return migrate_with_a_fault(commands, mounts, victim, other, fault)
+
+    return Kind(killed(SERVER), attempt, attempt(killed(SERVER)(-1)))
+
+
+TEST = """
+def test_it(apfs_mount):
+    assert apfs_mount.sh("cat /sys/bus/ap/bindings").stdout == "12/12 (complete)\\n"
+"""
+
+
+def plugin_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of pytest, of the process that forks for it, of a host, or of a command."""
+    file = _directory(commands, stack) / "test_it.py"
+    file.write_text(TEST)
+    # Without other plugins, which may start processes.
+    options = ("-q", "-p", "no:cacheprovider", "-p", "apfs.testing.plugin", str(file))
+    words = ("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", *options)
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *words)
+        expected = (137,) if child == COMMAND and fault.met(outcome) else (0, 1)
+        assert outcome.status in expected, outcome
+        assert not mounts_in(commands.tmp)
+        mountpoint, lock = places.make("apfs-host-")
+        places.remove(mountpoint)
+        os.close(lock)
+        nothing_left(commands)
+        return outcome
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
+def libvirtd_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of `apfs libvirtd`, or of its `apfs exec`, with a program in place of libvirtd."""
+    words = (*APFS, "libvirtd", "--libvirtd", program(_directory(commands, stack), "exit 1"))
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *words)
+        reached = child == COMMAND and fault.met(outcome)
+        assert outcome.status == (137 if reached else 1), outcome
+        with places.directory("apfs-libvirt-", str(commands.tmp)):
+            pass
+        nothing_stays(commands)
+        return outcome
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
+def compiling_killed(commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of `apfs qemu` while it has its plugin compiled, into a cache of its own."""
+    cache = _directory(commands, stack)
+    script = f'mount --bind {cache} /var/cache; exec env CC="$0" "$@"'
+    compiler = program(_directory(commands, stack), COMPILER)
+    words = ("unshare", "--mount", "sh", "-c", script, compiler, *APFS, "qemu", "--build")
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *words)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        left = [path.name for path in (cache / "apfs").iterdir()]
+        assert left == [build.file_name()], left
+        (cache / "apfs" / build.file_name()).unlink()
+        return outcome
+
+    return Kind(killed(COMMAND), attempt, attempt(killed(COMMAND)(-1)))
+
+
+def _directory(commands: Commands, stack: ExitStack) -> Path:
+    """Return a directory that is not in the TMPDIR of the commands, where nothing may stay."""
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=commands.tmp.parent)))
+
+
+def _host(commands: Commands, stack: ExitStack, scenario: str) -> Path:
+    place = _directory(commands, stack)
+    apfs("mount", "--scenario", scenario, str(place))
+    stack.callback(apfs, "umount", "--lazy", str(place))
+    return place
+
+
+KINDS: dict[str, Callable[[Commands, ExitStack], Kind]] = {
+    "exec": exec_killed,
+    "exec-server": lambda *rest: helper_of_exec_killed(SERVER, *rest),
+    "exec-trial": lambda *rest: helper_of_exec_killed("2", *rest),
+    "exec-assembler": lambda *rest: helper_of_exec_killed("3", *rest),
+    "exec-bwrap": lambda *rest: helper_of_exec_killed("4", *rest),
+    "exec-bwrap-child": lambda *rest: helper_of_exec_killed("4.1", *rest),
+    "exec-command": lambda *rest: helper_of_exec_killed("4.1.1", *rest),
+    "exec-uevents": lambda *rest: helper_of_exec_killed("5", *rest),
+    "exec-interrupted": exec_interrupted,
+    "exec-on-a-mount": exec_on_a_mount_killed,
+    "mount": lambda *rest: mount_killed(COMMAND, *rest),
+    "mount-server": lambda *rest: mount_killed(SERVER, *rest),
+    "mount-helper": lambda *rest: mount_killed("1.1", *rest),
+    "mount-interrupted": mount_interrupted,
+    "migrate": lambda *rest: migration_killed(migrate, COMMAND, *rest),
+    "migrate-guard": lambda *rest: migration_killed(migrate, GUARD, *rest),
+    "migrate-send": lambda *rest: migration_killed(migrate_remotely, COMMAND, *rest),
+    "migrate-receive": lambda *rest: migration_killed(migrate_remotely, RECEIVER, *rest),
+    **{name: lambda *rest, name=name: migrating_server_killed(name, *rest) for name in SCENARIOS},
+    "pytest": lambda *rest: plugin_killed(COMMAND, *rest),
+    "pytest-forking": lambda *rest: plugin_killed("1", *rest),
+    "pytest-host": lambda *rest: plugin_killed("1.2", *rest),
+    "pytest-command": lambda *rest: plugin_killed("1.3", *rest),
+    "libvirtd": lambda *rest: libvirtd_killed(COMMAND, *rest),
+    "libvirtd-exec": lambda *rest: libvirtd_killed("1", *rest),
+    "qemu-build": compiling_killed,
+}
