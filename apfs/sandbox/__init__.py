@@ -6,7 +6,8 @@ What happens, in this order, and which module does it:
    however that ends.
 2. `compose` says what the command will see: which directories of /sys, /dev and /run are real, which are the host's,
    and which are put together from both; and `module-tools.sh` in place of modprobe and its like. bwrap(1) makes the
-   namespaces. In the middle of its work it waits for `assemble`, which mounts those directories faster.
+   namespaces. In the middle of its work it waits for `assemble`, which mounts those directories faster, and which
+   ends everything if `apfs exec` is killed.
 3. `run` forks. Before the child becomes bwrap, `supervisor` installs a filter of system calls in it: VFIO ioctls stop
    there, which a file system cannot carry out. `seccomp` knows the kernel's interface for that.
 4. In the parent `supervisor` answers the stopped calls as the host says. It reads and writes the memory of the
