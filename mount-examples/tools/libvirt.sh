@@ -8,7 +8,8 @@ mkdir -p $LIBVIRT_DRIVER_DIR /run/libvirt /etc/mdevctl.d/scripts.d/{callouts,not
 cp /usr/lib/*/libvirt/connection-driver/libvirt_driver_nodedev.so $LIBVIRT_DRIVER_DIR
 printf '%s\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' 'unix_sock_group = "root"' > /etc/libvirt/libvirtd.conf
 libvirtd --timeout 60 > /run/libvirtd.log 2>&1 &
-virsh() { command virsh --quiet --connect nodedev:///system "$@" | sed -e '/./!d'; return "${PIPESTATUS[0]}"; }
+# Without a terminal, on which virsh would ask polkit, and say each time that there is none here.
+virsh() { setsid --wait virsh --quiet --connect nodedev:///system "$@" | sed -e '/./!d'; return "${PIPESTATUS[0]}"; }
 wait_for '[ -S /run/libvirt/libvirt-sock ]'
 wait_for '[ "$(virsh nodedev-list --cap ap_queue 2> /dev/null | grep -c .)" = 9 ]'
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import sh
 from tests.tools.conftest import inside, need
@@ -22,6 +25,8 @@ def sections(output: str) -> dict[str, list[str]]:
 
 
 def test_idioms_have_the_same_results_on_real_sysfs() -> None:
+    if os.geteuid():
+        pytest.skip("only root writes into the real sysfs")
     need("inotifywait", "rsync")
     real = sections(sh(f"bash {SCRIPT} /sys/bus/platform/drivers_autoprobe").stdout)
     emulated = sections(inside(f"bash {SCRIPT} /sys/bus/ap/drivers_autoprobe").stdout)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.usefixtures("guest")
+@pytest.mark.usefixtures("for_root", "guest")
 def test_migrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     script = ROOT / "mount-examples/libvirt/migrate.sh"

@@ -22,6 +22,7 @@ OTHER = "11111111-2222-4333-8444-555555555555"
 QUEUE = "/sys/devices/ap/card05/05.0004/status"
 
 
+@pytest.mark.usefixtures("for_root")
 def test_a_libvirt(apfs_libvirt: Libvirt) -> None:
     apfs_libvirt.define(SMALL)
     assert apfs_libvirt.state("small") == "shut off"
@@ -33,6 +34,7 @@ def test_a_libvirt(apfs_libvirt: Libvirt) -> None:
     assert refused.value.__notes__ == ["error: Domain is already active"]
 
 
+@pytest.mark.usefixtures("for_root")
 def test_libvirt_for_python(apfs_libvirt: Libvirt) -> None:
     """By Debian's package, which is for the system's interpreter."""
     script = """
@@ -48,6 +50,7 @@ print([device.name() for device in connection.listAllDevices(libvirt.VIR_CONNECT
     assert done.stdout == f"small True\n['mdev_{UUID.replace('-', '_')}_matrix']\n"
 
 
+@pytest.mark.usefixtures("for_root")
 @pytest.mark.apfs_scenario("migration-source", "target-other-queues")
 def test_a_pair(apfs_libvirt_pair: LibvirtPair) -> None:
     source, target = apfs_libvirt_pair.source, apfs_libvirt_pair.target
@@ -69,6 +72,7 @@ def test_a_pair(apfs_libvirt_pair: LibvirtPair) -> None:
     assert source.state("small") == "paused"
 
 
+@pytest.mark.usefixtures("for_root")
 def test_nothing_stays(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     apfs_mount.echo(UUID, "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create")
@@ -90,6 +94,7 @@ def test_killed(apfs_libvirt):
 """
 
 
+@pytest.mark.usefixtures("for_root")
 def test_nothing_stays_of_a_run_that_is_killed(tmp_path: Path) -> None:
     directory = run(tmp_path, KILLED).split()[-1]
     # It is told of the end, and nobody of its own. The run's time limit ends a wait that never would.
@@ -104,6 +109,7 @@ def test_failed(apfs_libvirt):
 """
 
 
+@pytest.mark.usefixtures("for_root")
 def test_a_failure_shows_the_logs(tmp_path: Path) -> None:
     said = run(tmp_path, FAILED)
     assert "apfs journal of apfs_libvirt.host" in said
@@ -120,6 +126,7 @@ def run(directory: Path, text: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("for_root")
 def test_a_qemu_that_is_not_in_path(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for program in ("bwrap", "virsh", "sh", "env", "cat", "cc"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
@@ -142,6 +149,7 @@ def test_a_network_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monke
         Network()
 
 
+@pytest.mark.usefixtures("for_root")
 def test_missing_programs_are_named(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for program in ("bwrap", "virsh", "sh", "cc"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
@@ -176,6 +184,7 @@ def test_users_are_told_that_it_is_for_root() -> None:
     assert done.stderr.startswith("apfs: libvirt starts QEMU only for root: run as root, ")
 
 
+@pytest.mark.usefixtures("for_root")
 def test_a_libvirtd_that_fails_tells_why(apfs_mount: MountedHost, tmp_path: Path) -> None:
     (tmp_path / "libvirtd").write_text("#!/bin/sh\necho first >&2; echo it is broken >&2; exit 1\n")
     (tmp_path / "libvirtd").chmod(0o755)
@@ -183,6 +192,7 @@ def test_a_libvirtd_that_fails_tells_why(apfs_mount: MountedHost, tmp_path: Path
         Libvirt(apfs_mount, options=["--libvirtd", str(tmp_path / "libvirtd")])
 
 
+@pytest.mark.usefixtures("for_root")
 def test_long_names_of_directories(apfs_mount: MountedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sockets have short ones."""
     deep = tmp_path / ("x" * 100)
