@@ -135,6 +135,7 @@ def command(
     interrupts.note()
     try:
         server.fork_server(mountpoint, serve)
+        interrupts.ignore()
     except table.MountsError as error:
         fail(str(error), error.exit_status)
 

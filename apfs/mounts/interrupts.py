@@ -52,6 +52,14 @@ class _Interrupts:
         finally:
             self._heeding = False
 
+    @staticmethod
+    def ignore() -> None:
+        """From now on ignore SIGINT: what was asked for is done, and that is what the exit status is about.
+
+        Otherwise the interpreter, as it ends, would let it kill this process again.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def check(self) -> None:
         """Raise `SystemExit` if SIGINT has come since `note`."""
         if self._noted:

@@ -131,6 +131,7 @@ def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: as
                 os.close(ready)
             signals.let_go(assembler.start_command, pid)
             reports += _read(status_reader, wait)
+        interrupts.ignore()
         status = box.wait()
     finally:
         _end_box(box)
