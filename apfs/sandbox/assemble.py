@@ -15,7 +15,7 @@ import os
 import select
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import compose, linux, namespaces
@@ -110,8 +110,7 @@ class _Guard:
         while not text.endswith(b"\n"):
             piece = os.read(self._told, select.PIPE_BUF)
             if not piece:
-                self._end_readers()
-                raise SystemExit
+                self._end()
             text += piece
         pid = int(text)
         with contextlib.suppress(ProcessLookupError):
@@ -126,11 +125,17 @@ class _Guard:
             poll.register(gate, select.POLLOUT)
         found = dict(poll.poll())
         if self._told in found:
-            if self._pidfd is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            raise SystemExit
+            self._end()
         return not any(events & select.POLLERR for events in found.values())
+
+    def _end(self) -> NoReturn:
+        """End bwrap's child, and with it all processes of the sandbox."""
+        if self._pidfd is None:
+            self._end_readers()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        raise SystemExit
 
     def _end_readers(self) -> None:
         """End whoever has the other end of `block`: bwrap, which was killed, and its child, if it has made one."""
@@ -138,11 +143,11 @@ class _Guard:
         poll = select.poll()
         poll.register(self._block, 0)
         for _ in range(_ATTEMPTS):
+            if poll.poll(_PAUSE_MS):
+                return
             for process in Path("/proc").glob("[0-9]*"):
                 if int(process.name) != os.getpid():
                     _end_if_open(process, mine)
-            if poll.poll(_PAUSE_MS):
-                return
 
 
 def _end_if_open(process: Path, file: Path) -> None:
