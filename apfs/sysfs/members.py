@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from operator import itemgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ _T = TypeVar("_T")
 _FORMER = 1000
 """How many names that were removed keep their places: more than can go and come back during one listing."""
 
+_PIECE = 128
+"""How many keys are taken at a time: about a page of a listing. Whoever gets them may remove them."""
+
 
 class Changes:
     """How often names may have changed without a uevent of the host."""
@@ -97,6 +102,8 @@ class Registry(Generic[_T]):
         self._names: dict[int, str] = {}
         self._keys: dict[str, int] = {}
         self._places: dict[int, int] = {}
+        self._order: list[tuple[int, int]] = []
+        """Places with their keys, ascending."""
         self._former: dict[str, int] = {}
         """The places of names that were removed."""
         self._serial = 0
@@ -107,7 +114,9 @@ class Registry(Generic[_T]):
         self._objects[self._serial] = item
         self._names[self._serial] = name
         self._keys[name] = self._serial
-        self._places[self._serial] = self._former.pop(name, self._serial)
+        place = self._former.pop(name, self._serial)
+        self._places[self._serial] = place
+        insort(self._order, (place, self._serial))
         self._changes.count += 1
 
     def unique(self, stem: str) -> str:
@@ -118,7 +127,8 @@ class Registry(Generic[_T]):
         """Remove an object."""
         key = self._keys.pop(name)
         del self._objects[key], self._names[key]
-        self._former[name] = self._places.pop(key)
+        place = self._former[name] = self._places.pop(key)
+        del self._order[bisect_left(self._order, (place,))]
         if len(self._former) > _FORMER:
             del self._former[next(iter(self._former))]
         self._changes.count += 1
@@ -153,8 +163,14 @@ class Registry(Generic[_T]):
 
     def keys(self, _parent: int, after: int = -1) -> Iterator[int]:
         """Yield the keys whose places are greater than `after`, by ascending places."""
-        placed = sorted((place, key) for key, place in self._places.items())
-        return (key for place, key in placed if place > after)
+        piece = self._piece(after)
+        while piece:
+            yield from map(itemgetter(1), piece)
+            piece = self._piece(piece[-1][0])
+
+    def _piece(self, after: int) -> list[tuple[int, int]]:
+        start = bisect_left(self._order, (after + 1,))
+        return self._order[start : start + _PIECE]
 
     def place(self, key: int) -> int:
         """Return the place of an object, whatever if it is gone."""

@@ -6,6 +6,7 @@ import errno
 import posixpath
 import stat
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -307,6 +308,35 @@ def test_places_of_what_was_removed_are_forgotten_in_the_end() -> None:
         registry.add(f"m{number}", Thing())
         registry.discard(f"m{number}")
     assert sum(len(part) for part in vars(registry).values() if isinstance(part, dict)) <= 1000
+
+
+def test_a_page_of_a_listing_is_not_more_work_in_a_larger_registry() -> None:
+    registry: Registry[Thing] = Registry()
+
+    def work() -> int:
+        return calls(lambda: list(islice(registry.keys(0, 900), 50)))
+
+    counted = []
+    for size in (1000, 4000):
+        while len(registry) < size:
+            registry.add(f"m{len(registry)}", Thing())
+        counted.append(work())
+    assert counted[0] == counted[1]
+
+
+def test_members_can_be_removed_while_they_are_listed() -> None:
+    registry: Registry[Thing] = Registry()
+    for number in range(1000):
+        registry.add(f"m{number}", Thing())
+    for number in range(0, 1000, 2):
+        registry.discard(f"m{number}")
+        registry.add(f"m{number}", Thing())
+    seen = []
+    for key in registry.keys(0):
+        seen.append(registry.name(key))
+        registry.discard(seen[-1])
+    assert seen == [f"m{number}" for number in range(1000)]
+    assert len(registry) == 0
 
 
 def test_a_listing_in_progress_survives_the_end_of_its_directory(woods: Woods) -> None:
