@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 AT_THE_END = 30
 """More calls that change something than `apfs exec` makes after the command has started."""
+BWRAP = "4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,12 @@ def exec_killed(commands: Commands, _stack: ExitStack) -> Kind:
 
 
 def helper_of_exec_killed(child: str, commands: Commands, _stack: ExitStack) -> Kind:
-    """Kill -9 of one of the processes that `apfs exec` starts."""
+    """Kill -9 of one of the processes that `apfs exec` starts. That of the command has a status of its own."""
+    is_inside = child.startswith(f"{BWRAP}.")
+    statuses = (0, 125, 137) if is_inside else (0, 125)
 
     def attempt(fault: Fault) -> Outcome:
-        outcome = check_exec(commands, fault)
+        outcome = check_exec(commands, fault, EXEC, statuses)
         nothing_left(commands)
         nothing_stays(commands)
         return outcome
@@ -240,9 +243,9 @@ KINDS: dict[str, Callable[[Commands, ExitStack], Kind]] = {
     "exec-server": lambda *rest: helper_of_exec_killed(SERVER, *rest),
     "exec-trial": lambda *rest: helper_of_exec_killed("2", *rest),
     "exec-assembler": lambda *rest: helper_of_exec_killed("3", *rest),
-    "exec-bwrap": lambda *rest: helper_of_exec_killed("4", *rest),
-    "exec-bwrap-child": lambda *rest: helper_of_exec_killed("4.1", *rest),
-    "exec-command": lambda *rest: helper_of_exec_killed("4.1.1", *rest),
+    "exec-bwrap": lambda *rest: helper_of_exec_killed(BWRAP, *rest),
+    "exec-bwrap-child": lambda *rest: helper_of_exec_killed(f"{BWRAP}.1", *rest),
+    "exec-command": lambda *rest: helper_of_exec_killed(f"{BWRAP}.1.1", *rest),
     "exec-uevents": lambda *rest: helper_of_exec_killed("5", *rest),
     "exec-interrupted": exec_interrupted,
     "exec-on-a-mount": exec_on_a_mount_killed,
