@@ -4,6 +4,7 @@ import pytest
 
 from apfs.journal.records import Migration
 from apfs.vfio_ap.migration.v4 import V4
+from tests.calls import calls
 from tests.hosts import M1, M2, MATRIX, Bench, config_text, product, refused
 
 from .streams import (
@@ -27,6 +28,18 @@ from .streams import (
 CLIENT = f"/dev/vfio-ap/{M1}"
 STATE = f"{CLIENT}/migration_state"
 WHOLE = v4_stream()
+MANY = f"""
+[qci]
+domains = {list(range(64))}
+[[card]]
+adapters = [0, 1, 2, 3]
+type = "CEX7P"
+[masks]
+apmask = "0x0"
+[[mdev]]
+uuid = "{M1}"
+guest = true
+"""
 EFAULT, EIO, EINVAL, ENODEV = "EFAULT", "EIO", "EINVAL", "ENODEV"
 
 
@@ -133,6 +146,21 @@ def test_vectors(empty: Bench, name: str) -> None:
     assert empty.matrix(M1) == (product((5, 6), (4, 0x47)) if given else [])
     assert empty.show(M1, "control_domains") == "0004\n"
     assert len(empty.pushes()) == len(empty.interrupts()) == given
+
+
+def test_words_are_compared_once() -> None:
+    """Queues of a card have the same ones. The low bits make them different, and are not compared."""
+    target = host("v4", MANY)
+    apqns = [adapter << 8 | domain for adapter in range(4) for domain in range(64)]
+
+    def work(differ: int) -> int:
+        data = v4_stream([(CCA8 ^ (number * differ), apqn) for number, apqn in enumerate(apqns)])
+        before = target.host.journal.last
+        count = calls(lambda: deliver(target, data))
+        assert target.host.journal.last - before > 2 * len(apqns)
+        return count
+
+    assert work(0) < 0.6 * work(1)
 
 
 def test_equal_bind_states_are_accepted(bench: Bench) -> None:

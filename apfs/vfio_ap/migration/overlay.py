@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from abc import abstractmethod
 from collections import defaultdict
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 from apfs.ap.mask import Mask
@@ -226,7 +227,12 @@ class Overlay(Migration):
         return found
 
     def _blame(self, queues: list[tuple[int, int]], theirs: dict[int, tuple[Response, int]]) -> Verdict:
-        """Return what is wrong with which queues, one after the other."""
+        """Return what is wrong with which queues, one after the other; most have the same words as others."""
+
+        @cache
+        def compared(source: int, target: int) -> list[words.Difference] | None:
+            return None if self.compatible(source, target) else differences(source, target)
+
         verdict, lines, findings = ACCEPTED, [], []
         for source, number in queues:
             apqn, (response, target) = apqn_of(number), theirs[number]
@@ -235,9 +241,8 @@ class Overlay(Migration):
                 verdict = Verdict(code, f"queue {apqn} {why}", ())
                 lines.append(verdict.why)
                 findings.append(Finding(str(apqn), "queue", "present", why))
-            elif not self.compatible(source, target):
+            elif (found := compared(source, target)) is not None:
                 verdict = Verdict(self.incompatible, f"source queue {apqn} is not compatible with the target's", ())
-                found = differences(source, target)
                 lines += [words.headline(apqn), *(line for difference in found for line in difference.lines(apqn))]
                 told = [Finding(str(apqn), each.characteristic, each.source, each.target) for each in found]
                 findings += told or [Finding(str(apqn), "card class", f"{source:016x}", f"{target:016x}")]
