@@ -34,4 +34,4 @@ class Guest(System):
 
     def _hardware(self) -> NoReturn:
         """Refuse with EOPNOTSUPP: nobody can plug cards into a guest."""
-        raise KernelError(errno.EOPNOTSUPP, f"guest {self.name} has what its host gives it: change that on the host")
+        raise KernelError(errno.EOPNOTSUPP, f"the hardware of guest {self.name} belongs to its host: change it there")

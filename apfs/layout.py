@@ -1,6 +1,6 @@
 """The directory tree of a host: all directories, top down, and their links.
 
-The attributes themselves are declared beside the code that serves them; this is the only place that knows paths of
+The attributes themselves are declared next to the code that serves them; this is the only place that knows paths of
 more than one subsystem.
 """
 

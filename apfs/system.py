@@ -1,6 +1,6 @@
 """A machine and its Linux: the parts, wired together, and an operator's actions.
 
-Nothing here waits, knows a clock, or does I/O. What the machine looks like as a tree is the business of `apfs.layout`.
+Nothing here waits, uses a clock, or does I/O. `apfs.layout` presents the machine as a tree.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class System:
         _in_range("adapter", apid)
         machine = self._hardware()
         if apid in machine.cards:
-            raise KernelError(errno.EEXIST, f"adapter {apid:02x} is plugged already")
+            raise KernelError(errno.EEXIST, f"adapter {apid:02x} is already plugged")
         try:
             word = with_fields(hwinfo_of(card), fields or {})
         except ValueError as error:
@@ -360,7 +360,7 @@ class System:
     def inject(self, path: str, number: int, accesses: int = 1) -> None:
         """Make the next accesses of the attribute at `path` fail with an errno. ENOENT if there can be none."""
         if not self.tree.root.may_have(path.removeprefix("/").split("/")):
-            raise KernelError(errno.ENOENT, f"no attribute can be at {path}: name it by its path without links")
+            raise KernelError(errno.ENOENT, f"no attribute can exist at {path}: use a path without symbolic links")
         self.tree.faults.inject(path, number, accesses)
 
     def clear_faults(self) -> None:

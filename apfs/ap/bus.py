@@ -1,6 +1,6 @@
 """The AP bus: its devices, their drivers, and scans (drivers/s390/crypto/ap_bus.c).
 
-Queues are handled in rows (several domains of one card), in the order in which Linux would come to them one by one.
+Queues are handled in rows (several domains of one card), in the order in which Linux would process them one by one.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class ApBus(Bus):
     def set_poll_timeout(self, nanoseconds: int) -> None:
         """Change the period of the poll timer and start it. EINVAL above 120 s, and in old kernels for 0."""
         if not nanoseconds and not self.profile.poll_kstrto:
-            raise KernelError(errno.EINVAL, "0 ns is no period")
+            raise KernelError(errno.EINVAL, "0 ns is not a valid period")
         if nanoseconds > POLL_TIMEOUT_MAX_NS:
             raise KernelError(errno.EINVAL, f"{nanoseconds} ns is more than {POLL_TIMEOUT_MAX_NS}")
         self.poll_timeout = nanoseconds
@@ -173,7 +173,9 @@ class ApBus(Bus):
             raise KernelError(errno.ENODEV, reason)
         taken = self._offer(card, Mask.of(apqn.apqi), driver)
         if not taken:
-            raise KernelError(errno.ENODEV, f"{driver.name} takes queues of cards that {self.cex4card.name} has")
+            raise KernelError(
+                errno.ENODEV, f"{driver.name} binds only queues of cards that are bound to {self.cex4card.name}"
+            )
         self._events.send(card, ("bind", taken))
         self.poll()
 

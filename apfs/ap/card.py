@@ -1,7 +1,7 @@
 """A crypto card on the AP bus, and the state of its queues (drivers/s390/crypto/ap_card.c).
 
-A card keeps its queues' properties in columns, one mask of domains per property: a statement about all of a card's
-queues is one operation on masks, and a queue costs a bit per property.
+A card stores its queues' properties in columns, one mask of domains per property: an operation on all of a card's
+queues is one operation on masks, and a queue costs one bit per property.
 """
 
 from __future__ import annotations

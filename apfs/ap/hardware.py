@@ -1,7 +1,6 @@
 """The hardware: crypto cards, their queues, and which of them hypervisor and operator make available.
 
-Nothing here is Linux. The AP bus learns of a change only when it looks: at its next scan, or with the next instruction
-it issues to a queue.
+Nothing here is Linux. The AP bus notices a change only at its next scan, or with its next instruction to a queue.
 """
 
 from __future__ import annotations

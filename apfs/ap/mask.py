@@ -1,7 +1,7 @@
 """256-bit masks of adapters and domains, bit 0 leftmost, with the text forms that sysfs uses for them.
 
-A mask holds one Python integer: set algebra over whole rows of queues is then one machine-speed operation, which is
-what makes a host with 65,536 queues as cheap as one with four.
+A mask is one Python integer, so set algebra over whole rows of queues is a single fast operation. This makes a host
+with 65,536 queues as cheap as one with four.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Enumeration of cards and queues, for directories and links.
 
-Keys are `apid << 24 | apqi << 16 | life`, those of cards without a domain. A card or queue that comes back has another
-life than before, so that it has another directory; its life does not matter for its place in listings.
+Keys are `apid << 24 | apqi << 16 | life`; keys of cards have no domain. A card or queue that comes back has a new life,
+and so a new directory. The life does not affect the position in listings.
 """
 
 # ruff: noqa: D102 -- the methods are those of Members and Selection, which describe them

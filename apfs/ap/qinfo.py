@@ -1,6 +1,6 @@
 """TAPQ and QCI: hardware information of queues, the host's AP configuration, and the types of cards.
 
-Bit numbers are IBM's: bit 0 is the most significant one. Sources: arch/s390/include/asm/ap.h (ap_tapq_hwinfo,
+Bits are numbered as by IBM: bit 0 is the most significant one. Sources: arch/s390/include/asm/ap.h (ap_tapq_hwinfo,
 ap_queue_status, ap_config_info).
 """
 

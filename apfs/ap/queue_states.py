@@ -1,9 +1,10 @@
 """The states of a card's queues, and the transitions between them (drivers/s390/crypto/ap_queue.c).
 
-Linux has two states per queue. The device state says whether the bus operates it: uninitiated, operating, or error.
-The other is that of a machine that resets a queue, waits for the end, and turns its interrupt on: then the queue is
-idle. It gets ahead only while it is polled, and only queues with a driver are. The bus polls all of them whenever its
-poll timer runs out, and one that has something to wait for arms the timer.
+Linux has two states per queue. The device state says whether the bus operates the queue: uninitiated, operating, or
+error. The other state belongs to a state machine that resets the queue, waits for the end of the reset, and enables its
+interrupt; then the queue is idle. The state machine advances only when the queue is polled, and only queues with a
+driver are polled. The bus polls all of them whenever its poll timer expires; a queue that waits for something arms the
+timer.
 
 States are columns: one mask of domains per property.
 """

@@ -1,7 +1,7 @@
 """Requests of zcrypt users, as counted by the bus and the drivers (ap_queue.c, ap_card.c, zcrypt_api.c).
 
-Nothing sends messages to an emulated card: what there is was said on the console. Only a queue of cex4queue that can be
-used has requests; the bus flushes the others.
+Nothing sends messages to an emulated card; requests exist only as set on the console. Only a usable queue of cex4queue
+has requests; the bus flushes the others.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m apfs.cli.forkserver DESCRIPTOR
 
-It has imported what commands need, and runs nothing itself: neither trio nor FUSE has been started when it forks, and
-it has no threads. The descriptor is a socket, by which it gets a connection for each command.
+It has imported what commands need, but runs nothing itself: it has no threads, and has started neither trio nor FUSE
+when it forks. DESCRIPTOR is a socket over which it gets a connection for each command.
 """
 
 from __future__ import annotations

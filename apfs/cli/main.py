@@ -1,8 +1,8 @@
 """The command `apfs`.
 
-The command NAME is the `command` of the module `apfs.cli.NAME`, which is imported when somebody asks for that command,
-even if only for its help or at the Tab key. So at its head the module imports only click and the like; what it needs
-to run, it imports when it runs. To add a command, write such a module and its line of COMMANDS.
+The command NAME is the `command` of the module `apfs.cli.NAME`, which is imported when that command is used, even for
+its help or for Tab completion. So at the top the module imports only click and other fast modules; it imports what it
+needs to run when it runs. To add a command, write such a module and a line of COMMANDS.
 
 Exit status everywhere: 0 success, 1 the answer is no (or the operation failed), 2 wrong usage or environment.
 """

@@ -1,7 +1,7 @@
 """`mount -t fuse.apfs`: the helper that mount(8) runs, and with it fstab(5) and systemd's mount units.
 
-mount(8) runs /sbin/mount.fuse.apfs. Where there is none, mount.fuse3(8) runs `apfs` with the same arguments. Either
-way the exit status becomes that of mount(8), which has numbers of its own.
+mount(8) runs /sbin/mount.fuse.apfs. If that does not exist, mount.fuse3(8) runs `apfs` with the same arguments. In both
+cases the exit status becomes that of mount(8), which has its own numbers.
 """
 
 from __future__ import annotations

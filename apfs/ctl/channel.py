@@ -1,23 +1,23 @@
 """The channel to the supervisor, which stops processes at their ioctls and accesses their memory.
 
-A FUSE server does not get VFIO ioctls: their numbers contain no size, so the kernel cannot pass the struct on; nor can
-a server give the caller a new descriptor. The supervisor does that part. It has one open file of `/ctl/ioctl`, and for
+A FUSE server does not get VFIO ioctls: their numbers contain no size, so the kernel cannot pass on the struct. A server
+cannot install a new descriptor in the caller either. The supervisor does both. It has `/ctl/ioctl` open once, and for
 each ioctl it
 
-1. writes a request, one JSON object: `cmd`, `arg`, `memory` (hex, what can be read behind the argument),
+1. writes a request, one JSON object: `cmd`, `arg`, `memory` (hex, the readable bytes at the argument's address),
    `descriptor`: what the descriptor in the argument refers to, null (not open), "file", "foreign" or the number that
-   the supervisor has given to an eventfd; `full`, whether the caller can have no further descriptor, for requests
-   in `uapi.NEEDS_ROOM`; and `pointed` (hex), what the argument points at, for requests in `uapi.POINTED`;
-2. shows which open file the ioctl is for by calling poll(2) on a duplicate of the caller's descriptor, and then, for
-   "file", on one of the other. Poll is the only request of FUSE that names an open file and the calling process, and
-   needs neither the right to read nor to write;
+   the supervisor has assigned to an eventfd; `full`, whether the caller has no free descriptor, for requests
+   in `uapi.NEEDS_ROOM`; and `pointed` (hex), what the argument points to, for requests in `uapi.POINTED`;
+2. identifies the open file of the ioctl by calling poll(2) on a duplicate of the caller's descriptor, and then, for
+   "file", on a duplicate of the other one. Poll is the only FUSE request that names an open file and the calling
+   process and needs neither read nor write permission;
 3. reads the reply, one JSON object: `value` (negative: an errno), `writes` ([address, hex] pairs), and `file`, null or
-   the name in `/ctl/fds` of a file to open and hand over, with `access` ("r", "w", "rw") and `at`, the address
-   for the descriptor's number, or null if the ioctl returns it. The reply is null if the file is not one of VFIO.
+   the name in `/ctl/fds` of a file to open and pass to the caller, with `access` ("r", "w", "rw") and `at`, the address
+   for the descriptor's number, or null if the ioctl returns it. The reply is null if the file is not a VFIO file.
 
-Without a request, reading gives what is to be done with eventfds, `{"signal": [...], "drop": [...]}`; poll(2) tells
-when there is something. Replies are lines, which may take several reads. Behind a line that has nothing to do is an
-end of file, so that programs that read everything below a mount come to an end.
+Without a request, reading returns the pending actions on eventfds, `{"signal": [...], "drop": [...]}`; poll(2) reports
+when there are some. Replies are lines, which may take several reads. A line without actions is followed by an end of
+file, so that programs that read everything below a mount do not hang.
 """
 
 from __future__ import annotations

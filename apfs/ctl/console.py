@@ -1,6 +1,6 @@
 """`ctl/console`: verbs that simulate an operator at the hardware console, a hypervisor or a fault.
 
-A verb is written to it, one per write; the table `VERBS` is the whole language.
+Each write is one verb; the table `VERBS` has all of them.
 """
 
 from __future__ import annotations

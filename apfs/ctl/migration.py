@@ -1,8 +1,8 @@
 """`/ctl/migration/UUID`: files that predict the outcome of a migration of a mediated device.
 
-`stream` has what a source would send now. A stream that is written to `check`, in pieces of any size, is answered by
-one JSON object: what a target would do with it, were it the first one of a session and came in one write. Without a
-stream the answer is whether the target would take any. Nothing changes.
+`stream` has the stream that a source would send now. Writing a stream to `check`, in pieces of any size, results in one
+JSON object: what a target would do with it as the first stream of a session, sent in one write. Without a stream, the
+answer is whether the target would accept any. Nothing changes.
 """
 
 from __future__ import annotations

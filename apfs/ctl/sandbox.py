@@ -1,9 +1,9 @@
 """`/ctl/sandbox`: files with entries of both the real machine and the emulated host.
 
-`/dev` is made of nodes, character devices with the numbers of the emulated host. They cannot be opened: the file system
-is mounted without devices, since the kernel would open a device of its own. Elsewhere a sandbox has binds of real
-entries beside ours. That is impossible for the links of `/sys/dev/char` and the lines of `/proc/modules`, so the real
-machine is asked for these when somebody looks.
+`/dev` has nodes, character devices with the numbers of the emulated host. They cannot be opened: the file system is
+mounted `nodev`, because the kernel would open its own device. Elsewhere, a sandbox has bind mounts of real entries next
+to ours. That is impossible for the links of `/sys/dev/char` and the lines of `/proc/modules`, so the real machine is
+queried for these at each access.
 """
 
 from __future__ import annotations

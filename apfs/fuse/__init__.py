@@ -1,4 +1,4 @@
 """FUSE: serves a host as a mounted file system. A thin layer without rules of the kernel.
 
-Importing the package needs nothing; `operations` and `session` need pyfuse3 and trio.
+Importing the package has no requirements; `operations` and `session` need pyfuse3 and trio.
 """

@@ -1,24 +1,24 @@
 """What the kernel may cache of names and attributes, and for how long.
 
-A remembered name saves a request; one that is wrongly remembered is a defect. Names come and go by stores (a mask,
-`create`, a bind), so the kernel must be told before the store returns. Invalidating single names from a handler can
-deadlock: the kernel needs the lock of the directory, which may be held by a process that waits for this very server.
-Linux 6.16 has a notification that takes no lock, FUSE_NOTIFY_INC_EPOCH: all names that were looked up before are looked
-up again when they are next used. libfuse does not have it yet, so it is written by hand. On older kernels only names
-that always exist are remembered.
+A cached name saves a request; a stale one is a bug. Names come and go with stores (a mask, `create`, a bind), so the
+kernel must be notified before the store returns. Invalidating single names from a handler can deadlock: the kernel
+needs the lock of the directory, which may be held by a process that waits for this very server. Linux 6.16 has a
+notification that takes no lock, FUSE_NOTIFY_INC_EPOCH: all names that were looked up before are looked up again at
+their next use. libfuse does not have it yet, so it is written by hand. On older kernels, only names that always exist
+are cached.
 
-Attributes that vary (`apfs.sysfs`) are invalidated one by one, which takes no lock either. They include those of
-directories that can go away, because a process can get to such a directory without a name: as its working directory, by
-a descriptor, or by a bind mount.
+Attributes that vary (`apfs.sysfs`) are invalidated one by one, which takes no lock either. These include the attributes
+of directories that can go away, because a process can reach such a directory without a name: as its working directory,
+through a descriptor, or through a bind mount.
 
-The kernel drops attributes that an invalidation has overtaken on their way (attr_version of fs/fuse), but only those of
-an inode that it knows. It does not know one from the answer to the first look at it until the client has its turn.
-Inodes that it did not know are invalidated again with the next change; until then such a client may see an old link
-count by fstat(2), where it looks by a descriptor. To preclude that, the answer to a first look must not be remembered,
-which is a GETATTR more for each directory.
+The kernel discards attributes in transit when an invalidation overtakes them (attr_version of fs/fuse), but only for
+inodes that it knows. It knows an inode from the answer to the first lookup only after the client has been scheduled.
+Inodes that it did not know are invalidated again at the next change. Until then, such a client may see an old link
+count with fstat(2). To prevent that, the answer to a first lookup would have to be uncached, which costs one more
+GETATTR for each directory.
 
-Listings are different. The kernel remembers their names when the listing arrives, not when it was made, so it would
-never hear of a store in between. Hence it may remember only names that are lasting.
+Listings are different. The kernel caches their names when the listing arrives, not when it was made, so it would miss a
+store in between. So only lasting names may be cached.
 """
 
 from __future__ import annotations

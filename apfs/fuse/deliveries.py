@@ -1,7 +1,7 @@
 """Answers that wait until the events of the request are where Linux would have sent them before it answers.
 
-A process that carries events to a sandbox reads them from a file of the mount, and tells there how far it is. It may be
-stopped, or far behind, and who waits for a FUSE server cannot be killed: so nobody waits for long.
+A process that carries events to a sandbox reads them from a file of the mount, and reports its progress there. It may
+be stopped or far behind, and a process that waits for a FUSE server cannot be killed; so all waits are short.
 """
 
 from __future__ import annotations

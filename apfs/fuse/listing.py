@@ -1,10 +1,10 @@
 """Listings of names without attributes.
 
-pyfuse3 lists with READDIRPLUS only: each name comes with the attributes of its node, and the kernel remembers both.
-That is an inode for each name, 1.6 GiB after a walk through 65,536 queues; and the timeout is that of the listing, so
-that the kernel forgets a name that a lookup said could be remembered. The kernel does neither for a name whose node id
-is 0: such a name is listed, with inode number and type, and looked up when it is used. pyfuse3 has one property for
-both node id and inode number, so the node id is set to 0 without its knowledge, at a place that is found by a search.
+pyfuse3 supports only READDIRPLUS: each name comes with the attributes of its node, and the kernel caches both. This
+costs an inode for each name, 1.6 GiB after a walk through 65,536 queues. And the timeout is that of the listing, so the
+kernel forgets a name that a lookup had made cacheable. The kernel does neither for a name with node id 0: such a name
+is listed, with inode number and type, and looked up when it is used. pyfuse3 has one property for both node id and
+inode number, so the node id is set to 0 without its knowledge, at an offset that is found by a search.
 
 Measured with the 65,536 links of /sys/bus/ap/devices, as multiples of the time of a minimal C server that sends all
 attributes: `ls -f` 2.0 instead of 8.2, `ls -l` 1.9 instead of 5.2.

@@ -1,15 +1,14 @@
 """The request loop: pyfuse3 under trio, without the cost of trio for each request.
 
-pyfuse3's loop waits for its device with `trio.lowlevel.wait_readable`, inside a `trio.Lock`: two trips through the
-scheduler, two epoll_wait and an epoll_ctl for each request, three quarters of what a request costs. `FastTrio` takes
-the place of the module `trio` where pyfuse3 looks it up; `pyfuse3.asyncio` uses the same hook. As long as requests keep
-coming, it does not wait at all: pyfuse3 then reads the device, and the kernel blocks this read until there is a
-request, as it does for a server in C. Other tasks have their turn after some requests. When there are no requests, an
-alarm soon interrupts the read, and then trio waits, without an alarm. A handler that has to wait leaves its task, and
-another one reads on; while none waits, the others sleep, and one task serves all requests.
+pyfuse3's loop waits for its device with `trio.lowlevel.wait_readable`, inside a `trio.Lock`: two passes through the
+scheduler, two epoll_wait and an epoll_ctl for each request, three quarters of the cost of a request. `FastTrio`
+replaces the module `trio` where pyfuse3 looks it up; `pyfuse3.asyncio` uses the same hook. As long as requests keep
+coming, it does not wait at all: pyfuse3 reads the device, and the kernel blocks this read until there is a request, as
+for a server in C. Other tasks run after some requests. When there are no requests, an alarm soon interrupts the read,
+and then trio waits, without an alarm. A handler that has to wait leaves its task, and another task continues reading;
+as long as none waits, the other tasks sleep, and one task serves all requests.
 
-Measured: open, read and close on one CPU take 0.35 to 0.45 of the time that they take in pyfuse3's own loop, depending
-on the machine.
+Measured: open, read and close on one CPU take 0.35 to 0.45 of the time in pyfuse3's own loop, depending on the machine.
 """
 
 from __future__ import annotations

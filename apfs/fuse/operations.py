@@ -1,8 +1,8 @@
 """Translation between FUSE requests and the host's tree.
 
-No handler awaits before it is done: because no other request is served in between, every change of the model is atomic.
-An answer may wait for what follows from the change, but not for long (`apfs.fuse.deliveries`): a process that waits for
-a FUSE server cannot be killed.
+No handler waits before it has finished: because no other request is served in between, every change of the model is
+atomic. An answer can wait for consequences of the change, but not for long (`apfs.fuse.deliveries`): a process that
+waits for a FUSE server cannot be killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading a stream by pages, as the kernel does for splice(2) and sendfile(2).
 
-read(2) of a file with direct I/O asks for what a program wants, where it wants it. For splice the kernel (since Linux
-6.5, filemap_splice_read) fills its page cache instead: it asks for whole pages, up to the size that stat tells, in
-their order. A program may do both with one descriptor. So an open stream remembers what it gave, and gives it again.
+read(2) of a file with direct I/O requests exactly the range that the program wants. For splice, the kernel (since Linux
+6.5, filemap_splice_read) fills its page cache instead: it requests whole pages in order, up to the size from stat. A
+program can do both with one descriptor. So an open stream keeps what it has returned, and can return it again.
 """
 
 from __future__ import annotations

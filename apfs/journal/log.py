@@ -1,6 +1,6 @@
 """The core's only output: the ordered journal of everything that happens.
 
-Whatever wants to print, notify or assert reads the journal; nothing in the core calls back into a front end.
+Code that prints, notifies or asserts reads the journal; nothing in the core calls back into a front end.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Types of records in the journal: one frozen class for each kind of event.
 
-A record is made when its statement has become true. Whether a request succeeds or is refused is known at its end, so
-its outcome (`Store`, `Verb`, `Ioctl`, `Refusal` ...) comes after everything that it led to.
+A record is created after the fact that it states. Whether a request succeeds or is refused is known only at its end, so
+its outcome (`Store`, `Verb`, `Ioctl`, `Refusal` ...) follows everything that it caused.
 
-Outcomes are also what a replay makes the requests of again (`apfs.replay`): everything that can change the state of a
-host has one.
+A replay repeats requests from their outcomes (`apfs.replay`), so everything that can change the state of a host has
+one.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def bind_store(driver: Driver, text: str) -> None:
     """Bind a device to this driver: ENODEV unknown or not matching, EBUSY if bound already, then the probe's errno."""
     device = _named(driver.bus, text)
     if not driver.bus.match(device, driver):
-        raise KernelError(errno.ENODEV, f"{driver.name} is not made for {_name(text)}")
+        raise KernelError(errno.ENODEV, f"{driver.name} does not support {_name(text)}")
     if device.driver is not None:
         raise KernelError(errno.EBUSY, f"{_name(text)} is bound to {device.driver.name} already")
     driver.bus.probe(device, driver)

@@ -1,7 +1,7 @@
 """Number grammars of sysfs stores (lib/kstrtox.c and lib/vsprintf.c in Linux).
 
-They differ from one another, from one kernel to the next and from Python's `int()`, and scripts notice. All take the
-text of one write, already cut at its first NUL, and raise `KernelError`.
+They differ from each other, between kernels, and from Python's `int()`, and scripts depend on the differences. All take
+the text of one write, already truncated at its first NUL, and raise `KernelError`.
 """
 
 import errno
@@ -84,7 +84,7 @@ def kstrtobool(text: str, kernel: Profile = DEFAULT) -> bool:
         return True
     if (first in letters and first in ("0", "n", "f", "d")) or (first, second) == ("o", "f"):
         return False
-    raise KernelError(errno.EINVAL, f"{_shown(text)} is not a truth value (1, y, on, 0, n, off)")
+    raise KernelError(errno.EINVAL, f"{_shown(text)} is not a boolean (1, y, on, 0, n, off)")
 
 
 def _limited(value: int, kernel: Profile) -> int:

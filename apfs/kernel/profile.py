@@ -1,10 +1,10 @@
 """Kernel releases: a table of all visible differences between the kernels that a system can run.
 
-Each field of `Profile` is a row of it: a feature by name, the release that brought or took it, and what it changes.
-Whatever behaves differently asks the profile for the feature, never for a number. Values without one are those of the
-newest release. docs/kernels.md is made of this table.
+Each field of `Profile` is a row of the table: the name of a feature, the release that added or removed it, and its
+effect. Code that differs checks the feature in the profile, never the release number. Values without a release are
+those of the newest one. docs/kernels.md is generated from this table.
 
-A release here is the first of its line, such as 6.12.0. Stable and distribution kernels have many later changes:
+A release means its first version, such as 6.12.0. Stable and distribution kernels include many later changes:
 `Profile.of("5.14", {"ap_config": True})` is such a kernel.
 """
 

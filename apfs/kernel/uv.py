@@ -1,7 +1,7 @@
 """The Ultravisor in `/sys/firmware/uv` (arch/s390/kernel/uv.c): availability of Secure Execution.
 
-Bits are numbered from the left. What is left out of `query` are sizes and versions of what nothing here makes: images,
-dumps, attestation.
+Bits are numbered from the left. `query` omits sizes and versions of things that are not emulated: images, dumps,
+attestation.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class MdevBus(Bus):
         """
         uuid = uuid.lower()
         if self.mdevs.get(uuid):
-            raise KernelError(errno.EEXIST, f"there is a mediated device {uuid} already")
+            raise KernelError(errno.EEXIST, f"mediated device {uuid} already exists")
         mdev = Mdev(self.journal, parent, uuid)
         if not self.available(parent):
             reason = f"all {parent.instances} instances of {parent.type_name} are taken"

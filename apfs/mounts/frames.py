@@ -1,8 +1,7 @@
 """The protocol of a migration between machines: frames, each a line of JSON.
 
-`{"frame": "take", "stream": "AAAABA..."}`: the name of the frame, then its fields. Text, so that anything that carries
-bytes carries it, and that one who looks at it understands it. Fields that are not known are ignored; anything else that
-is not as it should be is a `ChannelError`.
+`{"frame": "take", "stream": "AAAABA..."}`: the name of the frame, then its fields. Frames are text, so that any byte
+stream can carry them and people can read them. Unknown fields are ignored; any other deviation is a `ChannelError`.
 """
 
 from __future__ import annotations

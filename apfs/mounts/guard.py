@@ -1,7 +1,7 @@
 """Guard for migrations: if the migrating process is killed, another process restores its hosts.
 
-A host does not see that `apfs migrate` is gone: its files are written to, and hold nothing. So a process waits for the
-end of the one that migrates, and, if it was killed, does then what it would have done itself.
+A host does not notice that `apfs migrate` was killed, because no open file represents it. So another process waits for
+the end of the migrating one; if that was killed, it does what the migrating process would have done itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Ctrl-C while a mount or a sandbox is created: noted, and handled where everything can be undone.
 
-Without this, SIGINT would raise an exception between any two instructions, also between making a thing and knowing it.
+Without this, SIGINT would raise an exception between any two instructions, even between creating something and storing
+a reference to it.
 """
 
 from __future__ import annotations

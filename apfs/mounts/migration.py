@@ -1,7 +1,7 @@
 """The work of `apfs migrate`: drive two hosts like a VMM, or predict the outcome.
 
-A `Source` and a `Target` are mounts, on which it works only through their files, like any other program. The target
-may be on another machine: `apfs.mounts.remote` has one that stands for it.
+A `Source` and a `Target` are mounts, used only through their files, as by any other program. The target can be on
+another machine: `apfs.mounts.remote` has a proxy for it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Directories that belong to a process: removed when it ends, or when the next one is created.
 
-A place is a new directory in TMPDIR with a mount point in it. The process that made it holds a lock on it (flock(2)).
-Three parties remove it: that process, the server when its lifeline ends, and, if both were killed, the next process
-that makes a place: where the lock can be had, nobody is left.
+A place is a new directory in TMPDIR with a mount point in it. The process that created it holds a lock on it
+(flock(2)). Three parties remove it: that process, the server when its lifeline ends, and, if both were killed, the next
+process that creates a place: if the lock is free, nobody uses the place any more.
 
-`directory` gives one for files, by the same rules.
+`directory` creates one for files, by the same rules.
 """
 
 from __future__ import annotations

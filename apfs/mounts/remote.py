@@ -1,13 +1,13 @@
 """Migration between machines: both ends, over any connection that carries bytes.
 
-The source drives, as in a migration on one machine. Both ends say hello; then the source says what the target is to do,
-and the target answers:
+The source controls the migration, as on one machine. Both ends send hello; then the source sends commands, and the
+target answers:
 
     prepare done    take done    run done    closed
 
-The target has the guest wait until the source says `run`, and the source says it when the target has taken the stream.
-Until then, whatever is lost makes both ends undo what they have done. From then on the guest is the target's: a source
-that does not hear that it runs there keeps it stopped, since it must not run twice.
+The target keeps the guest waiting until the source sends `run`, and the source sends it when the target has accepted
+the stream. Until then, a lost connection makes both ends undo everything. From then on, the guest belongs to the
+target: a source that gets no answer keeps its guest stopped, because it must not run twice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recognising a machine's kernel from its sysfs: a release, and the features that differ from it.
 
-The number that the kernel calls itself is not asked for: that of a distribution says little, and a mount has none.
+The version that the kernel reports is ignored: that of a distribution kernel says little, and a mount has none.
 """
 
 from __future__ import annotations

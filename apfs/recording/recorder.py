@@ -1,6 +1,6 @@
 """Recording a machine: a scenario from its sysfs, with comments on what scenarios or sysfs cannot express.
 
-Only standard attributes are read, and nothing is written. `docs/scenarios.md` has the list of what stays unknown.
+Only standard attributes are read, and nothing is written. `docs/scenarios.md` lists what cannot be recorded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A picture: the state of a host at one moment, small enough for a page with thousands of them.
 
-Pictures are trees of dictionaries with texts at their leaves, sets of numbers being the ranges that people read. What
-changes from one to the next is a merge patch (RFC 7396), for which nothing in a picture is null.
+Pictures are trees of dictionaries with texts as leaves; sets of numbers are written as ranges. The difference between
+two pictures is a merge patch (RFC 7396), so nothing in a picture is null.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Wording of a status for people, shared by tables on a terminal and report pages.
 
-Everything here is made from the content of `ctl/status`: the document of `apfs.ctl.status`, or its JSON.
+Everything here is derived from the content of `ctl/status`: the document of `apfs.ctl.status`, or its JSON.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Assembles /sys, /dev and /run of a sandbox, inside the mount namespace that bwrap has created.
 
-bwrap can do it too, but reads the whole table of mounts again for each bind: of 350 binds that makes half a second. So
-it waits, and a process that joins its namespaces mounts what `apfs.sandbox.compose` says.
+bwrap can do that too, but it rereads the whole mount table for each bind, which takes half a second for 350 binds. So
+it waits, and a process that joins its namespaces mounts what `apfs.sandbox.compose` has determined.
 
-Its gate is a pipe that is full. bwrap makes a file of what it reads there, in the middle of its work and up to the end
-of the pipe. That something can be written again tells that it has come so far; the end of the pipe lets it go on.
+bwrap waits at a full pipe. In the middle of its work, it copies the content of the pipe to a file, until the end of the
+pipe. When the pipe becomes writable, bwrap has reached that point; closing the pipe lets it continue.
 """
 
 from __future__ import annotations

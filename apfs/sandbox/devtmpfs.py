@@ -1,8 +1,8 @@
 """Nodes in /dev of a sandbox for devices that come and go, as devtmpfs creates them.
 
-VFIO's nodes have a directory of their own, which the mount shows as it is. Those that are made by writing to
-/sys/class/zcrypt/create stand beside the real machine's. Nobody but root of the real machine can make a device node,
-but whoever made a mount namespace can bind one of the mount's there.
+VFIO's nodes have their own directory, which is bind-mounted from the mount. Nodes created through
+/sys/class/zcrypt/create are next to those of the real machine. Only root of the real machine can create device nodes,
+but the creator of a mount namespace can bind-mount a node of the mount there.
 """
 
 from __future__ import annotations

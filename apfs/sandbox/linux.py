@@ -1,6 +1,6 @@
 """System calls without Python functions, through the C library.
 
-Each ends with `OSError` if the kernel refuses; its message has the name of the call.
+Each raises `OSError` if the kernel refuses; the message has the name of the call.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Device nodes in a sandbox: they look like character devices, and opening one opens the emulated device.
 
-What a program sees at `/dev/vfio/0` is a node of the mount's `ctl/sandbox/dev`, a character device by all that stat(2)
-and listings tell; that costs nothing. The kernel refuses to open it, as the mount is without devices. So the filter
-stops a process that opens a file, and here it gets the open file from `dev` of the mount instead. That is a regular
-file. To let fstat(2) tell of a character device too, the filter stops those calls, and here they are answered with
-what stat says of the node.
+`/dev/vfio/0` is a node of the mount's `ctl/sandbox/dev`, a character device according to stat(2) and listings; this
+costs nothing. The kernel refuses to open it, because the mount is `nodev`. So the filter stops a process that opens a
+file, and this module gives it the open file from `dev` of the mount instead. That is a regular file. To make fstat(2)
+report a character device, too, the filter stops those calls, and this module answers them with the stat data of the
+node.
 
-Which calls those are is a matter of `Nodes`:
+`Nodes` selects which calls are stopped:
 
 * `devices`: opens for reading and writing, which are rare. Open nodes have descriptors from `FIRST_NODE` on, so that
   the filter recognizes them; a duplicate with a lower number is a regular file again. Nothing else is slower.
-* `exact`: opens of all kinds, and fstat of everything. Nodes can be opened for reading or writing only, their
+* `exact`: opens of all kinds, and fstat of everything. Nodes can be opened only for reading or only for writing, their
   descriptors have the usual numbers, and all programs open their files more slowly.
-* `files`: regular files instead of nodes; no calls.
+* `files`: regular files instead of nodes; no calls are stopped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Access to another process: its memory, its open files, its permissions.
 
-All of this needs the rights of ptrace(2) over the process, which its ancestors and their user have.
+All of this needs ptrace(2) access to the process, which its ancestors and their user have.
 """
 
 from __future__ import annotations

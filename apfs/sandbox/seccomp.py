@@ -1,7 +1,7 @@
 """Seccomp user notification: the filter for system calls that we answer, and its listener (linux/seccomp.h).
 
-There is no binding that has all of it: libseccomp can neither add descriptors to the stopped process nor keep signals
-from interrupting it, so the few numbers and structs are here, and the tests compare them with the header.
+No binding has all of this: libseccomp can neither add descriptors to the stopped process nor prevent signals from
+interrupting it. So the few numbers and structs are here, and the tests compare them with the header.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The supervisor of a sandbox's processes: answers their VFIO ioctls on behalf of the emulated host.
 
-Calls for device nodes are handed on to `apfs.sandbox.nodes`.
+Calls for device nodes are passed on to `apfs.sandbox.nodes`.
 
-It does what the core cannot do: it finds out which file a descriptor refers to, copies memory, and hands out
-descriptors. It does not know which calls there are and what they mean; see `apfs.ctl.channel` for how it asks.
+It does what the core cannot do: it determines which file a descriptor refers to, copies memory, and installs
+descriptors. It does not know the calls and their meaning; see `apfs.ctl.channel` for its protocol.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sends the emulated host's uevents to the kernel uevent multicast group of a network namespace.
 
-A process joins the namespace of a sandbox, follows `ctl/uevents` of the mount and sends what is new. Sent to the
-kernel, an event is broadcast again with a SEQNUM of the kernel's own, as if the kernel had made it. Where no udevd
-runs, its part is played too, because libudev's monitors listen only to udevd.
+A process joins the namespace of a sandbox, follows `ctl/uevents` of the mount and sends new events. The kernel
+broadcasts an event that it gets with its own SEQNUM, as if it had created the event. If no udevd runs, the process also
+sends udevd's messages, because libudev's monitors listen only to udevd.
 """
 
 from __future__ import annotations

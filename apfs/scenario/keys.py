@@ -1,6 +1,6 @@
 """The keys of a scenario: the keys of each table, their types, and their defaults.
 
-This is the only list of them: the reader and the writer both go by it.
+This is the only list of keys; both the reader and the writer use it.
 """
 
 from __future__ import annotations

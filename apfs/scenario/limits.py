@@ -1,7 +1,7 @@
 """Limits of size and depth of scenarios, so that no file takes more than seconds and some memory to read.
 
-The parser of the standard library takes time that grows with the square of the parts of a key, and recurses into arrays
-and inline tables. So the text is looked at first, in one pass.
+The time of the standard library's parser grows with the square of the number of parts of a key, and it recurses into
+arrays and inline tables. So the text is checked first, in one pass.
 """
 
 from __future__ import annotations

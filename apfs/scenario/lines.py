@@ -1,7 +1,7 @@
 """Finds the line of a value in a TOML text.
 
-The parser of the standard library does not tell, and tomlkit moves tables of one array together when others are between
-them. So this goes through a text that is known to be right, and has the parser read its keys and headers only.
+The standard library's parser does not report lines, and tomlkit moves tables of one array together if others are in
+between. So this scans a text that is known to be valid, and uses the parser only for its keys and headers.
 """
 
 from __future__ import annotations

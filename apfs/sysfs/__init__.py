@@ -2,16 +2,16 @@
 
 Identities
     There is no object per node. A *kind* describes all nodes of one sort, such as the directories of all queues. A
-    *key* says which of these directories is meant, and an *entry* number which attribute or link in it, 0 being the
-    directory itself. Packed into one number, the three are a node; it is the inode number as well. Looking at a node
-    allocates nothing, and 65,536 queues cost as much as four.
+    *key* identifies one of these directories, and an *entry* number an attribute or link in it; 0 is the directory
+    itself. Packed into one number, the three are a node, and also the inode number. Accessing a node allocates nothing,
+    and 65,536 queues cost as much as four.
 
-    Keys of cards and queues are made of their numbers and of one that is another one when they come back. Keys of
-    whatever is created at run time are serial numbers, which are never used again. Fixed directories that come and go
-    with a module come back as the same nodes.
+    Keys of cards and queues consist of their numbers and a life number, which changes when they come back. Keys of
+    nodes created at run time are serial numbers, which are never reused. Fixed directories that come and go with a
+    module come back as the same nodes.
 
     The *subject* of a directory is the object that its attributes show and change. It is looked up by the key at each
-    request. If there is no subject, there is no directory.
+    request. Without a subject, the directory does not exist.
 
 Lifetimes
     A *lasting* node exists as long as the directory that contains it: an attribute that every subject has, a
@@ -23,22 +23,22 @@ Lifetimes
     can go away; and any node with changed permissions, because a node that comes back has its original ones. The stat
     of a file that goes away is allowed to remain.
 
-    Open files do not survive their node, even if it comes back: whatever removes something calls `Tree.deactivate`
-    before anything of the same name can appear.
+    Open files do not survive their node, even if it comes back: code that removes a node calls `Tree.deactivate` before
+    a node of the same name can appear.
 
 Uevents
     No name appears or disappears without a uevent in the journal. Linux works the same way: kobjects announce
     themselves, and the links and attributes of a driver come with `bind` and go with `unbind`. So the number of uevents
-    is the version of all names. While it stays the same, everything that was found out about a node is still true.
-    Uevents without such a change do no harm; a change without a uevent would (`tests/model/test_names_and_uevents.py`).
-    The exceptions are not part of sysfs: `/ctl/fds`, the files on their way to processes, and `/guests` with all that
-    is below it. `Nodes.changes` counts their changes.
+    is the version of all names. As long as it does not change, everything known about a node is still true. Uevents
+    without such a change do no harm; a change without a uevent would (`tests/model/test_names_and_uevents.py`). The
+    exceptions are not part of sysfs: `/ctl/fds`, the files on their way to processes, and `/guests` with everything
+    below it. `Nodes.changes` counts their changes.
 
 Guests
-    Guests have trees of their own, which share the table of kinds with the tree of their host (`nodes`): the number of
-    a tree is part of the identity of each of its nodes. When a guest ends, its kinds are gone, and so are its nodes.
+    Guests have their own trees, which share the table of kinds with the tree of their host (`nodes`): the number of a
+    tree is part of the identity of each of its nodes. When a guest ends, its kinds and nodes disappear.
 
-The modules, from bottom to top: `openfile` and `entries` (what a directory contains), `faults` and `attribute_file`
-(how attributes are read and written), `members` (which directories of a kind exist), `kind`, `populations` and
-`directory` (the kinds), `nodes` (what trees share), `tree` (everything together, and the requests of a file system).
+The modules, from bottom to top: `openfile` and `entries` (contents of a directory), `faults` and `attribute_file`
+(reading and writing attributes), `members` (which directories of a kind exist), `kind`, `populations` and `directory`
+(the kinds), `nodes` (what trees share), `tree` (everything together, and the requests of a file system).
 """

@@ -1,10 +1,10 @@
 """Commands of apfs that start at once: forks of a server process that has imported everything.
 
-The server is started when it is first needed, and ends with this process, however that ends. It knows nothing of the
-commands: each has a connection of its own, by which it gets what a new process would get from this one, and which
-tells how it ended. `apfs.cli.forkserver` is the other side.
+The server is started when it is first needed, and ends with this process in any case. It knows nothing about the
+commands: each has its own connection, over which it gets what a new process would inherit from this one, and which
+reports how it ended. `apfs.cli.forkserver` is the other side.
 
-What a fork shares with the server is what was there when that started: limits of resources, niceness and namespaces.
+A fork inherits from the server what was set when that started: resource limits, niceness and namespaces.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The migration state machine of a VFIO device that supports only stop-copy (vfio_mig_get_next_state).
 
-The table is what the core walks: one driver call per step, from the current state towards the target.
+The core follows this table: one driver call per step, from the current state towards the target.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """I/O address spaces of iommufd: mappings (drivers/iommu/iommufd/io_pagetable.c).
 
-Nothing is pinned and no hardware has page tables. So no range is reserved, and the only users of an address space are
-the accesses of mediated devices. Addresses and lengths are in bytes; an address has 64 bits.
+Nothing is pinned, and there is no hardware with page tables. So no range is reserved, and the only users of an address
+space are the accesses of mediated devices. Addresses and lengths are in bytes; an address has 64 bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """iommufd requests that need hardware: devices behind an IOMMU, page tables, virtual IOMMUs.
 
-An emulated host has none of them, so nothing that is asked for is found. What Linux checks before it looks is checked
-here in the same order (drivers/iommu/iommufd/{device,hw_pagetable,viommu,eventq}.c).
+An emulated host has none of these, so every lookup fails. Checks that Linux makes before the lookup are made here in
+the same order (drivers/iommu/iommufd/{device,hw_pagetable,viommu,eventq}.c).
 """
 
 from __future__ import annotations

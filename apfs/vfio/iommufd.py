@@ -1,8 +1,8 @@
 """iommufd, `/dev/iommu`: address spaces for devices, and a replacement for a group's container.
 
 Source: drivers/iommu/iommufd. Nothing on an emulated host is behind an IOMMU: the only objects are address spaces and
-the accesses of mediated devices. Requests for a device behind one, a page table of hardware or a virtual IOMMU find
-none (ENOENT).
+the accesses of mediated devices. Requests for a device behind an IOMMU, a hardware page table or a virtual IOMMU fail
+with ENOENT.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ioctls as values: requests, replies, and the files that serve ioctls.
 
-Nothing here touches a process. The supervisor copies the memory behind the argument in beforehand, and the writes of
-the reply out afterwards, so that one request is one step of the model.
+Nothing here accesses a process. The supervisor reads the memory of the argument before, and applies the writes of the
+reply afterwards, so that one request is one step of the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`/dev/vfio-ap/<uuid>`: a VMM's operations on a VFIO device, as files for shells.
 
-These files are the emulator's own; Linux has none of them. They do what the ioctls of VFIO_DEVICE_FEATURE do, in the
-same order and with the same errors.
+These files exist only in apfs, not in Linux. They do the same as the ioctls of VFIO_DEVICE_FEATURE, in the same order
+and with the same errors.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The AP hardware of a guest: the host's hardware as seen through the guest's AP control block (APCB).
 
-Nothing is copied. Each instruction of the guest is answered by the host's hardware as it is at that moment, if the
-APCB lets the guest have the queue. So what happens to a card happens in the guest as well, and what the guest does to a
-queue is done to the host's queue.
+Nothing is copied. The host's hardware answers each instruction of the guest in its current state, if the APCB gives the
+queue to the guest. So changes of a card are visible in the guest, and the guest's operations on a queue act on the
+host's queue.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class GuestMachine(Machine):
     ) -> NoReturn:
         """Refuse with EOPNOTSUPP: the host's driver programs the APCB."""
         del adapters, domains, control_domains
-        raise KernelError(errno.EOPNOTSUPP, "a guest has what its host gives it")
+        raise KernelError(errno.EOPNOTSUPP, "a guest's hardware belongs to its host")
 
     def domains_of(self, apid: int) -> Mask:
         """Return the domains of an adapter for which TAPQ gives information."""

@@ -1,8 +1,8 @@
 """The rules of the vfio_ap driver: what can be assigned, and how much of it a guest gets (vfio_ap_ops.c).
 
-Every mediated device has two matrices. `matrix` is what was assigned; `shadow` is what the guest has or would have:
-the part of `matrix` that the host has, without the adapters of which a queue is not bound to the driver. Which queues
-are linked to a device is not stored: those that are bound to the driver and assigned.
+Every mediated device has two matrices. `matrix` is what was assigned; `shadow` is what the guest has or would have: the
+part of `matrix` that the host has, without adapters that have a queue not bound to the driver. The queues linked to a
+device are not stored: they are those that are both bound to the driver and assigned.
 """
 
 from __future__ import annotations
@@ -380,7 +380,7 @@ class MatrixMdev:
         if vm is None:
             raise KernelError(errno.EINVAL, "no VM is associated with the device")
         if taken:
-            raise KernelError(errno.EPERM, "the VM has a vfio_ap device already")
+            raise KernelError(errno.EPERM, "the VM already has a vfio_ap device")
         self.vm = vm
         self.push()
 

@@ -1,6 +1,6 @@
 """The QEMU plugin as a shared object: compiled at first use, then cached.
 
-One object serves all versions of QEMU that it knows, because it finds out at run time which one loads it.
+One object works with all supported versions of QEMU, because it determines at run time which one loads it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Becoming QEMU: its arguments, preceded by the plugin if needed.
 
-This is `apfs qemu`, and the program that libvirt takes as <emulator>, which runs for each probe of libvirt's: it
+This implements `apfs qemu` and the program that libvirt uses as <emulator>. It runs for each probe by libvirt, so it
 imports little.
 """
 

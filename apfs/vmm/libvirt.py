@@ -1,7 +1,7 @@
 """A libvirtd on an emulated host, inside `apfs exec`, with its own configuration, state and sockets.
 
-What the machine's own libvirtd has, if there is one, is neither seen nor changed. QEMU for s390x is, at its usual path,
-the program that gives it vfio-ap (`apfs.vmm.emulator`), so that domains need no other <emulator> than on a real host.
+The machine's own libvirtd, if there is one, is neither used nor changed. At the usual path of QEMU for s390x is the
+program that adds vfio-ap to it (`apfs.vmm.emulator`), so domains need no other <emulator> than on a real host.
 """
 
 from __future__ import annotations

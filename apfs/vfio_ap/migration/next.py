@@ -50,13 +50,13 @@ class Pieces:
         would write beyond its buffer.
         """
         if self.started != (self.buffer is not None):
-            raise KernelError(errno.EFAULT, "a stream was refused, or the device was reset: it has to be closed first")
+            raise KernelError(errno.EFAULT, "a stream was refused or the device was reset: close the device first")
         if self.buffer is not None:
             magic, version, _ = _START.unpack_from(self.buffer)
             if (magic, version) != (MAGIC, VERSION):
                 raise KernelError(errno.EINVAL, f"magic number {magic:#x}, version {version} of the stream are unknown")
             if file.position + len(data) > len(self.buffer):
-                raise KernelError(errno.EIO, f"more comes than the {len(self.buffer)} bytes of the stream")
+                raise KernelError(errno.EIO, f"more data than the {len(self.buffer)} bytes of the stream")
         begin, file.position = file.position, file.position + len(data)
         if self.buffer is None:
             self._begin(self.start[:begin] + data)
@@ -72,7 +72,7 @@ class Pieces:
         self.started = True
         _, _, count = _START.unpack_from(data)
         if count > MAX_QUEUES:
-            raise KernelError(errno.EINVAL, f"{count} queues are more than there can be")
+            raise KernelError(errno.EINVAL, f"{count} queues are more than the maximum")
         size = Next.stream_size(count)
         if len(data) > size:
             raise KernelError(errno.EIO, f"{len(data)} bytes are more than the {size} of {count} queues")
@@ -130,14 +130,14 @@ class Next(Overlay):
         """Return the snapshot. ENODEV after the device was closed, EINVAL after a reset or if there is a newer file."""
         self.check_open()
         if file is not self.saving:
-            raise KernelError(errno.EINVAL, "this is not the file of the present session")
+            raise KernelError(errno.EINVAL, "this is not the file of the current session")
         self._snapshot = self.logged_preview()
         return self._snapshot
 
     def write(self, file: MigrationFile, data: bytes) -> int:
         """Take the next bytes; EINVAL for none."""
         if not data:
-            raise KernelError(errno.EINVAL, "a write of no bytes")
+            raise KernelError(errno.EINVAL, "a write of 0 bytes")
         return super().write(file, data)
 
     def content(self, stream: bytes) -> Content:

@@ -1,8 +1,8 @@
 """Common parts of the revisions whose stream configures the target: v4 and later.
 
-The stream is proof and order in one. Its queues have to be bound to vfio_ap on the target and to fit; then its adapters
-and domains replace what the mediated device has. Words are what the hardware answers at that moment, all 64 bits of it.
-Transfer files outlive their session.
+The stream is both a proof and a configuration. Its queues must be bound to vfio_ap on the target and be compatible;
+then its adapters and domains replace those of the mediated device. TAPQ words are the hardware's current answers, all
+64 bits. Transfer files outlive their session.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Overlay(Migration):
         """
         self.check_open()
         if file is not self.resuming:
-            raise KernelError(errno.ENXIO, "this is not the file of the present session")
+            raise KernelError(errno.ENXIO, "this is not the file of the current session")
         stream = self.intake.take(file, data)
         if stream is not None:
             try:

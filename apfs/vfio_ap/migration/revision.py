@@ -1,6 +1,6 @@
 """The interface of a revision of the migration series: the common parts, and what each revision defines.
 
-A revision is a subclass of `Migration` in a module of its own, and a row of `REVISIONS`. Nothing else asks which one
+A revision is a subclass of `Migration` in its own module, and a row of `REVISIONS`. No other code checks which revision
 it is.
 """
 

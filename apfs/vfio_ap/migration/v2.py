@@ -1,7 +1,7 @@
 """Revision 2 of the series: the target already has the same configuration, and the stream proves it.
 
-Its stream begins with the number of queues (4 bytes) and padding (4). Words are those of the cards' records, so
-that the bus of the kernel decides which bits they have.
+Its stream begins with the number of queues (4 bytes) and padding (4). TAPQ words are those that the bus stores for
+cards, so the kernel's bus determines which bits they have.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Revision 4 of the series as it was mailed, which has the code of revision 3.
 
 Its stream begins with the number of queues (4 bytes), padding (4), and the size of the configuration (8), which is
-always 0. It has no control domains, and is made again with every read. A target takes it in one write or not at all.
+always 0. It has no control domains, and is generated again for every read. A target accepts it only in one write.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ class WholeStream:
         many queues. Anything else that is too short is taken, and lost.
         """
         if bool(file.position) != self.full:
-            raise KernelError(errno.EFAULT, "a stream has to come in one write, and one only while the device is open")
+            raise KernelError(
+                errno.EFAULT, "a stream must be sent in one write, and only once while the device is open"
+            )
         if self.full:
-            raise KernelError(errno.EIO, f"{len(data)} bytes behind the stream")
+            raise KernelError(errno.EIO, f"{len(data)} bytes after the end of the stream")
         file.position = len(data)
         if len(data) < HEADER.size:
             raise KernelError(errno.EIO, f"{len(data)} bytes are less than the header of {HEADER.size}")
         count, _ = HEADER.unpack_from(data)
         if count > MAX_QUEUES:
-            raise KernelError(errno.EINVAL, f"{count} queues are more than there can be")
+            raise KernelError(errno.EINVAL, f"{count} queues are more than the maximum")
         if len(data) > V4.stream_size(count):
             why = f"{len(data)} bytes are more than the {V4.stream_size(count)} of {count} queues"
             raise KernelError(errno.EIO, why)
@@ -102,4 +104,4 @@ class V4(Overlay):
         """Refuse with ECANCELED if the guest would not get all adapters."""
         lost = matrix.adapters - guest.adapters
         if lost:
-            raise KernelError(errno.ECANCELED, f"adapters {lost.ranges(2)} would be kept from the guest")
+            raise KernelError(errno.ECANCELED, f"adapters {lost.ranges(2)} would be filtered out of the guest")
