@@ -73,7 +73,7 @@ def test_exec_is_killed(commands: Commands) -> None:
 def test_a_command_does_not_run_if_exec_is_killed_before_it_starts_it(commands: Commands) -> None:
     """It would do so on a machine without the host, and for ever."""
     whole = commands.run(NONE, *EXEC)
-    for call in spread(whole.changes - SINCE_BWRAP, whole.changes - SINCE_THE_START - A_FEW_CHANGES, 4):
+    for call in spread(whole.changes - SINCE_BWRAP, whole.changes - SINCE_THE_START - A_FEW_CHANGES, 3):
         fault = Fault(call, changing=True)
         assert fault.met(check_exec(commands, fault, FOR_EVER))
     nothing_stays(commands)
