@@ -99,7 +99,8 @@ def test_others_see_nothing_where_they_are_not_let_in(mount: Mounter, tmp_path: 
         assert "Permission denied" in sh(f'LC_ALL=C {AS_NOBODY} {command} "$1"', str(host / "sys"), status=None).stderr
 
 
-def test_not_even_root_sees_the_mount_of_another_user(tmp_path: Path) -> None:
+def test_the_mount_of_an_ordinary_user(tmp_path: Path) -> None:
+    """Not even root sees what is in it, and its server has no more privileges than the user."""
     host = tmp_path / "host"
     host.mkdir()
     os.chown(host, NOBODY, NOBODY)
@@ -110,12 +111,19 @@ def test_not_even_root_sees_the_mount_of_another_user(tmp_path: Path) -> None:
         mount --bind "$3/fuse" /dev/fuse
         {AS_NOBODY} "$1" -m apfs mount "$2"
         ls "$2/sys" 2>&1 || true
+        server=$(pgrep --full "apfs mount $2")
+        grep -E "^(Uid|Gid|Groups|Cap(Prm|Eff|Amb))" /proc/$server/status
         {AS_NOBODY} "$1" -m apfs umount "$2"
     """
     command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, str(host), str(tmp_path)]
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
-    assert "Permission denied" in done.stdout
+    denied, *credentials = done.stdout.splitlines()
+    assert "Permission denied" in denied
+    assert [line.split() for line in credentials] == [
+        *(["Uid:", *["65534"] * 4], ["Gid:", *["65534"] * 4], ["Groups:"]),
+        *([f"Cap{which}:", "0" * 16] for which in ("Prm", "Eff", "Amb")),
+    ]
 
 
 def test_a_mount_has_neither_devices_nor_set_user_id_programs(mount: Mounter) -> None:
@@ -130,13 +138,19 @@ def test_an_ordinary_users_command_cannot_write_the_real_sysfs(tmp_path: Path) -
     assert found == "looked\n"
 
 
-def test_temporary_directories_are_made_by_their_owner_for_nobody_else(tmp_path: Path) -> None:
+LOOK = 'stat -c "%a %u %F" "$TMPDIR"/apfs-*; ls "$TMPDIR"'
+IN_TESTS = f"import subprocess, apfs\nwith apfs.MountedHost(): subprocess.run({LOOK!r}, shell=True)"
+
+
+@pytest.mark.parametrize("program", [("-m", "apfs", "exec", "--", "bash", "-c", LOOK), ("-c", IN_TESTS)])
+def test_temporary_directories_are_made_by_their_owner_for_nobody_else(
+    tmp_path: Path, program: tuple[str, ...]
+) -> None:
     """A name that nobody can guess, made new or not at all, in which nobody else writes: nothing can wait there."""
     place = tmp_path / "shared"
     place.mkdir()
     place.chmod(0o1777)
-    script = 'stat -c "%a %u %F" "$TMPDIR"/apfs-exec-*; ls "$TMPDIR"'
-    command = [sys.executable, "-m", "apfs", "exec", "--", "bash", "-c", script]
+    command = [sys.executable, *program]
     environment = {**os.environ, "TMPDIR": str(place)}
     said = [subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout for _ in "ab"]
     seen = [text.splitlines() for text in said]
