@@ -376,4 +376,5 @@ def uevent_problems(facts: Facts) -> list[Problem]:
 
 def vfio_problems(facts: Facts) -> list[Problem]:
     """Return why VFIO ioctls cannot be served in a sandbox that can be made."""
-    return _kernel_problems(facts, (5, 14), "serving ioctls") or filter_problems(facts)
+    # SECCOMP_IOCTL_NOTIF_ADDFD is as old.
+    return _kernel_problems(facts, (5, 9), "serving ioctls") or filter_problems(facts)

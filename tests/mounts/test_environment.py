@@ -133,8 +133,8 @@ def test_a_pod_is_told_what_to_write_into_its_manifest() -> None:
 
 
 def test_old_kernels() -> None:
-    assert keys(environment.vfio_problems(Facts(kernel=(5, 13)))) == ["kernel"]
-    assert keys(environment.vfio_problems(Facts(kernel=(5, 14)))) == []
+    assert keys(environment.vfio_problems(Facts(kernel=(5, 8)))) == ["kernel"]
+    assert keys(environment.vfio_problems(Facts(kernel=(5, 9)))) == []
     assert "Linux 4.18 or newer" in str(environment.uevent_problems(Facts(kernel=(4, 9)))[0])
     assert keys(environment.mount_problems(Facts(kernel=(4, 17), own_users=True))) == ["kernel"]
 
