@@ -297,7 +297,7 @@ def test_nothing_is_imported_from_the_current_directory(tmp_path: Path) -> None:
 def test_mount_twice_is_refused(mount: Mounter) -> None:
     host = mount()
     result = apfs("mount", str(host), status=2)
-    assert "mounted already" in result.stderr
+    assert "already has an apfs mounted" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

@@ -155,7 +155,7 @@ def test_second_mount_and_remount_are_refused(mount8: Mount8) -> None:
         "mount -t fuse.apfs none $Z; mount -t fuse.apfs none $Z || echo $?; mount -o remount,ro $Z || echo $?"
     )
     assert result.stdout == "32\n1\n"
-    assert "mounted already" in result.stderr
+    assert "already has an apfs mounted" in result.stderr
     assert "remount is not possible: unmount and mount again" in result.stderr
 
 
