@@ -41,7 +41,7 @@ def check_mountpoint(mountpoint: str) -> None:
     if os.geteuid() and not _is_for_users(mountpoint):
         raise MountsError(
             f"mount point {mountpoint}: users other than root mount only on directories that they may write in, "
-            "and where the sticky bit is set only on their own; `mkdir` makes such a one"
+            "and where the sticky bit is set only on their own; `mkdir` creates one"
         )
 
 

@@ -271,23 +271,34 @@ def test_nodes_of_zcrypt_come_and_go(mount: Mounter, network: str) -> None:
     assert not Path("/dev/later").exists()
 
 
+def follower_of(sandbox: int) -> int:
+    """Return the process that follows the events of a host: of those that stay, it alone has joined the network."""
+    children = Path(f"/proc/{sandbox}/task/{sandbox}/children").read_text().split()
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children}
+    ours = Path("/proc/self/ns/net").readlink()
+    (found,) = (pid for pid in children if names[pid] != "bwrap" and Path(f"/proc/{pid}/ns/net").readlink() != ours)
+    return int(found)
+
+
 def test_nodes_of_zcrypt_that_have_gone_before_they_are_made(mount: Mounter) -> None:
     """Whoever makes them is late: it is stopped meanwhile. Nothing is said, and nothing is there."""
     host = mount()
     script = f"{UNTIL} echo there; until_ '[ -c /dev/last ]'; ls -d /dev/gone /dev/goes 2>&1 | grep -c 'No such file'"
     command = [sys.executable, "-m", "apfs", "exec", "--mount", str(host), "--", "bash", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as box:
-        assert box.stdout
-        assert box.stdout.readline() == "there\n"
-        children = Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()
-        (follower,) = (int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() != "bwrap\n")
-        os.kill(follower, signal.SIGSTOP)
-        for name in ("gone", "goes/too"):
-            (host / "sys/class/zcrypt/create").write_text(name)
-            (host / "sys/class/zcrypt/destroy").write_text(name.replace("/", "!"))
-        (host / "sys/class/zcrypt/create").write_text("last")
-        os.kill(follower, signal.SIGCONT)
-        assert box.communicate(timeout=TIMEOUT) == ("2\n", "")
+        try:
+            assert box.stdout
+            assert box.stdout.readline() == "there\n"
+            follower = follower_of(box.pid)
+            os.kill(follower, signal.SIGSTOP)
+            for name in ("gone", "goes/too"):
+                (host / "sys/class/zcrypt/create").write_text(name)
+                (host / "sys/class/zcrypt/destroy").write_text(name.replace("/", "!"))
+            (host / "sys/class/zcrypt/create").write_text("last")
+            os.kill(follower, signal.SIGCONT)
+            assert box.communicate(timeout=TIMEOUT) == ("2\n", "")
+        finally:
+            box.kill()
 
 
 @pytest.mark.parametrize("name", ["n\xf6d\xe9", "of/m\xefne", os.fsdecode(b"\xff\xa0x")])
