@@ -529,8 +529,10 @@ def _host() -> None:
 def _suite(directory: Path, count: int) -> float:
     """Run pytest on tests that mount a host and run a command on it."""
     text = "def test_{}(apfs_mount): assert apfs_mount.sh('cat /sys/bus/ap/scans').stdout == '1\\n'\n"
-    (directory / "test_many.py").write_text("".join(map(text.format, range(count))))
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(directory), str(directory)]
+    tests = directory / "test_many.py"
+    tests.write_text("".join(map(text.format, range(count))))
+    # Not the directory: other hosts are mounted in it, and pytest would look for tests in them.
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(directory), str(tests)]
     return seconds(partial(_quietly, command))
 
 
