@@ -27,7 +27,7 @@ class Deliveries:
         self._left = most
         self._carriers: dict[int, UeventsFile] = {}
         """Files whose readers tell how far they are, by handle."""
-        self._waiting: set[trio.Event] = set()
+        self._waiting = trio.lowlevel.ParkingLot()
         self.yield_soon: Callable[[], None] = lambda: None
         """Called when somebody who waits may go on: answers of the request loop must not come first."""
 
@@ -57,9 +57,7 @@ class Deliveries:
         self._left -= 1
         with trio.move_on_after(PATIENCE_SECONDS) as scope:
             while self._late(due):
-                event = trio.Event()
-                self._waiting.add(event)
-                await event.wait()
+                await self._waiting.park()
         self._left += 1
         if scope.cancelled_caught:
             for handle in self._late(due):
@@ -70,7 +68,5 @@ class Deliveries:
 
     def _look_again(self) -> None:
         if self._waiting:
-            for event in self._waiting:
-                event.set()
-            self._waiting.clear()
+            self._waiting.unpark_all()
             self.yield_soon()

@@ -17,7 +17,6 @@ import select
 import signal
 import time
 import warnings
-from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +64,7 @@ class _Lock:
 
     def __init__(self) -> None:
         self._held = False
-        self._sleeping: deque[trio.Event] = deque()
+        self._sleeping = trio.lowlevel.ParkingLot()
 
     def __aenter__(self) -> Awaitable[None]:
         return self._sleep() if self._held else _DONE
@@ -75,14 +74,8 @@ class _Lock:
 
     async def _sleep(self) -> None:
         while self._held:
-            event = trio.Event()
-            self._sleeping.append(event)
-            await event.wait()
-        self._wake_next()
-
-    def _wake_next(self) -> None:
-        if self._sleeping:
-            self._sleeping.popleft().set()
+            await self._sleeping.park()
+        self._sleeping.unpark()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -92,7 +85,7 @@ class _Lock:
             yield
         finally:
             self._held = False
-            self._wake_next()
+            self._sleeping.unpark()
 
 
 class _Lowlevel:

@@ -59,10 +59,10 @@ class Counted:
 
 
 @contextmanager
-def counted(root: Path, prelude: str = "", how: str = "--debug") -> Iterator[Counted]:
-    """Mount the default host on `root`, after some lines of Python; yield when it answers.
+def served(root: Path, prelude: str = "", how: str = "--foreground") -> Iterator[subprocess.Popen[bytes]]:
+    """Mount the default host on `root`, after some lines of Python; yield its server when it answers.
 
-    With `how` as --foreground, requests are served in the fast loop, and not counted.
+    What the server prints on standard error is beside the mount point. Whoever uses this ends the server.
     """
     root.mkdir()
     program = f"{prelude}\nfrom apfs.cli.main import main\nmain()"
@@ -71,7 +71,17 @@ def counted(root: Path, prelude: str = "", how: str = "--debug") -> Iterator[Cou
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as server:
         assert server.stdout is not None
         assert server.stdout.read(1), log.read_text()
+        yield server
+
+
+@contextmanager
+def counted(root: Path, prelude: str = "", how: str = "--debug") -> Iterator[Counted]:
+    """Mount a host as `served` does, and unmount it.
+
+    With `how` as --foreground, requests are served in the fast loop, and not counted.
+    """
+    with served(root, prelude, how) as server:
         try:
-            yield Counted(root, log, server.pid)
+            yield Counted(root, root.with_suffix(".log"), server.pid)
         finally:
             apfs("umount", str(root))

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from apfs.fuse.loop import TASKS
 from apfs.journal.log import Journal
 from apfs.journal.records import Uevent
 from tests.conftest import TIMEOUT, apfs
-from tests.mounted.counted import counted
+from tests.mounted.counted import counted, served
 from tests.mounted.test_requests import OTHER_LOOP
 
 if TYPE_CHECKING:
@@ -160,30 +159,6 @@ def test_nobody_waits_for_those_who_have_gone_or_say_nothing(mount: Callable[...
     store(host)
 
 
-@contextmanager
-def served(root: Path, prelude: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """Mount a host of which the test waits for the end."""
-    root.mkdir()
-    program = f"{prelude}\nfrom apfs.cli.main import main\nmain()"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "mount",
-        "--foreground",
-        "--clock",
-        "manual",
-        "--ready-fd",
-        "1",
-        str(root),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        assert server.stdout.read(1)
-        yield server
-        assert server.wait(TIMEOUT) == 0
-
-
 @pytest.mark.parametrize("prelude", ["", OTHER_LOOP], ids=["fast", "plain"])
 def test_an_end_takes_no_answer_away(tmp_path: Path, prelude: str) -> None:
     root = tmp_path / "z"
@@ -193,17 +168,19 @@ def test_an_end_takes_no_answer_away(tmp_path: Path, prelude: str) -> None:
             server.send_signal(signal.SIGTERM)
             _, said = writer.communicate(timeout=TIMEOUT)
         assert (writer.returncode, said) == (0, b"")
+        assert server.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("prelude", ["", OTHER_LOOP], ids=["fast", "plain"])
 def test_unmounting_ends_all_tasks(tmp_path: Path, prelude: str) -> None:
     """Those that sleep, too: there is one, as a handler has waited."""
     root = tmp_path / "z"
-    with served(root, prelude):
+    with served(root, prelude) as server:
         with carrier(root) as reader, apart(lambda: store(root)):
             reader.wait()
             reader.tell()
         assert apfs("umount", str(root)).returncode == 0
+        assert server.wait(TIMEOUT) == 0
 
 
 @pytest.mark.trio
