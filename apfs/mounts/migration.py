@@ -137,15 +137,17 @@ class _Host:
     def __init__(self, mount: Path, uuid: str) -> None:
         try:
             status = json.loads(monitor.status(str(mount)))
+            root = mount.stat()
         except table.MountsError as error:
             raise NotPossibleError(str(error)) from None
+        except OSError as error:
+            raise NotPossibleError(str(table.gone(str(mount), error))) from None
         mdev = status["mdevs"].get(uuid)
         if mdev is None:
             raise NotPossibleError(
                 f"{mount} has no mediated device {uuid} (it has {_listed(status['mdevs'])}): "
                 "source and target need one with the same UUID"
             )
-        root = mount.stat()
         self.uuid = uuid
         self.facts = Facts(
             host=f"{_BOOT.read_text().strip()}:{root.st_dev}:{root.st_ino}",
@@ -245,7 +247,7 @@ class Target(_Host):
     def prepare(self) -> None:
         """Open the device, unless it is open, and wait for a stream."""
         with _steps():
-            self._logged = len(self._kmsg.read_text().splitlines())
+            self._logged = len(self._log())
             if not self._has_guest:
                 _write(self.client / "guest", b"1")
             # The first ends a session that somebody left, with what was sent in it.
@@ -268,9 +270,12 @@ class Target(_Host):
         if self._logged is None:
             return log
         with contextlib.suppress(OSError):
-            log = self._kmsg.read_text().splitlines()[self._logged :]
+            log = self._log()[self._logged :]
         self.take_back()
         return log
+
+    def _log(self) -> list[str]:
+        return _read(self._kmsg).decode().splitlines()
 
     def take_back(self) -> None:
         """Go back to RUNNING, and close a device that was not open before."""
@@ -396,13 +401,13 @@ def _write(path: Path, data: bytes) -> None:
     A stream goes in one write, as some drivers need it; the rest of what is more than a file system takes at a time
     follows.
     """
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        with _named(path):
+    with _named(path):
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
             while data:
                 data = data[os.write(descriptor, data) :]
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_if_possible(path: Path, data: bytes) -> None:
@@ -413,7 +418,7 @@ def _write_if_possible(path: Path, data: bytes) -> None:
 
 def _read(path: Path) -> bytes:
     pieces = []
-    with path.open("rb", buffering=0) as file, _named(path):
+    with _named(path), path.open("rb", buffering=0) as file:
         while piece := file.read(_CHUNK):
             pieces.append(piece)
     return b"".join(pieces)
@@ -421,7 +426,7 @@ def _read(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Give the file's name to an error of read(2) or write(2), which has none."""
+    """Give the file's name to an error of read(2), write(2) or close(2), which has none."""
     try:
         yield
     except OSError as error:

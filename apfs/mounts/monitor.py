@@ -29,7 +29,7 @@ _CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def _reading(mountpoint: str) -> Iterator[None]:
-    """Turn the error of reading a file into what it says about the mount."""
+    """Turn the error of reading a file, or of closing it, into what it says about the mount."""
     try:
         yield
     except OSError as error:
@@ -48,7 +48,7 @@ def _open(mountpoint: str, name: str) -> BinaryIO:
 
 def status(mountpoint: str) -> str:
     """Return the content of `ctl/status`. `MountsError` if there is no host to look at."""
-    with _open(mountpoint, "status") as file, _reading(mountpoint):
+    with _reading(mountpoint), _open(mountpoint, "status") as file:
         return file.read().decode()
 
 
@@ -58,7 +58,7 @@ def head(mountpoint: str) -> str:
     A host of an older version of apfs has none.
     """
     try:
-        with _open(mountpoint, "header") as file, _reading(mountpoint):
+        with _reading(mountpoint), _open(mountpoint, "header") as file:
             return file.read().decode()
     except table.MountsError:
         status(mountpoint)
@@ -87,7 +87,7 @@ def statuses(mountpoint: str, seconds: float) -> Iterator[str]:
 
 def journal(mountpoint: str) -> str:
     """Return the content of `ctl/journal`. `MountsError` if there is no host to look at."""
-    with _open(mountpoint, "journal") as file, _reading(mountpoint):
+    with _reading(mountpoint), _open(mountpoint, "journal") as file:
         return b"".join(iter(lambda: file.read(_CHUNK), b"")).decode()
 
 
@@ -130,7 +130,8 @@ class JournalReader:
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
         self._file = _open(mountpoint, "journal")
-        self._device = os.fstat(self._file.fileno()).st_dev
+        with _reading(mountpoint):
+            self._device = os.fstat(self._file.fileno()).st_dev
         # The kernel reports each change of the mount table to everything that polls this file.
         self._table = table.MOUNTINFO.open("rb", buffering=0)
 

@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.mounts import places
-from tests.conftest import TIMEOUT, sh
-from tests.faults.points import APFS, COMMAND, NONE, Commands, Fault, below, mounts_in, spread, started
+from tests.conftest import TIMEOUT, apfs, sh
+from tests.faults.points import (
+    APFS,
+    COMMAND,
+    NONE,
+    Commands,
+    Fault,
+    below,
+    line_of,
+    mounts_in,
+    outcome_of,
+    spread,
+    started,
+)
 
 if TYPE_CHECKING:
     from tests.faults.points import Outcome
@@ -33,6 +45,8 @@ AT_THE_END = 110
 SINCE_BWRAP, SINCE_THE_START = 37, 23
 """How many calls that change something are left when bwrap has started, and when the command is about to."""
 A_FEW_CHANGES = 3
+READ, READ_AGAIN = 14, 5
+"""How many calls that change something a server that is only mounted and unmounted has left when files are read."""
 
 
 def sweep() -> None:
@@ -141,6 +155,30 @@ def test_mount_is_killed(commands: Commands, tmp_path: Path) -> None:
     server = commands.mount(Fault(-1, SERVER), mountpoint)
     for call in spread(server.calls // 3, server.calls * 9 // 10, 3):  # while it starts
         assert commands.mount(Fault(call, SERVER), mountpoint).status in (0, 1)
+
+
+def test_the_server_is_killed_while_a_command_reads(commands: Commands, tmp_path: Path) -> None:
+    """Reading fails, and so does closing the file."""
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+
+    def attempt(fault: Fault, *, look: bool = True) -> Outcome:
+        with commands.start(fault, *APFS, "mount", str(mountpoint)) as process:
+            try:
+                printed = line_of(process)
+                done = apfs("status", str(mountpoint), status=None) if look else None
+            finally:
+                apfs("umount", str(mountpoint), status=None)
+            rest, said = process.communicate(timeout=TIMEOUT)
+        if done and done.returncode:
+            assert done.returncode in (1, 2)
+            assert done.stderr.startswith("apfs: ")
+            assert done.stderr.count("\n") == 1, done
+        return outcome_of(printed + rest, said)
+
+    last = attempt(Fault(-1, SERVER, changing=True), look=False).changes
+    for call in spread(last - READ, last - READ_AGAIN, 4):
+        attempt(Fault(call, SERVER, changing=True))
 
 
 def test_interrupted_mount(commands: Commands, tmp_path: Path) -> None:
