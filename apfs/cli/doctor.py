@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from apfs.cli.streams import fail
+
 if TYPE_CHECKING:
     from apfs.cli.capabilities import Report
 
@@ -34,14 +36,18 @@ def command(names: tuple[str, ...], *, as_json: bool) -> None:
 
     \b
     EXIT STATUS
-        0  every requested capability works        1  one does not        2  wrong usage
+        0  every requested capability works        1  one does not        2  wrong usage, or no /proc
     """
     from apfs.cli import capabilities
+    from apfs.mounts.table import MountsError
 
     for name in names:
         if name not in capabilities.CAPABILITIES:
             raise click.UsageError(f"no capability {name!r}: there are {', '.join(capabilities.CAPABILITIES)}")
-    report = capabilities.examine(names)
+    try:
+        report = capabilities.examine(names)
+    except MountsError as error:
+        fail(str(error), error.exit_status)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=1))
     else:

@@ -137,32 +137,34 @@ def command(
         # All that belongs to the sandbox ends with this process, however that ends.
         linux.die_with_parent()
     with contextlib.ExitStack() as stack:
-        host = mounted
-        if uuids and not scenario and not mounted:
-            from apfs.sandbox.compose import HOST
-
-            host = Path(HOST) if table.is_apfs(HOST) else None
         try:
+            table.check_proc()
+            host = mounted
+            if uuids and not scenario and not mounted:
+                from apfs.sandbox.compose import HOST
+
+                host = Path(HOST) if table.is_apfs(HOST) else None
             started = host or stack.enter_context(_private(scenario))
-        except OSError as error:
+        except (OSError, table.MountsError) as error:
             from apfs.sandbox import run
 
-            fail(f"a host could not be started: {_reason(error)}", run.FAILED)
+            fail(_reason(error, "a host could not be started: "), run.FAILED)
         # While the host starts.
         from apfs.sandbox import compose, run
 
         try:
             sandbox = compose.Sandbox(net == "private", keep_id, binds, list(tmpfs), nodes)
             status = run.run(list(words), sandbox, started, uuids)
-        except (run.SandboxError, table.MountsError) as error:
-            fail(str(error), run.FAILED)
-        except OSError as error:
-            fail(f"the sandbox could not be created: {_reason(error)}", run.FAILED)
+        except (run.SandboxError, table.MountsError, OSError) as error:
+            fail(_reason(error, "the sandbox could not be created: "), run.FAILED)
     raise SystemExit(status)
 
 
-def _reason(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+def _reason(error: Exception, what: str) -> str:
+    """Return what an error says; those of Linux do not say themselves what could not be done."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return what + (f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
 
 
 def _private(scenario: str | None) -> PrivateHost:

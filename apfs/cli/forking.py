@@ -7,7 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from apfs.mounts.server import close_others, end_with
+from apfs.mounts.server import close_others, end_with, open_null
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +17,18 @@ class Child:
     """A command of apfs in a fork of this process, which has no threads."""
 
     def __init__(self, words: Sequence[str], descriptors: Sequence[int]) -> None:
-        """Start it, in a session of its own, with no other descriptors but these and standard streams."""
+        """Start it, in a session of its own, with no other descriptors but these and standard streams.
+
+        `MountsError` without a /dev/null.
+        """
+        null = open_null()
         reader, writer = os.pipe()
         self.returncode: int | None = None
         gc.freeze()  # garbage collection would copy pages
         self.pid = os.fork()
         if self.pid == 0:
-            end_with(lambda: _run(words, descriptors, writer))
+            end_with(lambda: _run(words, descriptors, (null, null, writer)))
+        os.close(null)
         os.close(writer)
         self._errors = reader
 
@@ -35,11 +40,10 @@ class Child:
         return (said,)
 
 
-def _run(words: Sequence[str], descriptors: Sequence[int], errors: int) -> None:
+def _run(words: Sequence[str], descriptors: Sequence[int], streams: Sequence[int]) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream, target in enumerate((null, null, errors)):
+    for stream, target in enumerate(streams):
         os.dup2(target, stream)
     close_others(*descriptors)
     run(words)

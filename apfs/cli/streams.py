@@ -29,16 +29,18 @@ class _Output(io.FileIO):
     A reader who has gone away is no such error: that ends a command silently.
     """
 
+    _lost = False
+
     def write(self, data: ReadableBuffer, /) -> int:
+        if self._lost:
+            return memoryview(data).nbytes
         try:
             return super().write(data)
         except BrokenPipeError:
             raise
         except OSError as error:
             # Buffers try again at the end: an error is not to be reported twice.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno(), inheritable=False)
-            os.close(null)
+            self._lost = True
             raise OutputError(error.strerror or str(error)) from None
 
 
@@ -59,7 +61,9 @@ def prepare() -> None:
             os.fstat(stream)
         except OSError:
             # Else pipes and files would get its number. Being open for reading only, it refuses output as a closed one.
-            os.open(os.devnull, os.O_RDONLY)
+            # It is always at its end, as /dev/null is, which may be missing.
+            _, writer = os.pipe()
+            os.close(writer)
     # A program that uses this module takes care of its own streams.
     if sys.stderr is sys.__stderr__:
         said = sys.stderr

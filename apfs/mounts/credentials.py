@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apfs.mounts import table
+
 SYS_ADMIN, NET_ADMIN = 1 << 21, 1 << 12
 """Bits of CAP_SYS_ADMIN and CAP_NET_ADMIN in a capability set."""
 
 
 def status_of_process() -> dict[str, str]:
-    """Return the fields of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text("utf-8", "surrogateescape").splitlines()
+    """Return the fields of /proc/self/status. `MountsError` without /proc."""
+    try:
+        lines = Path("/proc/self/status").read_text("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        raise table.no_proc() from None
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

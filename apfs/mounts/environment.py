@@ -76,7 +76,10 @@ class Facts:
     kernel: tuple[int, int] = (6, 1)
     fuse: int = 0
     """The errno of opening /dev/fuse; 0 if it can be opened."""
-    fusermount: Literal["fine", "absent", "not setuid"] = "fine"
+    null: int = 0
+    """The errno of opening /dev/null; 0 if it can be opened."""
+    fusermount: Literal["fine", "absent", "not setuid", "not root's"] = "fine"
+    """`not root's`: root of the machine, whom it belongs to, has no number in this user namespace."""
     bwrap: bool = True
     missing_modules: tuple[str, ...] = ()
     settings: Mapping[str, int] = field(default_factory=dict)
@@ -95,7 +98,10 @@ class Facts:
 
 
 def look() -> Facts:
-    """Gather the facts about this machine and process. Nothing is changed; /dev/fuse is opened and closed."""
+    """Gather the facts about this machine and process. Nothing is changed; devices are opened and closed.
+
+    `MountsError` without /proc.
+    """
     status = status_of_process()
     place, engine = _place()
     return Facts(
@@ -112,6 +118,7 @@ def look() -> Facts:
         masked=any(mount.mountpoint.startswith("/proc/") for mount in table.mounted()),
         kernel=_kernel(os.uname().release),
         fuse=open_fuse(),
+        null=_open(os.devnull),
         fusermount=_fusermount(),
         bwrap=shutil.which("bwrap") is not None,
         missing_modules=missing_modules(),
@@ -166,19 +173,27 @@ def _kernel(release: str) -> tuple[int, int]:
 
 def open_fuse() -> int:
     """Return the errno of opening /dev/fuse, 0 if it can be opened."""
+    return _open("/dev/fuse")
+
+
+def _open(device: str) -> int:
     try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return error.errno or errno.EIO
     return 0
 
 
-def _fusermount() -> Literal["fine", "absent", "not setuid"]:
+def _fusermount() -> Literal["fine", "absent", "not setuid", "not root's"]:
     path = shutil.which("fusermount3")
     if path is None:
         return "absent"
     status = Path(path).stat()
-    return "fine" if status.st_uid == 0 and status.st_mode & stat.S_ISUID else "not setuid"
+    if not status.st_mode & stat.S_ISUID:
+        return "not setuid"
+    if status.st_uid == 0:
+        return "fine"
+    return "not root's" if status.st_uid == int(_sysctl("kernel.overflowuid")) else "not setuid"
 
 
 def missing_modules() -> tuple[str, ...]:
@@ -196,7 +211,20 @@ def _by_place(facts: Facts, machine: str, pod: str, *flags: str) -> tuple[str, t
 
 
 def device_problems(facts: Facts) -> list[Problem]:
-    """Return what is wrong with /dev/fuse."""
+    """Return what is wrong with /dev/fuse, and with /dev/null, which all that goes on in the background has open."""
+    return _null_problems(facts) + _fuse_problems(facts)
+
+
+def _null_problems(facts: Facts) -> list[Problem]:
+    if not facts.null:
+        return []
+    if facts.null == errno.ENOENT:
+        return [Problem("null-device", "there is no /dev/null", "as root, `mknod -m 666 /dev/null c 1 3`")]
+    remedy = "as root, `chmod 666 /dev/null`; its file system must not be mounted with nodev"
+    return [Problem("null-device", f"/dev/null cannot be opened ({os.strerror(facts.null)})", remedy)]
+
+
+def _fuse_problems(facts: Facts) -> list[Problem]:
     if not facts.fuse:
         return []
     pod = "`privileged: true` in its securityContext, or a device plugin that provides /dev/fuse"
@@ -210,7 +238,8 @@ def device_problems(facts: Facts) -> list[Problem]:
     what = "there is no /dev/fuse"
     if facts.fuse != errno.ENOENT:
         what = f"/dev/fuse cannot be opened ({os.strerror(facts.fuse)})"
-    return [Problem("fuse-device", what, *_by_place(facts, "as root, `modprobe fuse`", pod, "--device=/dev/fuse"))]
+    machine = "as root, `modprobe fuse`, or where /dev is not the machine's, `mknod -m 666 /dev/fuse c 10 229`"
+    return [Problem("fuse-device", what, *_by_place(facts, machine, pod, "--device=/dev/fuse"))]
 
 
 def helper_problems(facts: Facts) -> list[Problem]:
@@ -219,6 +248,10 @@ def helper_problems(facts: Facts) -> list[Problem]:
         return []
     if facts.fusermount == "absent":
         return [Problem("fusermount", "fusermount3 is missing", "install the package fuse3, or run as root")]
+    if facts.fusermount == "not root's":
+        what = "this user namespace has no root, whom fusermount3 would have to become"
+        remedy = "run apfs outside of it, or as its root (`unshare --map-root-user`, `bwrap --uid 0 --cap-add ALL`)"
+        return [Problem("user-namespace", what, remedy)]
     problems = []
     if facts.fusermount == "not setuid":
         remedy = "as root, `chmod u+s $(command -v fusermount3)`, or install the package fuse3 again"

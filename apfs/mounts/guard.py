@@ -75,10 +75,12 @@ class Guard(Unguarded):
                 locks.append(os.open(device, os.O_RDONLY | os.O_DIRECTORY))
                 stack.callback(os.close, locks[-1])
                 fcntl.flock(locks[-1], self._mode)
+            null = os.open(os.devnull, os.O_RDWR)
+            stack.callback(os.close, null)
             reader, self._writer = os.pipe()
             self._child = os.fork()
             if self._child == 0:
-                end_with(lambda: self._watch(reader, locks))
+                end_with(lambda: self._watch(reader, null, locks))
             os.close(reader)
             self._locked = stack.pop_all()
         return self
@@ -93,11 +95,10 @@ class Guard(Unguarded):
         os.waitpid(self._child, 0)
         self._locked.close()
 
-    def _watch(self, reader: int, locks: Sequence[int]) -> None:
+    def _watch(self, reader: int, null: int, locks: Sequence[int]) -> None:
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1):  # they may be the other end's
             os.dup2(null, stream)
         close_others(reader, *locks)

@@ -64,8 +64,8 @@ def remove(mountpoint: Path) -> None:
 
     Nothing is reported: it may be for the next process to do.
     """
-    if table.is_apfs(str(mountpoint)):
-        with contextlib.suppress(table.MountsError):
+    with contextlib.suppress(table.MountsError):
+        if table.is_apfs(str(mountpoint)):
             table.unmount(str(mountpoint), lazy=True)
     for directory in (mountpoint, mountpoint.parent):
         with contextlib.suppress(OSError):

@@ -14,7 +14,10 @@ class PrivateHost:
     """A host that is started at once, and waited for when it is used. Ends with its `with` block."""
 
     def __init__(self, scenario: str, start: Callable[[Sequence[str], Sequence[int]], server.Server]) -> None:
-        """Start it by a function that starts a command of apfs, with some descriptors. `OSError` if it cannot be."""
+        """Start it by a function that starts a command of apfs, with some descriptors.
+
+        `OSError` if there is no room for it, and what that function raises.
+        """
         self._place = places.Place("apfs-exec-")
         with self._place.serving() as lifeline:
             self._starting = server.begin_by(start, str(self._place.mountpoint), ["--scenario", scenario], lifeline)

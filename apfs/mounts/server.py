@@ -176,14 +176,15 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     status if it gave up.
     """
     mountpoint = absolute(mountpoint)
+    null = open_null()
     ready, ready_writer = os.pipe()
     errors, errors_writer = os.pipe()
     gc.freeze()  # garbage collection, which happens at exit at the latest, would copy pages: 13 ms
     child = os.fork()
     if child == 0:
-        end_with(lambda: _become_server(ready_writer, errors_writer, serve))
-    os.close(ready_writer)
-    os.close(errors_writer)
+        end_with(lambda: _become_server(ready_writer, (null, null, errors_writer), serve))
+    for descriptor in (null, ready_writer, errors_writer):
+        os.close(descriptor)
     with os.fdopen(errors, "rb") as output:
         try:
             _wait_until_it_answers(
@@ -200,14 +201,27 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
             raise
 
 
-def _become_server(ready: int, errors: int, serve: Callable[[int], None]) -> None:
+def _become_server(ready: int, streams: Sequence[int], serve: Callable[[int], None]) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it takes care of signals itself
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream, target in enumerate((null, null, errors)):
+    for stream, target in enumerate(streams):
         os.dup2(target, stream)
     close_others(ready)
     serve(ready)
+
+
+def open_null() -> int:
+    """Return a new descriptor of /dev/null, for a child's standard streams.
+
+    `MountsError`, with all that is missing for a mount, if it is not there or may not be opened.
+    """
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except (FileNotFoundError, PermissionError):
+        from apfs.mounts import environment  # noqa: PLC0415 -- takes as long as a tenth of all other imports
+
+        environment.check_fuse()
+        raise
 
 
 def end_with(run: Callable[[], None]) -> NoReturn:

@@ -42,10 +42,33 @@ def _unescape(field: str) -> str:
     return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
 
 
+def no_proc() -> MountsError:
+    """Return the error to raise where there is no /proc: nothing can be known of mounts and processes."""
+    return MountsError("there is no /proc: as root, `mount -t proc proc /proc`", 2)
+
+
+def check_proc() -> None:
+    """Make sure that there is a /proc, and that it is that of this PID namespace. `MountsError` if not."""
+    try:
+        pid = os.readlink("/proc/self")  # noqa: PTH115 -- text wanted
+    except OSError:
+        pid = ""
+    if pid == str(os.getpid()):
+        return
+    if not MOUNTINFO.exists():
+        raise no_proc()
+    here = "as root, `mount -t proc proc /proc` in this one (unshare has --mount-proc for that)"
+    raise MountsError(f"/proc is that of another PID namespace: {here}", 2)
+
+
 def mounted() -> list[Mount]:
-    """Return all mounts that this process sees, in the order in which they were made."""
+    """Return all mounts that this process sees, in the order in which they were made. `MountsError` without /proc."""
     mounts = []
-    for line in MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines():
+    try:
+        lines = MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        raise no_proc() from None
+    for line in lines:
         head, _, tail = line.partition(" - ")
         _, _, device, _, mountpoint, *_ = head.split()
         major, _, minor = device.partition(":")

@@ -188,9 +188,12 @@ def test_helper_without_set_user_id(room: Callable[..., Room], tmp_path: Path) -
     here.run(*NOBODY, *DOCTOR, "mount")
 
 
-def test_no_device(room: Callable[..., Room], tmp_path: Path) -> None:
+def test_no_device(room: Callable[..., Room]) -> None:
     here = room()
-    here.run("mount", "--bind", str(tmp_path), "/dev")
+    here.run("mount", "-t", "tmpfs", "none", "/dev")
+    found = problems(here.run(*DOCTOR, "--json", "mount", status=1), "mount")
+    assert list(found) == ["null-device", "fuse-device"]
+    follow(here, found["null-device"])
     found = problems(here.run(*DOCTOR, "--json", "mount", status=1), "mount")
     assert list(found) == ["fuse-device"]
 

@@ -49,6 +49,74 @@ def test_no_dev_fuse(tmp_path: Path) -> None:
     nothing_stays(tmp_path)
 
 
+NULL = "there is no /dev/null: as root, `mknod -m 666 /dev/null c 1 3`"
+FUSE = (
+    "there is no /dev/fuse: as root, `modprobe fuse`, or where /dev is not the machine's, "
+    "`mknod -m 666 /dev/fuse c 10 229`"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ("mount -t tmpfs none /dev", f"{NULL}; {FUSE}"),
+        ("mount -t tmpfs none /dev; mknod -m 666 /dev/fuse c 10 229", NULL),
+    ],
+)
+def test_no_dev_null(tmp_path: Path, before: str, reason: str) -> None:
+    """As in a container that was put together by hand. What needs none of it works, also with streams closed."""
+    script = f"""
+        mkdir "$T/host"
+        {before}
+        apfs exec true <&- >&-; echo $?
+        apfs mount "$T/host"; echo $?
+        apfs --version <&- 2>&- | cut -d " " -f 1
+        apfs --version >&-; echo $?
+        rmdir "$T/host"
+    """
+    result = in_namespace(script, tmp_path)
+    lost = "apfs: standard output: Bad file descriptor\n"
+    assert result.stderr == f"apfs: {reason}\n" * 2 + lost, result
+    assert result.stdout == "125\n2\napfs,\n1\n"
+    nothing_stays(tmp_path)
+
+
+def test_no_proc(tmp_path: Path) -> None:
+    script = """
+        mount -t tmpfs none /proc
+        for command in "exec true" "mount /mnt" "umount /mnt" "status /mnt" doctor; do apfs $command; echo $?; done
+    """
+    result = in_namespace(script, tmp_path)
+    assert result.stderr == "apfs: there is no /proc: as root, `mount -t proc proc /proc`\n" * 5, result
+    assert result.stdout == "125\n2\n1\n2\n2\n"
+    nothing_stays(tmp_path)
+
+
+@pytest.mark.parametrize("user", [0, 65534])
+def test_proc_of_another_pid_namespace(tmp_path: Path, user: int) -> None:
+    """All that is known there of processes is about others."""
+    tmp_path.chmod(0o777)
+    script = f"""
+        setpriv --reuid={user} --regid={user} --clear-groups unshare --map-root-user --mount --pid --fork \
+            "$python" -P -m apfs exec true
+    """
+    result = in_namespace(script, tmp_path)
+    here = "as root, `mount -t proc proc /proc` in this one (unshare has --mount-proc for that)"
+    assert (result.returncode, result.stderr) == (125, f"apfs: /proc is that of another PID namespace: {here}\n")
+    nothing_stays(tmp_path)
+
+
+def test_user_namespace_without_root(tmp_path: Path) -> None:
+    """There the remedy is not about fusermount3, which is as it should be."""
+    script = """
+        setpriv --reuid=65534 --regid=65534 --clear-groups unshare --user --mount "$python" -P -m apfs mount /mnt
+    """
+    result = in_namespace(script, tmp_path)
+    what = "this user namespace has no root, whom fusermount3 would have to become"
+    remedy = "run apfs outside of it, or as its root (`unshare --map-root-user`, `bwrap --uid 0 --cap-add ALL`)"
+    assert (result.returncode, result.stderr) == (2, f"apfs: {what}: {remedy}\n")
+
+
 ABORT = 'abort() { device=$(mountpoint --fs-devno "$1"); echo 1 > "$FUSE/${device#*:}/abort"; }'
 FUSECTL = f"export FUSE=/sys/fs/fuse/connections; mount -t fusectl none $FUSE; {ABORT}; export -f abort"
 
