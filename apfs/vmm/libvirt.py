@@ -208,7 +208,7 @@ def serve(options: Sequence[str], wishes: Wishes, ready: Callable[[Path], None])
         # libvirt calls setgroups(2) before it starts QEMU, which fails in the user namespace that others get.
         raise LibvirtError(
             "libvirt starts QEMU only for root: run as root, "
-            "in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
+            "which in a container needs --cap-add SYS_ADMIN --cap-add NET_ADMIN"
         )
     with _Stop() as stopped, _directory() as directory:
         try:

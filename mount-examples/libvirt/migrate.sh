@@ -8,12 +8,14 @@ set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 "$here/../setup.sh" mount libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients mdevctl qemu-system-misc gcc cpio
+# Asked for before the download, which takes a while.
+if [ "$(id -u)" != 0 ]; then
+    echo "migrate: libvirt starts QEMU only for root, so this goes on with sudo" >&2
+    sudo true || { echo "migrate: that did not work: run it as root" >&2; exit 2; }
+fi
 guest=$here/../../.cache/guest
 "$here/make-guest.sh" "$guest"
-if [ "$(id -u)" != 0 ]; then
-    command -v sudo > /dev/null || { echo "migrate: libvirt starts QEMU only for root, and sudo is not installed" >&2; exit 2; }
-    exec sudo "$0"
-fi
+[ "$(id -u)" = 0 ] || exec sudo "$0"
 guest=$(cd "$guest" && pwd)
 PATH=$here/../../.venv/bin:$PATH
 export LC_ALL=C

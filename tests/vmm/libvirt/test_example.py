@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import TIMEOUT
 from tests.vmm.releases import ROOT
 
 if TYPE_CHECKING:
@@ -23,6 +25,18 @@ def test_migrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout.endswith("migrate: done\n")
     assert "AP type: source 0e, target 0d" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_sudo_is_told_at_once() -> None:
+    """And not after the download."""
+    user = ("--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    script = ROOT / "mount-examples/libvirt/migrate.sh"
+    command = ["setpriv", "--no-new-privs", *user, script]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (said.returncode, said.stdout) == (2, ""), said
+    first, *_, last = said.stderr.splitlines()
+    assert first == "migrate: libvirt starts QEMU only for root, so this goes on with sudo"
+    assert last == "migrate: that did not work: run it as root"
 
 
 def test_the_guest_is_made_once(guest: Path, tmp_path: Path) -> None:
