@@ -143,7 +143,9 @@ def command(
             if uuids and not scenario and not mounted:
                 from apfs.sandbox.compose import HOST
 
-                host = Path(HOST) if table.is_apfs(HOST) else None
+                if not table.is_apfs(HOST):
+                    raise click.UsageError("--guest needs the host on which the guest runs: --mount DIR")
+                host = Path(HOST)
             started = host or stack.enter_context(_private(scenario))
         except (OSError, table.MountsError) as error:
             from apfs.sandbox import run

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from apfs.mounts.interrupts import interrupts
-from apfs.mounts.table import MountsError, absolute, is_apfs, is_dead, unmount
+from apfs.mounts.table import MountsError, absolute, exists, is_apfs, is_dead, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ def check_mountpoint(mountpoint: str) -> None:
         if not is_dead(mountpoint):
             raise MountsError(f"{mountpoint} already has an apfs mounted: `apfs umount {quote(mountpoint)}` first")
         unmount(mountpoint)
-    if not os.path.lexists(mountpoint):
+    if not exists(mountpoint):
         raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {quote(mountpoint)}`")
     if not Path(mountpoint).is_dir():
         raise MountsError(f"mount point {mountpoint} is not a directory")

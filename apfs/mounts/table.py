@@ -83,6 +83,17 @@ def is_apfs(mountpoint: str) -> bool:
     return bool(at_path) and at_path[-1].fstype == FSTYPE
 
 
+def exists(path: str) -> bool:
+    """Whether there is something at a path. `MountsError` with exit status 2 if this user is not to know that."""
+    try:
+        os.lstat(path)
+    except PermissionError:
+        raise MountsError(f"{path}: no permission to search the directories above it", 2) from None
+    except OSError:
+        return False
+    return True
+
+
 def absolute(path: str) -> str:
     """Return the path as mountinfo has it: absolute and without links, but not asking the mount itself anything.
 
@@ -124,8 +135,9 @@ def check_answers(mountpoint: str) -> None:
     """Make sure that an apfs answers at a path. `MountsError` with exit status 2 if not."""
     place = absolute(mountpoint)
     if not is_apfs(place):
-        make = "" if os.path.lexists(mountpoint) else f"mkdir -p {quote(mountpoint)} && "
-        what = "is not an apfs mount" if os.path.lexists(mountpoint) else "does not exist"
+        there = exists(mountpoint)
+        make = "" if there else f"mkdir -p {quote(mountpoint)} && "
+        what = "is not an apfs mount" if there else "does not exist"
         raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {quote(mountpoint)}` first", 2)
     if is_dead(place):
         raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {quote(mountpoint)}` and mount again", 2)

@@ -307,6 +307,24 @@ def test_missing_mount_point(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [("mount",), ("journal",), ("exec", "true", "--mount")])
+def test_a_directory_that_a_user_may_not_look_into(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Advice to create what may be there would be wrong."""
+    place = tmp_path / "closed/z"
+    place.parent.mkdir()
+    user: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        let_in(tmp_path)
+        user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    place.parent.chmod(0)
+    words = (*words[::2], str(place), *words[1:2])
+    command = [*user, sys.executable, "-m", "apfs", *words]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    place.parent.chmod(0o755)
+    assert result.returncode == (125 if words[0] == "exec" else 2)
+    assert result.stderr == f"apfs: {place}: no permission to search the directories above it\n"
+
+
 def test_mount_point_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = apfs("mount", str(tmp_path / "file"), status=2)

@@ -121,6 +121,11 @@ def test_without_a_guest_one_line_says_what_to_do(host: MountedHost, uuid: str, 
         host.guest(uuid)
 
 
+def test_a_guest_of_no_host() -> None:
+    result = apfs("exec", "--guest", M1, "true", status=125)
+    assert result.stderr.endswith("Error: --guest needs the host on which the guest runs: --mount DIR\n")
+
+
 def test_status_names_guests(host: MountedHost) -> None:
     rows = apfs("status", str(host.path)).stdout.partition("\nguests\n")[2].splitlines()
     assert rows[1].split()[:3] == [M1, "05", "2"]
