@@ -61,6 +61,7 @@ def command(
     EXIT STATUS
         0  ended on request        1  failed        2  wrong usage        130  interrupted by Ctrl-C at start
     """
+    from apfs.mounts.table import MountsError
     from apfs.sandbox import linux
     from apfs.vmm import build, emulator, libvirt
 
@@ -77,5 +78,5 @@ def command(
 
     try:
         libvirt.serve(options, libvirt.Wishes(libvirtd, tcp), ready)
-    except (libvirt.LibvirtError, emulator.EmulatorError, build.PluginError) as error:
+    except (libvirt.LibvirtError, emulator.EmulatorError, build.PluginError, MountsError) as error:
         fail(str(error))

@@ -84,11 +84,13 @@ def test_no_dev_null(tmp_path: Path, before: str, reason: str) -> None:
 def test_no_proc(tmp_path: Path) -> None:
     script = """
         mount -t tmpfs none /proc
-        for command in "exec true" "mount /mnt" "umount /mnt" "status /mnt" doctor; do apfs $command; echo $?; done
+        for command in "exec true" "mount /mnt" "umount /mnt" "status /mnt" doctor libvirtd; do
+            apfs $command; echo $?
+        done
     """
     result = in_namespace(script, tmp_path)
-    assert result.stderr == "apfs: there is no /proc: as root, `mount -t proc proc /proc`\n" * 5, result
-    assert result.stdout == "125\n2\n1\n2\n2\n"
+    assert result.stderr == "apfs: there is no /proc: as root, `mount -t proc proc /proc`\n" * 6, result
+    assert result.stdout == "125\n2\n1\n2\n2\n1\n"
     nothing_stays(tmp_path)
 
 
