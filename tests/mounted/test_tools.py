@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ def test_error_texts_of_the_shell(mount: Mounter) -> None:
     ]
     refusals = [json.loads(line) for line in (host / "ctl/journal").read_text().splitlines()]
     reasons = [entry["why"] for entry in refusals if entry["type"] == "refusal"]
-    assert len(reasons) == 4
+    # Linux itself applies modes to users other than root, and does not ask the server.
+    assert len(reasons) == (3 if os.geteuid() else 4)
     assert "05.0004 is reserved for the host" in reasons[0]
 
 
