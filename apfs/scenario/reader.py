@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,12 +27,12 @@ T = TypeVar("T")
 _SYNTAX = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column \d+|end of document)\)")
 
 
+_GALLERY = Path(__file__).with_name("gallery")
+
+
 def gallery() -> dict[str, str]:
     """Return the texts of the scenarios that come with the package, by name."""
-    files = (file for file in resources.files("apfs.scenario.gallery").iterdir() if file.name.endswith(".toml"))
-    return {
-        file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)
-    }
+    return {file.stem: file.read_text("utf-8") for file in sorted(_GALLERY.glob("*.toml"))}
 
 
 def load(name_or_file: str, changes: Mapping[str, str] | None = None) -> Scenario:
@@ -50,13 +49,14 @@ def load(name_or_file: str, changes: Mapping[str, str] | None = None) -> Scenari
         except UnicodeDecodeError:
             raise ScenarioError("not a text in UTF-8", name_or_file) from None
         return loads(text, name_or_file, changes)
-    texts = gallery()
-    if name_or_file not in texts:
-        known = ", ".join(texts)
+    try:
+        text = (_GALLERY / f"{name_or_file}.toml").read_text("utf-8")
+    except (OSError, ValueError):
+        known = ", ".join(gallery())
         raise ScenarioError(
             f"no scenario of that name: there are {known}; a file name has a / or a . in it", name_or_file
-        )
-    return loads(texts[name_or_file], f"{name_or_file}.toml", changes)
+        ) from None
+    return loads(text, f"{name_or_file}.toml", changes)
 
 
 def loads(text: str, source: str = "scenario", changes: Mapping[str, str] | None = None) -> Scenario:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import stat
+from bisect import insort
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -24,7 +25,7 @@ from apfs.sysfs.entries import (
     file_stat,
 )
 from apfs.sysfs.kind import ENTRY_BITS, KEY_BITS, Kinds, Population
-from apfs.sysfs.members import FixedName, Members, Names, Placed, Places, Selection, existing
+from apfs.sysfs.members import FixedName, Members, Names, Places, Selection, existing, place_in
 from apfs.sysfs.populations import FileSet, LinkSet
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class _Slot(NamedTuple):
     stat: Stat | None
     """The stat of an entry that is lasting."""
     population: Population | None
-    start: int = 0
-    """The position before it."""
+
+
+_BY_NAME = attrgetter("name")
 
 
 class Directory(Population):
@@ -79,7 +81,7 @@ class Directory(Population):
         self._kinds = kinds
         self.parent = parent
         self.members = members
-        self.place = members.place if isinstance(members, Placed) else None
+        self.place = place_in(members)
         self.lasting = lasting
         self.shown_at: str | None = None
         """Where it is made to be bound to, if it is."""
@@ -101,24 +103,23 @@ class Directory(Population):
         """Whether an entry has a size of its own, which can change."""
         self._fixed: dict[str, Directory] = {}
         self._populations: list[Population] = []
-        self._may_come: re.Pattern[str] | None = None
-        """Names that members may have, if they cannot be found by their names before they exist."""
+        self._may_come: str | None = None
+        """Regular expression of its members' names, if they cannot be found by their names before they exist."""
         self._below: list[Members] = []
         """The members of all subdirectories."""
-        self._slots: list[_Slot] = []
-        self._arrange(
-            *(
-                _Slot(
-                    entry.name,
-                    stat.S_IFCHR if isinstance(entry, Node) else stat.S_IFMT((found or LINK_STAT).mode),
-                    number,
-                    entry,
-                    found if self._lasting[number] else None,
-                    None,
-                )
-                for number, (entry, found) in enumerate(zip(self._entries, self._stats, strict=True), 1)
+        slots = (
+            _Slot(
+                entry.name,
+                stat.S_IFCHR if isinstance(entry, Node) else stat.S_IFMT((found or LINK_STAT).mode),
+                number,
+                entry,
+                found if self._lasting[number] else None,
+                None,
             )
+            for number, (entry, found) in enumerate(zip(self._entries, self._stats, strict=True), 1)
         )
+        self._slots = sorted(slots, key=_BY_NAME)
+        """In the order of a listing."""
 
     def fixed(
         self,
@@ -152,7 +153,7 @@ class Directory(Population):
         only while they exist.
         """
         child = self._populate(first, Directory(self._kinds, self, members, entries))
-        child._may_come = None if may_come is None else re.compile(may_come, re.DOTALL)  # noqa: SLF001 -- its own class
+        child._may_come = may_come  # noqa: SLF001 -- its own class
         self._add_below(child)
         return child
 
@@ -184,11 +185,7 @@ class Directory(Population):
         self._varies = self._varies or not child.lasting
 
     def _add_slot(self, name: str, child: Population) -> None:
-        self._arrange(_Slot(name, child.type, 0, None, None, child))
-
-    def _arrange(self, *more: _Slot) -> None:
-        slots = sorted([*self._slots, *more], key=attrgetter("name"))
-        self._slots = [slot._replace(start=place << _SLOT_SHIFT) for place, slot in enumerate(slots)]
+        insort(self._slots, _Slot(name, child.type, 0, None, None, child), key=_BY_NAME)
 
     def find(self, parent: int, name: str) -> int | None:
         return existing(self.members, parent, name)
@@ -305,7 +302,7 @@ class Directory(Population):
     def may_come(self, parent: int | None, name: str) -> bool:
         """Whether there is, or may come to be, a member of that name in directory `parent`."""
         if self._may_come is not None:
-            return self._may_come.fullmatch(name) is not None
+            return re.fullmatch(self._may_come, name, re.DOTALL) is not None
         key = self.members.find(name)
         return key is not None and self.members.parent(key) == parent
 
@@ -316,7 +313,9 @@ class Directory(Population):
 
     def _readdir(self, key: int, subject: object, position: int) -> Iterator[DirEntry]:
         directory, place, after = self.id(key), position >> _SLOT_SHIFT, (position & _WITHIN_SLOT) - 1
-        for name, file_type, number, entry, entry_stat, population, start in self._slots[place:]:
+        for at, slot in enumerate(self._slots[place:], place):
+            name, file_type, number, entry, entry_stat, population = slot
+            start = at << _SLOT_SHIFT
             if population:
                 first, place_of = population.id(0), population.place
                 for member in population.keys(key, after):

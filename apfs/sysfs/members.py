@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from operator import itemgetter
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +57,6 @@ class Places(Protocol):
         """Return the absolute path of a member (`entry` is 0)."""
 
 
-@runtime_checkable
 class Placed(Protocol):
     """Members or selections whose order in listings is another one than that of their keys.
 
@@ -66,6 +65,12 @@ class Placed(Protocol):
 
     def place(self, key: int) -> int:
         """Return the place of an existing key, a number of as many bits as a key."""
+
+
+def place_in(listed: Members | Selection | Placed) -> Callable[[int], int] | None:
+    """Return what gives the places of members or of a selection if they are `Placed`, else None."""
+    place: Callable[[int], int] | None = getattr(listed, "place", None)  # isinstance takes a hundred times as long
+    return place
 
 
 _T = TypeVar("_T")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from apfs.errors import KernelError
 from apfs.sysfs.entries import LINK_STAT, Access, Node, Special, Stat, file_stat
 from apfs.sysfs.kind import Kind, Kinds, Population
-from apfs.sysfs.members import Members, Names, Placed, Places, Selection, existing
+from apfs.sysfs.members import Members, Names, Places, Selection, existing, place_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class LinkSet(Population):
         self._selection = selection
         self._names = names
         self._keyed = keyed
-        self.place = selection.place if isinstance(selection, Placed) and not keyed else None
+        self.place = None if keyed else place_in(selection)
 
     def find(self, parent: int, name: str) -> int | None:
         key = self._names.find(name)
@@ -82,7 +82,7 @@ class FileSet(Population):
         self._parent = parent
         self._members = members
         self._file = file
-        self.place = members.place if isinstance(members, Placed) else None
+        self.place = place_in(members)
 
     def find(self, parent: int, name: str) -> int | None:
         return existing(self._members, parent, name)
