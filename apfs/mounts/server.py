@@ -265,7 +265,14 @@ def _wait_until_it_answers(mountpoint: str, ready: int, end: Callable[[], tuple[
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
         # The last line is the server's own; what the mount helper said comes before it.
         said_last = "; ".join(line.removeprefix("apfs: ") for line in lines[-2:])
-        raise MountsError(said_last or f"the server ended with status {status}", status if status > 0 else 1)
+        raise MountsError(said_last or f"the server {_end_of(status)}", status if status > 0 else 1)
+
+
+def _end_of(status: int) -> str:
+    """Say how a process has ended that has not said anything itself."""
+    if status == -signal.SIGKILL:
+        return "was killed by signal 9, as Linux does when memory runs out"
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def _answers(mountpoint: str) -> bool:

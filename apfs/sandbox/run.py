@@ -111,11 +111,11 @@ def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: as
     for descriptor in (status_writer, assembler.block, assembler.gate):
         os.close(descriptor)
     theirs.close()
-    watch = supervisor.supervise(ours, mount, sandbox.nodes)
 
-    wait = partial(_wait, box, watch)
-    pump = None
+    watch = pump = None
     try:
+        watch = supervisor.supervise(ours, mount, sandbox.nodes)
+        wait = partial(_wait, box, watch)
         with open(status_reader, "rb", buffering=0):  # noqa: PTH123 -- to close it
             with interrupts.heeded():
                 line, newline, reports = _read(status_reader, wait, b"\n").partition(b"\n")

@@ -322,16 +322,19 @@ def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> Supervisor |
     """Return the supervisor for what `stop_calls` sent; None, with a warning, if VFIO ioctls cannot be served.
 
     None without a warning if the supervisor of an outer sandbox serves this host already, and if nothing was sent: the
-    process was killed, which its parent notices.
+    process was killed, which its parent notices. `OSError` if the host has ended, or if there are no descriptors.
     """
     with channel:
         said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
     if listeners:
         try:
             return Supervisor(listeners[0], mount, nodes)
-        except OSError as error:
+        except PermissionError as error:
             os.close(listeners[0])
             why = f"{mount}/ctl/ioctl: {error.strerror}"
+        except OSError:
+            os.close(listeners[0])
+            raise
     elif not said:
         return None
     elif int(said) != errno.EBUSY:

@@ -101,6 +101,29 @@ def test_the_server_of_exec_is_killed(commands: Commands) -> None:
     nothing_stays(commands)
 
 
+GONE = """
+from apfs.cli.main import main
+from apfs.mounts import table
+from apfs.sandbox import supervisor
+supervise = supervisor.supervise
+def gone(channel, mount, nodes):
+    table.unmount(str(mount), lazy=True)
+    return supervise(channel, mount, nodes)
+supervisor.supervise = gone
+main()
+"""
+
+
+def test_the_host_is_gone_when_bwrap_has_started(commands: Commands) -> None:
+    """There is one reason, not what cannot be done without a host."""
+    outcome = commands.run(NONE, *APFS[:2], "-c", GONE, "exec", "true")
+    assert outcome.status == 125
+    assert outcome.said.startswith(f"apfs: {commands.tmp}/apfs-exec-")
+    assert outcome.said.endswith("was unmounted, or its server has ended (Transport endpoint is not connected)\n")
+    assert outcome.said.count("\n") == 1
+    assert list(commands.tmp.iterdir()) == []
+
+
 def test_other_processes_of_exec_are_killed(commands: Commands) -> None:
     for child in OTHERS:
         whole = check_exec(commands, Fault(-1, child))
