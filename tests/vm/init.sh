@@ -3,6 +3,7 @@
 export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t proc none /proc
 mount -t sysfs none /sys
+mount -t cgroup2 none /sys/fs/cgroup
 mount -t devtmpfs none /dev
 mkdir -p /dev/shm /dev/pts
 mount -t devpts none /dev/pts

@@ -27,6 +27,8 @@ step bash mount-examples/quickstart.sh
 suite tests/vfio_ap/test_migration.py tests/sandbox/test_seccomp.py tests/vfio/test_numbers.py tests/vfio/test_device_file.py \
     tests/sandbox/test_uevents.py tests/mounted/test_migration.py tests/mounted/test_requests.py tests/mounted/test_loop.py \
     tests/mounted/test_sysfs_semantics.py
+# Not collected with the others, because containers have no cgroups of their own.
+suite tests/faults/memory_max.py
 # There are no compilers of Go and Rust.
 suite tests/sandbox/test_sequences.py -k 'not go and not rust'
 # Tests of the plugin install it, and there is no network: here a user's project has it as files.
