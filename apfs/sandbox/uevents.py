@@ -7,6 +7,7 @@ sends udevd's messages, because libudev's monitors listen only to udevd.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from apfs.mounts import table
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux, namespaces
 
@@ -200,4 +202,6 @@ def _work(
     except FileNotFoundError:
         pass  # the sandbox is gone already, and the reason is reported elsewhere
     except OSError as error:
-        print(f"apfs: uevents are not delivered: {error}", file=sys.stderr)  # noqa: T201
+        lost = error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        said = str(table.gone(str(mount), error)) if lost else f"uevents are not delivered: {error}"
+        print(f"apfs: {said}", file=sys.stderr)  # noqa: T201

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apfs.mounts import places
-from tests.conftest import TIMEOUT, apfs, sh
+from tests.conftest import TIMEOUT, apfs, server_of, sh
 from tests.faults.points import (
     APFS,
     COMMAND,
@@ -122,6 +122,26 @@ def test_the_host_is_gone_when_bwrap_has_started(commands: Commands) -> None:
     assert outcome.said.endswith("was unmounted, or its server has ended (Transport endpoint is not connected)\n")
     assert outcome.said.count("\n") == 1
     assert list(commands.tmp.iterdir()) == []
+
+
+def test_the_server_is_killed_while_a_command_runs(tmp_path: Path) -> None:
+    """The command gets errors from then on, and its user is told why."""
+    with subprocess.Popen(
+        [*APFS, "exec", "bash", "-c", "echo; while read -r _ < /sys/bus/ap/scans; do :; done 2> /dev/null; exit 5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        line_of(process)
+        (place,) = tmp_path.iterdir()
+        os.kill(server_of(place / "host"), signal.SIGKILL)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 5
+    assert said == (
+        f"apfs: {place}/host was unmounted, or its server has ended (Transport endpoint is not connected)\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_processes_of_exec_are_killed(commands: Commands) -> None:
