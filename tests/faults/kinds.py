@@ -176,7 +176,8 @@ def plugin_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
     file.write_text(TEST)
     # Without other plugins, which may start processes.
     options = ("-q", "-p", "no:cacheprovider", "-p", "apfs.testing.plugin", str(file))
-    words = ("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", *options)
+    # What pytest has printed when it is killed may be half a line, before which no status fits.
+    words = ("sh", "-c", f'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 exec {sys.executable} -m pytest "$@" >&2', "sh", *options)
 
     def attempt(fault: Fault) -> Outcome:
         outcome = commands.run(fault, *words)
@@ -186,7 +187,11 @@ def plugin_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
         mountpoint, lock = places.make("apfs-host-")
         places.remove(mountpoint)
         os.close(lock)
-        nothing_left(commands)
+        for path in commands.tmp.iterdir():
+            # One that Python makes for pytest, to see whether this is a place for temporary files.
+            assert path.is_file(), path
+            assert path.stat().st_size == 0, path
+            path.unlink()
         return outcome
 
     return Kind(killed(child), attempt, attempt(killed(child)(-1)))
