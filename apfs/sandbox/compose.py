@@ -34,7 +34,8 @@ MERGED = frozenset(
         "module",
     )
 )
-# What a host without the module vfio_ap does not have yet. Links lead there, so that it appears with the module.
+# What a host without the module vfio_ap does not have yet, all in merged directories. Links lead there, so that it
+# appears with the module.
 LATER = frozenset(
     (
         *("bus/matrix", "bus/mdev", "class/mdev_bus", "class/vfio", "class/vfio-dev", "devices/vfio_ap"),
@@ -138,7 +139,8 @@ def _compose_sys(mount: Path) -> Iterator[Step]:
     """Yield the merged directories with what is there now, and what may come."""
     for merged in sorted(MERGED):
         yield from _merge(mount, merged)
-    yield from _compose_what_comes_and_goes(mount)
+    for path, source in ALWAYS.items():
+        yield Bind(source, f"/sys/{path}", emulated=True, is_dir=True)
 
 
 def _merge(mount: Path, merged: str) -> Iterator[Step]:
@@ -156,14 +158,9 @@ def _merge(mount: Path, merged: str) -> Iterator[Step]:
             yield Link(_text(entry), f"/sys/{path}")
         elif path not in ALWAYS:
             yield _show(entry, MIXED.get(path, f"sys/{path}"), f"/sys/{path}")
-
-
-def _compose_what_comes_and_goes(mount: Path) -> Iterator[Step]:
-    """Yield what may not be there now."""
-    for path, source in ALWAYS.items():
-        yield Bind(source, f"/sys/{path}", emulated=True, is_dir=True)
     for path in sorted(LATER):
-        if not os.path.lexists(mount / "sys" / path):
+        directory, _, name = path.rpartition("/")
+        if directory == merged and name not in emulated:
             yield Link(f"{HOST}/sys/{path}", f"/sys/{path}")
 
 
@@ -182,7 +179,7 @@ def _compose_dev(mount: Path, nodes: Nodes) -> Iterator[Step]:
         yield _show(entry, f"{source}/{name}", f"/dev/{name}")
     if nodes != "files":
         yield from _compose_zcrypt_nodes(mount, names | _entries(Path("/dev")).keys())
-    if not (mount / source / "vfio").is_dir():
+    if "vfio" not in emulated:
         yield Link(f"{HOST}/{source}/vfio", "/dev/vfio")
 
 
