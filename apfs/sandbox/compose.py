@@ -53,7 +53,7 @@ ZCRYPT_NODES = "ctl/sandbox/zcrypt"
 """Where in a mount the nodes are that are made by writing to /sys/class/zcrypt/create, by their names in sysfs."""
 # Directories that are put together anyway are not the real machine's.
 _OWN = frozenset(("/dev", "/run", *(f"/sys/{merged}".rstrip("/") for merged in MERGED)))
-_MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
+MODULE_TOOLS = ("modprobe", "rmmod", "insmod")
 _READ_ONLY_TOOLS = ("kmod", "lsmod", "modinfo", "depmod")
 TOOLS = "/run/apfs/bin"
 GATE = "/run"
@@ -231,12 +231,12 @@ def compose_module_tools() -> list[str]:
     kept aside for uses that only read.
     """
     script = str(Path(__file__).with_name("module-tools.sh"))
-    first, *others = _MODULE_TOOLS
+    first, *others = MODULE_TOOLS
     arguments = ["--ro-bind", script, f"{TOOLS}/{first}"]
     for name in others:
         arguments += ["--symlink", first, f"{TOOLS}/{name}"]
     places = [
-        f"{directory}/{name}" for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in _MODULE_TOOLS
+        f"{directory}/{name}" for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in MODULE_TOOLS
     ]
     programs = {os.path.realpath(place) for place in places if os.path.exists(place)}  # noqa: PTH110 -- text wanted
     first, *others = _READ_ONLY_TOOLS
@@ -260,8 +260,17 @@ def arguments(mount: Path, sandbox: Sandbox, gate: int) -> list[str]:
     for destination in sandbox.tmpfs:
         arguments += ["--tmpfs", destination]
     arguments += ["--setenv", "SYSTEMD_DEVICE_VERIFY_SYSFS", "0", "--setenv", "APFS_MOUNT", HOST]
+    return [*arguments, "--setenv", "PATH", f"{TOOLS}:{search_path(sandbox)}"]
+
+
+def search_path(sandbox: Sandbox) -> str:
+    """Return where the command is searched for besides `TOOLS`: in PATH, and if it is root, among programs for root.
+
+    Ordinary users, who are root inside, do not have those directories in their PATH on every distribution.
+    """
     path = os.environ.get("PATH", os.defpath)
-    return [*arguments, "--setenv", "PATH", f"{TOOLS}:{path}"]
+    roots = () if sandbox.keep_id else ("/usr/local/sbin", "/usr/sbin", "/sbin")
+    return ":".join([path, *(directory for directory in roots if directory not in path.split(":"))])
 
 
 def namespaces(sandbox: Sandbox) -> list[str]:

@@ -47,10 +47,9 @@ def _is_there(path: str) -> bool:
     return True
 
 
-def _resolve(command: str) -> None:
+def _resolve(command: str, sandbox: Sandbox) -> None:
     """End with the right exit status if there is no such command."""
-    found = shutil.which(command)
-    if found is None:
+    if command not in compose.MODULE_TOOLS and shutil.which(command, path=compose.search_path(sandbox)) is None:
         exists = "/" in command and _is_there(command)
         print(f"apfs: {command}: {'permission denied' if exists else 'command not found'}", file=sys.stderr)  # noqa: T201
         raise SystemExit(NOT_EXECUTABLE if exists else NOT_FOUND)
@@ -64,7 +63,7 @@ def run(command: list[str], sandbox: Sandbox, host: Path | PrivateHost, guest_of
     """
     if shutil.which("bwrap") is None:
         raise SandboxError("; ".join(_problems()))
-    _resolve(command[0])
+    _resolve(command[0], sandbox)
     interrupts.note()
     linux.adopt_orphans()
     if isinstance(host, Path):

@@ -358,6 +358,15 @@ def test_users_with_capabilities() -> None:
         assert sh(script, sys.executable).stdout == "12/12 (complete)\n0\n"
 
 
+def test_programs_for_root() -> None:
+    """Ordinary users are root inside, but have no such directory in PATH; modprobe is there in any case."""
+    apfs = 'PATH=/usr/bin:/bin "$1" -m apfs exec'
+    assert sh(f"{apfs} ldconfig --version", sys.executable).stdout.startswith("ldconfig ")
+    assert sh(f"{apfs} -- sh -c 'ldconfig --version'", sys.executable).stdout.startswith("ldconfig ")
+    sh(f"{apfs} modprobe vfio_ap", sys.executable)
+    assert sh(f"{apfs} --keep-id ldconfig", sys.executable, status=127).stderr == "apfs: ldconfig: command not found\n"
+
+
 def test_firmware_of_both_machines() -> None:
     real = {path.name for path in Path("/sys/firmware").iterdir()} if Path("/sys/firmware").exists() else set[str]()
     result = inside("cat /sys/firmware/uv/prot_virt_host; ls -A /sys/firmware")

@@ -187,7 +187,8 @@ def test_a_program_that_becomes_another_user_has_another_server() -> None:
 def test_a_server_that_is_killed_is_replaced() -> None:
     """Its hosts live on, and end with the program."""
     program, pidfds, place = start(
-        "os.kill(server(), 9); forks._servers[-1]._process.wait(); print(host.sh('echo again').stdout, host.alive)"
+        "sys.stdin.read(); os.kill(server(), 9); forks._servers[-1]._process.wait(); "
+        "print(host.sh('echo again').stdout, host.alive)"
     )
     with program:
         output, _ = program.communicate("", TIMEOUT)
