@@ -19,20 +19,16 @@ import socket
 import sys
 from functools import partial
 
+from apfs import host
 from apfs.cli import forking
+from apfs.cli.main import main as program
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux
+from apfs.scenario import reader
+from apfs.scenario.model import DEFAULT
 from apfs.testing.forks import NUMBER
 
-_USED = (
-    "apfs.cli.main",
-    "apfs.cli.exec",
-    "apfs.cli.mount",
-    "apfs.sandbox.run",
-    "apfs.mounts.private",
-    "apfs.host",
-    "apfs.scenario.reader",
-)
+_USED = ("apfs.mounts.private", "apfs.sandbox.run")
 _MOST_DESCRIPTORS = 64
 
 
@@ -60,6 +56,18 @@ def serve(control: socket.socket) -> None:
             running[pidfd] = pid, connection
             with contextlib.suppress(OSError):  # the caller has ended
                 socket.send_fds(connection, (NUMBER.pack(pid),), (pidfd,))
+
+
+def _warm_up() -> None:
+    """Do once what every command does, short of what a fork must not inherit: threads, loops, mounts.
+
+    Python specializes code when it first runs, and caches compiled patterns and answers of isinstance. Each fork would
+    do all this again, on copies of the pages.
+    """
+    host.Host(reader.load(DEFAULT))
+    program.make_context("apfs", ["exec", "true"]).close()
+    program.commands["exec"].make_context("exec", ["--mount", "/", "true"]).close()
+    program.commands["mount"].make_context("mount", ["--foreground", "/"]).close()
 
 
 def _tell_end(pidfd: int, pid: int, connection: socket.socket) -> None:
@@ -99,5 +107,6 @@ if __name__ == "__main__":
         importlib.import_module(module)
     with contextlib.suppress(ImportError):  # a command will say what to install
         importlib.import_module("apfs.fuse.session")
+    _warm_up()
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])))
