@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import errno
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from apfs.ap.mask import NONE, Mask
 from apfs.ap.names import Apqn
+from apfs.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Axis = Literal["adapters", "domains", "control_domains"]
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 class Matrix(NamedTuple):
@@ -53,3 +56,24 @@ class Matrix(NamedTuple):
 
 
 EMPTY = Matrix()
+
+
+class Limits(NamedTuple):
+    """The highest numbers that can be assigned."""
+
+    adapter: int
+    domain: int
+    """That of control domains, too."""
+
+    def check(self, axis: Axis, number: int) -> None:
+        """Make sure that a number can be assigned. ENODEV if not."""
+        limit = self.adapter if axis == "adapters" else self.domain
+        if number > limit:
+            what = axis.replace("_", " ").removesuffix("s")
+            raise KernelError(errno.ENODEV, f"{what} {number} is above the limit of {limit}")
+
+    def check_all(self, matrix: Matrix) -> None:
+        """Make sure that all numbers of a matrix can be assigned. ENODEV if not."""
+        for axis in AXES:
+            for number in matrix.mask(axis):
+                self.check(axis, number)

@@ -18,7 +18,7 @@ from apfs.journal.records import GuestUpdate, QueuesReset
 from apfs.vfio.device import IRQ_CONFIG_CHANGED
 from apfs.vfio_ap import config
 from apfs.vfio_ap.bound import check_bound
-from apfs.vfio_ap.matrix import EMPTY, Axis, Matrix
+from apfs.vfio_ap.matrix import AXES, EMPTY, Axis, Limits, Matrix
 from apfs.vfio_ap.migration.stream import Row
 from apfs.vfio_ap.resets import ResetRules, zeroize
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 MODULE = "vfio_ap"
 _RESERVING = "is assigned to this device and cannot be reserved for the host"
-_AXES: tuple[Axis, ...] = ("adapters", "domains", "control_domains")
 
 
 class VfioApDriver(ApDriver):
@@ -181,8 +180,8 @@ class MatrixMdev:
         self.driver = driver
         self.mdev = mdev
         self.journal = driver.journal
-        # The highest numbers that can be assigned are fixed when the device is created.
-        self._last_adapter, self._last_domain = driver.info.limits_of_matrix()
+        # Fixed when the device is created.
+        self._limits = Limits(*driver.info.limits_of_matrix())
         self.matrix = EMPTY
         self.shadow = EMPTY
         self.pending = EMPTY
@@ -219,7 +218,7 @@ class MatrixMdev:
         ENODEV above the limit; for adapters and domains EADDRNOTAVAIL if an APQN of the new product is reserved for
         the host and EADDRINUSE if another device has one. Assigning again succeeds without any check.
         """
-        self._check_range(axis, number)
+        self._limits.check(axis, number)
         assigned = self.matrix.mask(axis)
         if number in assigned and self.driver.kernel.hotplug:
             return
@@ -232,7 +231,7 @@ class MatrixMdev:
 
     def unassign(self, axis: Axis, number: int) -> None:
         """Take a number back, also from a guest, at once; nothing else is filtered. ENODEV above the limit."""
-        self._check_range(axis, number)
+        self._limits.check(axis, number)
         assigned = self.matrix.mask(axis)
         if number not in assigned:
             return
@@ -246,8 +245,8 @@ class MatrixMdev:
     def replace(self, matrix: Matrix) -> None:
         """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
         self._validate(matrix, matrix)
-        self._check_ranges(matrix)
-        for axis in _AXES[:2]:
+        self._limits.check_all(matrix)
+        for axis in AXES[:2]:
             linked = self._linked_rows()
             kept = self.matrix.mask(axis) & matrix.mask(axis)
             gone = self.shadow.mask(axis) - kept
@@ -260,20 +259,9 @@ class MatrixMdev:
     def outcome(self, matrix: Matrix, *, log: bool) -> Matrix:
         """Return what a guest would get if all three masks were replaced. Raises, and logs if wanted, as `replace`."""
         self._validate(matrix, matrix, log=log)
-        self._check_ranges(matrix)
+        self._limits.check_all(matrix)
         guest = self._filtered(matrix, matrix)
         return guest.with_mask("control_domains", matrix.control_domains & self.driver.info.control_domains)
-
-    def _check_ranges(self, matrix: Matrix) -> None:
-        for axis in _AXES:
-            for number in matrix.mask(axis):
-                self._check_range(axis, number)
-
-    def _check_range(self, axis: Axis, number: int) -> None:
-        limit = self._last_adapter if axis == "adapters" else self._last_domain
-        if number > limit:
-            what = axis.replace("_", " ").removesuffix("s")
-            raise KernelError(errno.ENODEV, f"{what} {number} is above the limit of {limit}")
 
     def _validate(self, prospective: Matrix, added: Matrix, *, log: bool = True) -> None:
         """Check a whole product, or in old kernels what is added (vfio_ap_mdev_validate_masks)."""
