@@ -47,7 +47,7 @@ class Deliveries:
 
     def behind(self) -> bool:
         """Whether there are events that somebody has not delivered."""
-        return any(file.delivered < file.sent for file in self._carriers.values())
+        return bool(self._carriers) and any(file.delivered < file.sent for file in self._carriers.values())
 
     async def wait(self) -> None:
         """Wait until everything up to now has been delivered by all who are not too slow."""

@@ -333,14 +333,14 @@ class Operations(pyfuse3.Operations):
     def open(self, inode: InodeT, flags: int, ctx: pyfuse3.RequestContext) -> FileInfo:
         """Open a file. O_TRUNC and O_APPEND have no meaning in sysfs."""
         file = self._tree.open(inode, _ACCESS[flags & os.O_ACCMODE])  # never the root: that is a directory
+        handle = next(self._handles)
         if not isinstance(file, AttributeFile):
             if file.is_stream:
                 file = PagedStream(self._journal, file)
             if file.watches:
                 self._watchers[ctx.pid] = file
-        handle = next(self._handles)
-        if isinstance(file, UeventsFile):
-            self.deliveries.opened(handle, file)
+            if isinstance(file, UeventsFile):
+                self.deliveries.opened(handle, file)
         self._files[handle] = file
         info = self._seekable if file.seekable else self._stream
         info.fh = handle
