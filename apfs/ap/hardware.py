@@ -273,13 +273,15 @@ class Machine:
 
     def zapq_row(self, apid: int, domains: Mask) -> dict[int, int]:
         """Execute PQAP(ZAPQ) for domains of an adapter, wait for the results, return response codes other than 0."""
-        missing = domains - self.domains_of(apid)
+        there = self.domains_of(apid)
         card = self.cards.get(apid)
-        if card and card.configured and not card.checkstopped and not missing and not self.failing_resets:
+        answers = card and card.configured and not card.checkstopped
+        if card and answers and there.issuperset(domains) and not self.failing_resets:
             card.interrupts -= domains
             return {}  # the usual case
+        missing = domains - there
         bad = {apqi: int(Response.Q_NOT_AVAIL) for apqi in missing}
-        if card and not (card.configured and not card.checkstopped):
+        if card and not answers:
             response = Response.CHECKSTOPPED if card.configured else Response.DECONFIGURED
             bad |= dict.fromkeys(domains - missing, int(response))
         for apqn in [apqn for apqn in self.failing_resets if apqn.apid == apid and apqn.apqi in domains]:

@@ -23,7 +23,7 @@ from apfs.vfio_ap.migration.stream import Row
 from apfs.vfio_ap.resets import ResetRules, zeroize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from apfs.ap.bus import ApBus
     from apfs.ap.qinfo import Qci, Response
@@ -89,15 +89,18 @@ class VfioApDriver(ApDriver):
         """Return the device that an APQN is assigned to."""
         return next((mdev for mdev in self.mdevs if mdev.matrix.has(apqn)), None)
 
-    def reset(self, rows: Iterable[tuple[int, Mask]]) -> dict[Apqn, int]:
+    def reset(self, rows: Sequence[tuple[int, Mask]]) -> dict[Apqn, int]:
         """Zeroize queues and wait (vfio_ap_mdev_reset_queue); return those that ended with another response than 0."""
-        rows = tuple(rows)
-        failed = zeroize(self.ap_bus.machine, rows)
-        self.bad_resets = self.resets.remember(self.bad_resets, rows, failed)
+        failed: dict[Apqn, int] = {}
+        count = 0
+        for apid, domains in rows:
+            count += len(domains)
+            failed |= zeroize(self.ap_bus.machine, apid, domains)
+        if failed or self.bad_resets:
+            self.bad_resets = self.resets.remember(self.bad_resets, rows, failed)
         for apqn, response in failed.items():
             if response not in self.resets.passing | self.resets.silent:
                 self.journal.log("warn", f"vfio_ap: reset of queue {apqn} failed, response code {response}")
-        count = sum(len(domains) for _, domains in rows)
         if count:
             self.journal.add(QueuesReset(count, {str(apqn): response for apqn, response in failed.items()}))
         return failed
@@ -311,10 +314,10 @@ class MatrixMdev:
             self.shadow = self.shadow.with_mask("control_domains", control)
         if self.shadow != before:
             self.push()
-            out = before.adapters - self.shadow.adapters
-            if out and kernel.reset_filtered:
+            if kernel.reset_filtered and not self.shadow.adapters.issuperset(before.adapters):
+                out = before.adapters - self.shadow.adapters
                 self.driver.reset(
-                    (apid, self.linked(apid) & self.shadow.domains) for apid in out & self.matrix.adapters
+                    [(apid, self.linked(apid) & self.shadow.domains) for apid in out & self.matrix.adapters]
                 )
 
     def _filtered(self, matrix: Matrix, added: Matrix) -> Matrix:

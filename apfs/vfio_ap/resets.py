@@ -11,7 +11,7 @@ from apfs.ap.qinfo import Response
 from apfs.errors import KernelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from apfs.ap.hardware import Machine
     from apfs.kernel.profile import Profile
@@ -29,15 +29,14 @@ _SILENT = {"busy": _AWAY, "short": frozenset((Response.DECONFIGURED,)), "wait": 
 _RETRIED = (Response.RESET_IN_PROGRESS, Response.BUSY, Response.STATE_CHANGE_IN_PROGRESS)
 
 
-def zeroize(machine: Machine, rows: Iterable[tuple[int, Mask]]) -> dict[Apqn, int]:
-    """Zeroize queues and wait; return those that ended with another response than 0."""
+def zeroize(machine: Machine, apid: int, domains: Mask) -> dict[Apqn, int]:
+    """Zeroize queues of an adapter and wait; return those that ended with another response than 0."""
     failed: dict[Apqn, int] = {}
-    for apid, domains in rows:
-        responses = machine.zapq_row(apid, domains)
-        while responses:
-            unfinished = Mask.from_numbers(apqi for apqi, response in responses.items() if response in _RETRIED)
-            failed |= {Apqn(apid, apqi): code for apqi, code in responses.items() if apqi not in unfinished}
-            responses = machine.zapq_row(apid, unfinished) if unfinished else {}
+    responses = machine.zapq_row(apid, domains)
+    while responses:
+        unfinished = Mask.from_numbers(apqi for apqi, response in responses.items() if response in _RETRIED)
+        failed |= {Apqn(apid, apqi): code for apqi, code in responses.items() if apqi not in unfinished}
+        responses = machine.zapq_row(apid, unfinished) if unfinished else {}
     return failed
 
 
