@@ -142,8 +142,10 @@ class Mask:
         return other.bits & ~self.bits == 0
 
     def with_(self, number: int) -> Mask:
-        """Return this mask with `number` added."""
-        return Mask(self.bits | 1 << (_TOP - number))
+        """Return this mask with `number`, which is 0..255, added."""
+        result = _new(Mask)
+        result.bits = self.bits | 1 << (_TOP - number)
+        return result
 
     def without(self, number: int) -> Mask:
         """Return this mask with `number` taken out."""

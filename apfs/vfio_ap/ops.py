@@ -225,8 +225,8 @@ class MatrixMdev:
         assigned = self.matrix.mask(axis)
         if number in assigned and self.driver.kernel.hotplug:
             return
-        prospective = self.matrix.with_mask(axis, assigned.with_(number))
-        added = self.matrix.with_mask(axis, Mask.of(number))
+        new = NONE.with_(number)
+        prospective, added = self.matrix.with_mask(axis, assigned | new), self.matrix.with_mask(axis, new)
         if axis != "control_domains":
             self._validate(prospective, added)
         self.matrix = prospective
@@ -238,12 +238,12 @@ class MatrixMdev:
         assigned = self.matrix.mask(axis)
         if number not in assigned:
             return
-        linked = self._linked_rows()
-        self.matrix = self.matrix.with_mask(axis, assigned.without(number))
+        linked, gone = self._linked_rows(), NONE.with_(number)
+        self.matrix = self.matrix.with_mask(axis, assigned - gone)
         if not self.driver.kernel.hotplug:
             self.shadow = self.matrix
         elif number in self.shadow.mask(axis):
-            self._unplug(axis, NONE.with_(number), linked)
+            self._unplug(axis, gone, linked)
 
     def replace(self, matrix: Matrix) -> None:
         """Replace all three masks (ap_config_store). EADDRNOTAVAIL, EADDRINUSE, then ENODEV above a limit."""
@@ -279,7 +279,9 @@ class MatrixMdev:
                 reason = f"queue {apqn} is reserved for the host's zcrypt drivers: {advice} first"
                 raise KernelError(errno.EADDRNOTAVAIL, reason)
         for other in reversed(self.driver.mdevs):
-            shared = EMPTY if other is self else prospective.shared(other.matrix)
+            if other is self:
+                continue
+            shared = prospective.shared(other.matrix)
             if shared.size:
                 if log and kernel.sharing_logged != "never":
                     told = self if kernel.sharing_logged == "writer" else other
@@ -328,10 +330,10 @@ class MatrixMdev:
         kernel, info = self.driver.kernel, self.driver.info
         aqm = matrix.domains & info.domains
         candidates = matrix.adapters & info.adapters
-        tested = Matrix(candidates, aqm) if kernel.filter_whole else added
-        if tested.domains:
-            for apid in candidates & tested.adapters:
-                if not self.driver.passable(apid).issuperset(tested.domains):
+        tested, needed = (candidates, aqm) if kernel.filter_whole else (candidates & added.adapters, added.domains)
+        if needed:
+            for apid in tested:
+                if not self.driver.passable(apid).issuperset(needed):
                     candidates = candidates.without(apid)
         return Matrix(candidates, aqm, self.shadow.control_domains)
 
