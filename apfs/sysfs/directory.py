@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _SLOT_SHIFT = KEY_BITS + 1
 _WITHIN_SLOT = (1 << _SLOT_SHIFT) - 1
 
+_CHILDLESS = Stat(stat.S_IFDIR | 0o755, 0, 2)
+"""What stat tells of a directory without subdirectories."""
+
 _P = TypeVar("_P", bound=Population)
 
 
@@ -91,12 +94,7 @@ class Directory(Population):
         self._varies = not self._permanent
         self._entries = tuple(entries)
         self._numbers = {entry.name: number for number, entry in enumerate(self._entries, 1)}
-        self._stats = tuple(None if isinstance(entry, Link | Node) else file_stat(entry) for entry in entries)
-        files = zip(self._entries, self._stats, strict=True)
-        self._remains: tuple[Stat | None, ...] = (
-            Stat(stat.S_IFDIR | 0o755, 0, 2),
-            *(LINK_STAT if isinstance(entry, Link) else found for entry, found in files),
-        )
+        self._stats = tuple(map(_first_stat, entries))
         self._lasting = (True, *map(_lasts, entries))
         """Whether an entry exists as long as the directory, by its number; the directory itself does."""
         self._sized = (False, *(isinstance(entry, Special) and entry.size is not None for entry in entries))
@@ -110,7 +108,7 @@ class Directory(Population):
         slots = (
             _Slot(
                 entry.name,
-                stat.S_IFCHR if isinstance(entry, Node) else stat.S_IFMT((found or LINK_STAT).mode),
+                stat.S_IFMT(found.mode) if found else stat.S_IFCHR,
                 number,
                 entry,
                 found if self._lasting[number] else None,
@@ -219,21 +217,24 @@ class Directory(Population):
         if subject is None:
             return None
         if not entry:
-            return Stat(stat.S_IFDIR | 0o755, 0, self._nlink(key))
+            return Stat(stat.S_IFDIR | 0o755, 0, self._nlink(key)) if self._below else _CHILDLESS
+        found = self._stats[entry - 1]
+        if found and self._lasting[entry]:
+            return found  # the usual case
         node = self._entries[entry - 1]
-        if isinstance(node, Link):
-            return LINK_STAT if node.present(subject) else None
         if isinstance(node, Node):
             return node.stat(subject)
-        if self._sized[entry] and isinstance(node, Special) and node.size:
+        if isinstance(node, Special) and node.size:
             return file_stat(node)._replace(size=node.size(subject))
-        return self._stats[entry - 1] if node.present(subject) else None
+        return found if node.present(subject) else None
 
     def remains(self, entry: int) -> Stat | None:
-        return None if self._comes_back else self._remains[entry]
+        if self._comes_back:
+            return None
+        return self._stats[entry - 1] if entry else _CHILDLESS
 
     def _nlink(self, key: int) -> int:
-        return 2 + sum(members.count(key) for members in self._below) if self._below else 2
+        return 2 + sum(members.count(key) for members in self._below)
 
     def link(self, key: int, entry: int) -> str | None:
         node = self._entries[entry - 1] if entry else None
@@ -271,7 +272,8 @@ class Directory(Population):
             return None
         entry = self._numbers.get(name)
         if entry is not None:
-            return self.id(key, entry) if self._entries[entry - 1].present(subject) else None
+            there = self._lasting[entry] or self._entries[entry - 1].present(subject)
+            return self.id(key, entry) if there else None
         fixed = self._fixed.get(name)
         if fixed is not None:
             return fixed.id(key) if fixed.members.subject(key) is not None else None
@@ -326,6 +328,13 @@ class Directory(Population):
             elif entry and after < 0 and (entry_stat or entry.present(subject)):
                 yield dir_entry((name, directory | number, start + 1, file_type, entry_stat))
             after = -1  # after the slot at which the listing was interrupted, nothing has been listed yet
+
+
+def _first_stat(entry: Entry) -> Stat | None:
+    """Return the stat of an entry without a size of its own, None if it depends on the subject."""
+    if isinstance(entry, Link):
+        return LINK_STAT
+    return None if isinstance(entry, Node) else file_stat(entry)
 
 
 def _lasts(entry: Entry) -> bool:
