@@ -53,6 +53,11 @@ class Problem:
         return f"{self.what}: {self.remedy}"
 
 
+CHROOT = Problem(
+    "chroot", "apfs exec does not work in a chroot", "enter the file tree by pivot_root(8) or systemd-nspawn(1) instead"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What matters about a machine and a process. The defaults are root on a machine where everything is in place."""
@@ -82,6 +87,8 @@ class Facts:
     """`not root's`: root of the machine, whom it belongs to, has no number in this user namespace."""
     bwrap: bool = True
     missing_modules: tuple[str, ...] = ()
+    root_mounted: bool = True
+    """Whether the root directory is a mount point; not in a chroot, in which no mount namespace can be arranged."""
     settings: Mapping[str, int] = field(default_factory=dict)
     """The sysctls about user namespaces, as far as the kernel has them."""
     user_allow_other: bool = False
@@ -103,6 +110,7 @@ def look() -> Facts:
     `MountsError` without /proc.
     """
     status = status_of_process()
+    mountpoints = {mount.mountpoint for mount in table.mounted()}
     place, engine = _place()
     return Facts(
         place=place,
@@ -115,13 +123,14 @@ def look() -> Facts:
         no_new_privileges=status.get("NoNewPrivs") == "1",
         filtered=status.get("Seccomp") == "2",
         profile=_profile(),
-        masked=any(mount.mountpoint.startswith("/proc/") for mount in table.mounted()),
+        masked=any(mountpoint.startswith("/proc/") for mountpoint in mountpoints),
         kernel=_kernel(os.uname().release),
         fuse=open_fuse(),
         null=_open(os.devnull),
         fusermount=_fusermount(),
         bwrap=shutil.which("bwrap") is not None,
         missing_modules=missing_modules(),
+        root_mounted="/" in mountpoints,
         settings={name: int(text) for name in SETTINGS if (text := _sysctl(name))},
         user_allow_other="user_allow_other" in map(str.strip, _text("/etc/fuse.conf").splitlines()),
     )
@@ -349,6 +358,8 @@ def sandbox_problems(facts: Facts) -> list[Problem]:
     """Return every possible reason why bwrap cannot make a sandbox with a private network."""
     if not facts.bwrap:
         return [Problem("bwrap", "bwrap is missing", "install the package bubblewrap")]
+    if not facts.root_mounted:
+        return [CHROOT]
     problems = []
     privileged = may_unshare(facts.uid, facts.effective, network=True)
     if facts.root and facts.contained and not privileged:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ROOT = "/newroot"
 """What is the root of the sandbox later, while bwrap works on it."""
-_DONE = b"."
+_DONE, _CHROOT = b".", b"/"
 _PAUSE_MS, _ATTEMPTS = 10, 500
 """How often the guard looks for processes that it may have missed, because they were just made."""
 
@@ -83,6 +83,10 @@ class Assembler:
         said = b""
         while piece := os.read(self.done, select.PIPE_BUF):
             said += piece
+        if said == _CHROOT:  # that process cannot import, as it is not in the chroot any more
+            from apfs.mounts import environment  # noqa: PLC0415 -- takes as long as a tenth of all other imports
+
+            return str(environment.CHROOT)
         return "" if said == _DONE else said.decode() or "a process of apfs was killed, or failed"
 
     def __enter__(self) -> Self:
@@ -170,8 +174,12 @@ def _work(guard: _Guard, mount: Path, nodes: Nodes, gate: int, done: int) -> Non
         trees = compose.trees(mount, nodes)
         pid = guard.wait_for_pid()
         if guard.wait(gate):
+            root = os.stat(f"/proc/{pid}/root")  # noqa: PTH116 -- faster
             namespaces.join(pid, "mnt")
-            _assemble(trees, mount)
+            if os.path.samestat(root, os.stat("/")):  # noqa: PTH116 -- faster
+                _assemble(trees, mount)
+            else:
+                said = _CHROOT
         os.close(gate)
     except OSError as error:
         said = f"{error.filename or ''}: {error.strerror}".removeprefix(": ").encode()
@@ -179,6 +187,13 @@ def _work(guard: _Guard, mount: Path, nodes: Nodes, gate: int, done: int) -> Non
         os.write(done, said)
     os.close(done)
     guard.wait()
+
+
+def _chroot() -> bytes:
+    """Return what to say if the root of a mount namespace is not that of bwrap."""
+    from apfs.mounts import environment  # noqa: PLC0415 -- takes as long as a tenth of all other imports
+
+    return str(environment.CHROOT).encode()
 
 
 def _assemble(trees: Sequence[compose.Tree], mount: Path) -> None:

@@ -94,6 +94,33 @@ def test_no_proc(tmp_path: Path) -> None:
     nothing_stays(tmp_path)
 
 
+PLAIN = """
+    for place in /*; do
+        if [ -L $place ]; then cp -P $place "$T/tree"
+        elif [ -d $place ]; then mkdir "$T/tree$place"; mount --rbind $place "$T/tree$place"; fi
+    done
+"""
+
+
+@pytest.mark.parametrize(("tree", "more"), [(PLAIN, 1), ('mount --rbind / "$T/tree"', 0)], ids=["plain", "mounted"])
+def test_a_chroot(tmp_path: Path, tree: str, more: int) -> None:
+    """There bwrap either fails itself, or has its root where nobody finds it. A host can be mounted."""
+    script = f"""
+        mkdir "$T/tree" "$T/host" "$T/tmp"
+        {tree}
+        export TMPDIR=$T/tmp
+        enter() {{ chroot "$T/tree" "$python" -P -m apfs "$@"; }}
+        enter mount "$T/host" && enter status "$T/host" | head -n 1 && enter umount "$T/host"
+        enter exec true
+        ls "$T/tmp"
+    """
+    result = in_namespace(script, tmp_path)
+    assert result.stdout == "host\n", result
+    assert result.stderr.count("\n") == 1 + more
+    what = "apfs exec does not work in a chroot: enter the file tree by pivot_root(8) or systemd-nspawn(1) instead"
+    assert result.stderr.splitlines()[-1].endswith(what)
+
+
 @pytest.mark.parametrize("user", [0, 65534])
 def test_proc_of_another_pid_namespace(tmp_path: Path, user: int) -> None:
     """All that is known there of processes is about others."""

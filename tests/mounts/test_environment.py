@@ -47,6 +47,7 @@ FACTS = st.builds(
     null=st.sampled_from((0, errno.ENOENT, errno.EACCES)),
     fusermount=st.sampled_from(("fine", "absent", "not setuid", "not root's")),
     bwrap=st.booleans(),
+    root_mounted=st.booleans(),
     missing_modules=st.sampled_from(((), ("trio",))),
     settings=st.dictionaries(st.sampled_from(environment.SETTINGS), st.sampled_from((0, 1))),
     user_allow_other=st.booleans(),
