@@ -3,23 +3,27 @@
 #
 #   tests/vm/run.sh ARCHITECTURE [SUITE [KERNEL]] [-- COMMAND...]
 #
-# ARCHITECTURE is Debian's name: amd64, arm64, s390x. SUITE is the release whose C library, Python, libfuse and tools the
-# machine has, by default bookworm; KERNEL that of its kernel, by default the same. COMMAND runs in the checkout, instead of
-# inside.sh beside this file.
+# ARCHITECTURE is Debian's name: amd64, arm64, s390x; or it is uml. SUITE is the release whose C library, Python, libfuse and
+# tools the machine has, by default bookworm; KERNEL that of its kernel, by default the same. COMMAND runs in the checkout,
+# instead of inside.sh beside this file.
 #
-# QEMU emulates the processor, so minutes pass where the same takes seconds here; this is not part of the suite. Everything
-# is made of Debian's packages by fetch-debian.sh, and neither root nor a foreign architecture is needed; pyfuse3 is compiled
-# here, by a cross compiler. The file tree is the machine's initial RAM disk, to which this checkout is appended: there is
-# no disk, and no network. $APFS_VM_CACHE keeps the parts, or else ${XDG_CACHE_HOME:-~/.cache}/apfs/vm, some 600 MB for
-# a machine, and the log of its last run. $APFS_VM_SECONDS is how long it may run, $APFS_VM_CPUS how many processors it has.
+# QEMU emulates the processor, so minutes pass where the same takes seconds here. With uml, user-mode Linux, the kernel is a
+# program of this machine, which must be an amd64: there is one processor, and most things take two or three times as long
+# as here. None of this is part of the suite. Everything is made of Debian's packages by fetch-debian.sh, and neither root
+# nor a foreign architecture is needed; pyfuse3 is compiled here, by a cross compiler. The file tree is the machine's
+# initial RAM disk, to which this checkout is appended: there is no disk, and no network. $APFS_VM_CACHE keeps the parts, or
+# else ${XDG_CACHE_HOME:-~/.cache}/apfs/vm, some 600 MB for a machine, and the log of its last run. $APFS_VM_SECONDS is how
+# long it may run, $APFS_VM_CPUS how many processors QEMU has.
 set -eu
 
 say() { printf '%s\n' "vm: $*" >&2; }
 die() { say "$*"; exit 2; }
 
-usage='usage: run.sh amd64|arm64|s390x [SUITE [KERNEL]] [-- COMMAND...]'
+usage='usage: run.sh amd64|arm64|s390x|uml [SUITE [KERNEL]] [-- COMMAND...]'
 architecture=${1-}
+uml=
 case $architecture in
+uml) architecture=amd64 uml=uml- machine=x86_64 ;;
 amd64) machine='x86_64 -machine q35 -cpu max' console=ttyS0 from=qemu-system-x86 ;;
 arm64) machine='aarch64 -machine virt -cpu cortex-a57' console=ttyAMA0 from=qemu-system-arm ;;
 s390x) machine='s390x -machine s390-ccw-virtio -cpu max' console=ttysclp0 from=qemu-system-misc ;;
@@ -31,9 +35,9 @@ case ${1---} in --) ;; *) suite=$1; shift ;; esac
 kernel=$suite
 case ${1---} in --) ;; *) kernel=$1; shift ;; esac
 [ $# = 0 ] || { [ "$1" = -- ] && shift; } || die "$usage"
-qemu=qemu-system-${machine%% *}
 triplet=${machine%% *}-linux-gnu
-command -v "$qemu" > /dev/null || die "$qemu is missing: install the package $from"
+[ -n "$uml" ] || command -v "qemu-system-${machine%% *}" > /dev/null ||
+    die "qemu-system-${machine%% *} is missing: install the package $from"
 command -v cpio > /dev/null || die "cpio is missing: install the package of that name"
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
@@ -43,13 +47,16 @@ fetch=$root/mount-examples/fetch-debian.sh
 mkdir -p "$cache"
 
 # The kernel, and the file tree of the packages.
-"$fetch" "$cache/$architecture-kernel-$kernel" "$kernel" "$architecture" "@linux-image-$architecture"
+package=@linux-image-$architecture
+[ -z "$uml" ] || package=user-mode-linux
+boot=$cache/$uml$architecture-kernel-$kernel
+"$fetch" "$boot" "$kernel" "$architecture" "$package"
 "$fetch" "$place" "$suite" "$architecture" +python3 +python3-dev +gcc +libc6-dev +libfuse3-dev +fuse3 +bubblewrap +kmod \
     +mount +util-linux +coreutils +bash +dash +udev +procps +mawk +sed +grep +findutils +login +passwd +base-files +hostname \
     +iproute2 +socat +libc-bin +mdevctl
-image=$(find "$cache/$architecture-kernel-$kernel/root/boot" -name 'vmlinuz-*')
+image=$(find "$boot/root" -name 'vmlinuz-*' -o -name linux.uml)
 # Debian 13's kernel has it built in.
-fuse=$(find "$cache/$architecture-kernel-$kernel/root" -name 'fuse.ko*')
+fuse=$(find "$boot/root" -name 'fuse.ko*')
 
 # Python packages: all but pyfuse3 are the same everywhere.
 pip="python3 -m pip --quiet --disable-pip-version-check"
@@ -123,16 +130,23 @@ install -m 755 "$root/tests/vm/init.sh" "$work/top/init"
 printf '%s\n' "${*:-sh tests/vm/inside.sh}" > "$work/top/command"
 { cat "$place/tree.cpio" && archive "$work/top"; } > "$work/disk"
 
-log=$place-$kernel.log
+log=$place-$uml$kernel.log
 limit=${APFS_VM_SECONDS:-7200}
-say "starting $architecture, $suite, $(basename "$image"), for at most $limit seconds"
+say "starting $uml$architecture, $suite, $(basename "$image"), for at most $limit seconds"
 started=$(date +%s)
 # What protects a real processor costs an emulated one much: with a kernel page table, its TLB is emptied at each system
 # call. Nor is its clock to be checked against one that is slower to read.
 options='mitigations=off nokaslr tsc=reliable'
-# shellcheck disable=SC2086 # a list of words
-timeout --foreground --kill-after=10 "$limit" qemu-system-$machine -smp "${APFS_VM_CPUS:-2}" -m 3072 -nographic \
-    -no-reboot -nic none -kernel "$image" -initrd "$work/disk" -append "console=$console quiet panic=-1 $options" \
-    < /dev/null | tee "$log" || :
+run() {
+    if [ -n "$uml" ]; then
+        TMPDIR=/dev/shm timeout --foreground --kill-after=10 "$limit" "$image" mem=3072M initrd="$work/disk" \
+            con=null con0=fd:0,fd:1 console=tty0 quiet panic=-1
+    else
+        # shellcheck disable=SC2086 # a list of words
+        timeout --foreground --kill-after=10 "$limit" qemu-system-$machine -smp "${APFS_VM_CPUS:-2}" -m 3072 -nographic \
+            -no-reboot -nic none -kernel "$image" -initrd "$work/disk" -append "console=$console quiet panic=-1 $options"
+    fi
+}
+run < /dev/null | tee "$log" || :
 say "it took $(($(date +%s) - started)) seconds; all that it said is in $log"
 grep -q '^apfs-vm: 0' "$log"

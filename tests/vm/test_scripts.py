@@ -34,6 +34,7 @@ def test_shellcheck_has_no_complaint() -> None:
         ("run.sh", ()),
         ("run.sh", ("vax",)),
         ("run.sh", ("s390x", "bookworm", "bookworm", "true")),
+        ("run.sh", ("uml", "bookworm", "bookworm", "true")),
         ("chroot.sh", ()),
         ("chroot.sh", ("--help",)),
         ("chroot.sh", ("../sid",)),
