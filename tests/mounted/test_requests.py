@@ -5,6 +5,8 @@ Kernels before 6.16 do not know epochs, so what they look up is counted on its o
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -87,10 +89,20 @@ def test_older_kernels_write_a_file(older: Counted) -> None:
     assert older.of(*echo) == {"LOOKUP": 3, "OPEN": 1, "WRITE": 1}
 
 
+def knows_access_lists(path: Path) -> bool:
+    """Whether this kernel says of a file that it has no access list; 6.1 says that there are none here."""
+    try:
+        os.getxattr(path, "system.posix_acl_access")
+    except OSError as error:
+        return error.errno == errno.ENODATA
+    return True
+
+
 def test_older_kernels_list_a_directory_of_files(older: Counted) -> None:
-    """ls names each of them with its whole path, more than once."""
+    """ls names each of them with its whole path, more than once; and fewer times if there can be no access lists."""
     older.of("stat", QUEUE)
-    listing = {"OPENDIR": 1, "READDIRPLUS": 2, "LOOKUP": 100, "READLINK": LINKS}
+    lookups = 100 if knows_access_lists(older.root / QUEUE / "online") else 59
+    listing = {"OPENDIR": 1, "READDIRPLUS": 2, "LOOKUP": lookups, "READLINK": LINKS}
     assert older.of("ls", "-l", QUEUE) == listing
     assert older.of("ls", "-l", QUEUE) == listing
 
@@ -105,10 +117,11 @@ def test_older_kernels_search_a_directory(older: Counted) -> None:
 
 
 def test_older_kernels_walk(older: Counted) -> None:
-    """Each directory is looked up when it is looked at, opened and left."""
+    """Each directory is looked up when it is looked at, opened and left. In 6.1, one does not fit into the buffer."""
     find = ("find", "sys/devices/ap", "-type", "f")
     directories = 3 + 12
-    walking = {"OPENDIR": 2 + directories, "READDIRPLUS": 2 * (1 + directories), "STATFS": 1}
+    listings = 2 * (1 + directories) + (0 if EPOCHS else 1)
+    walking = {"OPENDIR": 2 + directories, "READDIRPLUS": listings, "STATFS": 1}
     assert older.of(*find) == walking | {"LOOKUP": 2 + 3 * directories}
     assert older.of(*find) == walking | {"LOOKUP": 3 * directories, "GETATTR": 1}
 
