@@ -8,12 +8,12 @@
 # instead of inside.sh beside this file.
 #
 # QEMU emulates the processor, so minutes pass where the same takes seconds here. With uml, user-mode Linux, the kernel is a
-# program of this machine, which must be an amd64: there is one processor, and most things take two or three times as long
-# as here. None of this is part of the suite. Everything is made of Debian's packages by fetch-debian.sh, and neither root
-# nor a foreign architecture is needed; pyfuse3 is compiled here, by a cross compiler. The file tree is the machine's
-# initial RAM disk, to which this checkout is appended: there is no disk, and no network. $APFS_VM_CACHE keeps the parts, or
-# else ${XDG_CACHE_HOME:-~/.cache}/apfs/vm, some 600 MB for a machine, and the log of its last run. $APFS_VM_SECONDS is how
-# long it may run, $APFS_VM_CPUS how many processors QEMU has.
+# program of this machine, which must be an amd64 with a C library as new as that of KERNEL: there is one processor, and
+# most things take two or three times as long as here. None of this is part of the suite. Everything is made of Debian's
+# packages by fetch-debian.sh, and neither root nor a foreign architecture is needed; pyfuse3 is compiled here, by a cross
+# compiler. The file tree is the machine's initial RAM disk, to which this checkout is appended: there is no disk, and no
+# network. $APFS_VM_CACHE keeps the parts, or else ${XDG_CACHE_HOME:-~/.cache}/apfs/vm, some 600 MB for a machine, and the
+# log of its last run. $APFS_VM_SECONDS is how long it may run, $APFS_VM_CPUS how many processors QEMU has.
 set -eu
 
 say() { printf '%s\n' "vm: $*" >&2; }
