@@ -64,12 +64,24 @@ def remove(mountpoint: Path) -> None:
 
     Nothing is reported: it may be for the next process to do.
     """
-    with contextlib.suppress(table.MountsError):
+    with contextlib.suppress(OSError):
+        _detach(mountpoint)
+        try:
+            mountpoint.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # If a server is killed early, its mount helper can still mount, until just now.
+            _detach(mountpoint)
+            mountpoint.rmdir()
+    with contextlib.suppress(OSError):
+        mountpoint.parent.rmdir()
+
+
+def _detach(mountpoint: Path) -> None:
+    with contextlib.suppress(table.MountsError):  # the mount helper may be faster
         if table.is_apfs(str(mountpoint)):
             table.unmount(str(mountpoint), lazy=True)
-    for directory in (mountpoint, mountpoint.parent):
-        with contextlib.suppress(OSError):
-            directory.rmdir()
 
 
 @contextlib.contextmanager

@@ -299,6 +299,28 @@ def _with(word: str) -> list[int]:
     return found
 
 
+LATE = """
+import subprocess, sys
+from apfs.mounts import places
+mountpoint, _ = places.make("apfs-exec-")
+def mount(event, arguments):
+    if event == "os.rmdir" and arguments[0] == str(mountpoint) and not mounted:
+        mounted.append(True)
+        subprocess.run([sys.executable, "-P", "-m", "apfs", "mount", mountpoint], check=True)
+mounted = []
+sys.addaudithook(mount)
+places.remove(mountpoint)
+print(mounted)
+"""
+
+
+def test_a_place_goes_that_is_mounted_when_it_is_removed(commands: Commands) -> None:
+    """As the helper of a server does that was killed before it could mount."""
+    assert sh('TMPDIR="$2" "$1" -P -c "$3"', sys.executable, str(commands.tmp), LATE).stdout == "[True]\n"
+    assert not mounts_in(commands.tmp)
+    assert list(commands.tmp.iterdir()) == []
+
+
 def test_no_file_is_made_to_find_a_place(tmp_path: Path) -> None:
     """It would stay if the process was killed just then."""
     before = tmp_path.stat().st_mtime_ns
