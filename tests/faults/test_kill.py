@@ -253,9 +253,11 @@ TELLING = 6
 def test_who_forks_is_killed_before_it_tells_of_a_command(commands: Commands) -> None:
     """The command ends, although nobody knows of it."""
     words = (*APFS[:2], "-c", FORKING)
-    whole = commands.run(Fault(-1, "1"), *words, "true")
-    assert whole.printed == "0\n"
-    killed = commands.run(Fault(whole.changes - TELLING, "1", changing=True), *words, "sleep", "1000")
+    whole = [commands.run(Fault(-1, "1"), *words, "true") for _ in range(5)]
+    assert {outcome.printed for outcome in whole} == {"0\n"}
+    # One in ten makes some calls more, at its end, and a call that a command without an end never makes is no fault.
+    last = min(outcome.changes for outcome in whole)
+    killed = commands.run(Fault(last - TELLING, "1", changing=True), *words, "sleep", "1000")
     assert killed.printed == "the process that starts hosts and commands for tests has ended\n"
     nothing_stays(commands)
 
