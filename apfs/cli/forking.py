@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from typing import TYPE_CHECKING
 
-from apfs.mounts.server import close_others, end_with, open_null
+from apfs.mounts.server import begin_session, end_with, open_null
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,11 +40,7 @@ class Child:
 
 
 def _run(words: Sequence[str], descriptors: Sequence[int], streams: Sequence[int]) -> None:
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for stream, target in enumerate(streams):
-        os.dup2(target, stream)
-    close_others(*descriptors)
+    begin_session(streams, *descriptors)
     run(words)
 
 

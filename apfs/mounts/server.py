@@ -202,12 +202,17 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
 
 
 def _become_server(ready: int, streams: Sequence[int], serve: Callable[[int], None]) -> None:
+    begin_session(streams, ready)
+    serve(ready)
+
+
+def begin_session(streams: Sequence[int], *keep: int) -> None:
+    """Put a child that runs on without exec into a session of its own, with these streams and descriptors alone."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it takes care of signals itself
     for stream, target in enumerate(streams):
         os.dup2(target, stream)
-    close_others(ready)
-    serve(ready)
+    close_others(*keep)
 
 
 def open_null() -> int:
