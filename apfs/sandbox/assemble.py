@@ -189,13 +189,6 @@ def _work(guard: _Guard, mount: Path, nodes: Nodes, gate: int, done: int) -> Non
     guard.wait()
 
 
-def _chroot() -> bytes:
-    """Return what to say if the root of a mount namespace is not that of bwrap."""
-    from apfs.mounts import environment  # noqa: PLC0415 -- takes as long as a tenth of all other imports
-
-    return str(environment.CHROOT).encode()
-
-
 def _assemble(trees: Sequence[compose.Tree], mount: Path) -> None:
     os.umask(0)
     linux.detach(_ROOT + compose.GATE)
