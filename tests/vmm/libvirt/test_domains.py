@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -202,9 +203,11 @@ def test_a_saved_guest_does_not_start_with_other_queues(running: Guest) -> None:
 
 def test_shutdown(running: Guest) -> None:
     running.console.wait_for_more(running.libvirt)
-    command = ["virsh", "--connect", running.libvirt.uri, "event", NAME, "lifecycle", "--timeout", "60", "--loop"]
+    command = ["virsh", "--connect", running.libvirt.uri, "event", NAME, "--all", "--timeout", "60", "--loop"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
         assert events.stdout is not None
+        while not select.select([events.stdout], [], [], 0)[0]:  # until it hears of changes, and of these first
+            running.libvirt.virsh("metadata", NAME, "urn:test", "--key", "test", "--set", "<heard/>", check=True)
         running.libvirt.virsh("shutdown", NAME, check=True)
         heard = next(line for line in events.stdout if "Stopped" in line or "timeout" in line)
         events.kill()
