@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from apfs.testing import forks
+from apfs.mounts import forks
 from tests import examples
 from tests.parallel import ByFile
 

@@ -1,4 +1,4 @@
-"""The server that forks commands for a test program; `apfs.testing.forks` is the program's side.
+"""The server that forks commands for a test program; `apfs.mounts.forks` is the program's side.
 
     python -m apfs.cli.forkserver DESCRIPTOR
 
@@ -22,11 +22,11 @@ from functools import partial
 from apfs import host
 from apfs.cli import forking
 from apfs.cli.main import main as program
+from apfs.mounts.forks import NUMBER
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux
 from apfs.scenario import reader
 from apfs.scenario.model import DEFAULT
-from apfs.testing.forks import NUMBER
 
 _USED = ("apfs.mounts.private", "apfs.sandbox.run")
 _MOST_DESCRIPTORS = 64

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from apfs.mounts import guests, migration, places, server, table
-from apfs.testing import forks
+from apfs.mounts import forks, guests, migration, places, server, table
 from apfs.testing.files import Files
 from apfs.testing.processes import COMMAND_SECONDS, Closing, checked, end
 

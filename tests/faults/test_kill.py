@@ -240,7 +240,7 @@ def test_interrupted_mount(commands: Commands, tmp_path: Path) -> None:
 FORKING = """
 import sys
 from apfs.mounts.table import MountsError
-from apfs.testing import forks
+from apfs.mounts import forks
 try:
     print(forks.run(["exec", "--die-with-parent", *sys.argv[1:]], stdin="").returncode)
 except MountsError as error:

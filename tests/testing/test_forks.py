@@ -109,7 +109,7 @@ ENDED = "the process that starts hosts and commands for tests has ended"
 PROGRAM = """
 import os, subprocess, sys
 from apfs import MountedHost
-from apfs.testing import forks
+from apfs.mounts import forks
 
 def server():
     return forks._servers[-1]._process.pid
@@ -222,7 +222,7 @@ print(host.sh('echo again').stdout, host.alive)
 
 
 def test_a_server_that_cannot_start_is_told_of(tmp_path: Path) -> None:
-    program = "import os; os.environ['PYTHONPATH'] = sys.argv[2]; from apfs.testing import forks; forks.Command(['-h'])"
+    program = "import os; os.environ['PYTHONPATH'] = sys.argv[2]; from apfs.mounts import forks; forks.Command(['-h'])"
     (tmp_path / "apfs").mkdir()
     (tmp_path / "apfs/__init__.py").write_text("")
     words = [sys.executable, "-c", f"import sys; {program}", "", str(tmp_path)]

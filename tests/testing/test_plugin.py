@@ -322,7 +322,7 @@ import os
 import signal
 from pathlib import Path
 
-from apfs.testing import forks
+from apfs.mounts import forks
 
 def with_word(word):
     for entry in Path("/proc").glob("[0-9]*"):

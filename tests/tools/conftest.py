@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apfs.testing import forks
+from apfs.mounts import forks
 from tests.conftest import SLOWER
 
 EXAMPLES = Path(__file__).parents[2] / "mount-examples/tools"
