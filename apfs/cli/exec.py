@@ -173,4 +173,4 @@ def _private(scenario: str | None) -> PrivateHost:
     from apfs.cli import forking
     from apfs.mounts.private import PrivateHost
 
-    return PrivateHost(scenario or "default", forking.Child)
+    return PrivateHost(scenario or "default", forking.start)

@@ -6,37 +6,27 @@ import gc
 import os
 from typing import TYPE_CHECKING
 
-from apfs.mounts.server import begin_session, end_with, open_null
+from apfs.mounts.server import Forked, begin_session, end_with, open_null
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Child:
-    """A command of apfs in a fork of this process, which has no threads."""
+def start(words: Sequence[str], descriptors: Sequence[int]) -> Forked:
+    """Start a command in a fork of this process, which has no threads.
 
-    def __init__(self, words: Sequence[str], descriptors: Sequence[int]) -> None:
-        """Start it, in a session of its own, with no other descriptors but these and standard streams.
-
-        `MountsError` without a /dev/null.
-        """
-        null = open_null()
-        reader, writer = os.pipe()
-        self.returncode: int | None = None
-        gc.freeze()  # garbage collection would copy pages
-        self.pid = os.fork()
-        if self.pid == 0:
-            end_with(lambda: _run(words, descriptors, (null, null, writer)))
-        os.close(null)
-        os.close(writer)
-        self._errors = reader
-
-    def communicate(self) -> tuple[bytes, ...]:
-        """Wait for its end, and return what it has written to standard error."""
-        with open(self._errors, "rb") as file:  # noqa: PTH123 -- a descriptor
-            said = file.read()
-        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return (said,)
+    It is in a session of its own, and has no other descriptors but these and standard streams. `MountsError` without a
+    /dev/null.
+    """
+    null = open_null()
+    reader, writer = os.pipe()
+    gc.freeze()  # garbage collection would copy pages
+    pid = os.fork()
+    if pid == 0:
+        end_with(lambda: _run(words, descriptors, (null, null, writer)))
+    os.close(null)
+    os.close(writer)
+    return Forked(pid, reader)
 
 
 def _run(words: Sequence[str], descriptors: Sequence[int], streams: Sequence[int]) -> None:

@@ -94,7 +94,15 @@ class Server(Protocol):
         """Wait for its end, and return what it wrote; standard error comes last."""
 
 
+class Daemon(Server, Protocol):
+    """A server that is to stay, but for trouble at its start."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+
 S = TypeVar("S", bound=Server)
+D = TypeVar("D", bound=Daemon)
 
 
 def start_interpreter(words: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -150,13 +158,13 @@ class Starting(Generic[S]):
 
     def __init__(self, server: S, mountpoint: str, ready: int) -> None:
         self.server = server
-        self._mountpoint = mountpoint
+        self.mountpoint = mountpoint
         self._ready = ready
         self._ended = False
 
     def wait_until_it_answers(self) -> None:
         """Return when the mount can be used; once. `MountsError` with the server's message and status if it gave up."""
-        _wait_until_it_answers(self._mountpoint, self._ready, self._end)
+        _wait_until_it_answers(self.mountpoint, self._ready, self._end)
 
     def _end(self) -> tuple[bytes, int]:
         self._ended = True
@@ -166,6 +174,26 @@ class Starting(Generic[S]):
         """Wait for the end of the server, which has been told to end."""
         if not self._ended:
             self._end()
+
+
+class Forked:
+    """A server in a fork of this process."""
+
+    def __init__(self, pid: int, errors: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._errors = errors
+
+    def communicate(self) -> tuple[bytes, ...]:
+        """Wait for its end, and return what it wrote to standard error."""
+        with open(self._errors, "rb") as output:  # noqa: PTH123 -- a descriptor
+            said = output.read()  # until the mount helper has ended, too
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return (said,)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        os.kill(self.pid, signal.SIGTERM)
 
 
 def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
@@ -185,20 +213,22 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
         end_with(lambda: _become_server(ready_writer, (null, null, errors_writer), serve))
     for descriptor in (null, ready_writer, errors_writer):
         os.close(descriptor)
-    with os.fdopen(errors, "rb") as output:
-        try:
-            _wait_until_it_answers(
-                mountpoint, ready, lambda: (output.read(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-            )
-        except MountsError:
-            _clear_away(mountpoint)
-            raise
-        except BaseException:
-            os.kill(child, signal.SIGTERM)
-            output.read()  # until the mount helper has ended, too
-            os.waitpid(child, 0)
-            _clear_away(mountpoint)
-            raise
+    wait_for_daemon(Starting(Forked(child, errors), mountpoint, ready))
+
+
+def wait_for_daemon(starting: Starting[D]) -> None:
+    """Return when a server answers that is to stay when this process ends.
+
+    `MountsError` with its last words and exit status if it gave up. Then, and if Ctrl-C comes, nothing of it is left.
+    """
+    try:
+        starting.wait_until_it_answers()
+    except BaseException as error:
+        if not isinstance(error, MountsError):
+            starting.server.terminate()
+        starting.end()
+        _clear_away(starting.mountpoint)
+        raise
 
 
 def _become_server(ready: int, streams: Sequence[int], serve: Callable[[int], None]) -> None:
