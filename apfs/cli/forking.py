@@ -1,4 +1,4 @@
-"""Commands that another command needs, run in forks of it: no new interpreter, no imports."""
+"""Commands that another command needs, run in forks of it or of an agent: no new interpreter, no imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING
 from apfs.mounts.server import Forked, begin_session, end_with, open_null
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from apfs.mounts.server import Daemon
+
+AGENT = "APFS_AGENT"
+"""The environment variable that tells of an agent."""
+
+
+def by_agent() -> Callable[[Sequence[str], Sequence[int]], Daemon] | None:
+    """Return what starts a command in a fork of this session's agent, as `start` does; None without an agent."""
+    told = os.environ.get(AGENT)
+    if told is None:
+        return None
+    from apfs.mounts import agent
+
+    return agent.find(told)
 
 
 def start(words: Sequence[str], descriptors: Sequence[int]) -> Forked:

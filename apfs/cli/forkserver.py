@@ -1,4 +1,4 @@
-"""The server that forks commands for a test program; `apfs.mounts.forks` is the program's side.
+"""The server that forks commands, for a test program or for a session; `apfs.mounts.forks` is the other side.
 
     python -m apfs.cli.forkserver DESCRIPTOR
 
@@ -18,63 +18,100 @@ import select
 import socket
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from apfs import host
 from apfs.cli import forking
 from apfs.cli.main import main as program
+from apfs.mounts import agent
 from apfs.mounts.forks import NUMBER
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux
 from apfs.scenario import reader
 from apfs.scenario.model import DEFAULT
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _USED = ("apfs.mounts.private", "apfs.sandbox.run")
 _MOST_DESCRIPTORS = 64
 
 
-def serve(control: socket.socket) -> None:
-    """Fork until the other end is closed. Commands that still run end with this process, or are told by other means."""
-    server = os.getpid()
-    running: dict[int, tuple[int, socket.socket]] = {}
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    while True:
-        for ready, _ in poll.poll():
-            if ready in running:
-                poll.unregister(ready)
-                _tell_end(ready, *running.pop(ready))
-                continue
-            said, (*connections,), _, _ = socket.recv_fds(control, 1, 1)
-            if not said:
-                return
-            connection = socket.socket(fileno=connections[0])
-            pid = os.fork()
-            if pid == 0:
-                end_with(partial(_run, connection, server))
-            pidfd = os.pidfd_open(pid)
-            poll.register(pidfd, select.POLLIN)
-            running[pidfd] = pid, connection
-            with contextlib.suppress(OSError):  # the caller has ended
-                socket.send_fds(connection, (NUMBER.pack(pid),), (pidfd,))
+class Server:
+    """What forks, and what it waits for meanwhile: descriptors, each with what to do when it can be read."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._over = False
+
+    def watch(self, descriptor: int, ready: Callable[[], None]) -> None:
+        """Call a function whenever a descriptor can be read."""
+        self._watched[descriptor] = ready
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _forget(self, descriptor: int) -> None:
+        del self._watched[descriptor]
+        self._poll.unregister(descriptor)
+
+    def serve(self) -> None:
+        """Fork until it is told to end. Commands that still run end with this process, or are told by other means."""
+        while not self._over:
+            for descriptor, _ in self._poll.poll():
+                self._watched[descriptor]()
+
+    def end(self) -> None:
+        """Have `serve` return."""
+        self._over = True
+
+    def accept(self, listener: socket.socket) -> None:
+        """Fork for one more process of this user, as long as that wants it."""
+        control, _ = listener.accept()
+        if agent.peer(control)[1] == os.geteuid():
+            self.watch(control.fileno(), partial(self.fork, control, self._forget))
+        else:
+            control.close()
+
+    def fork(self, control: socket.socket, ended: Callable[[int], None]) -> None:
+        """Fork a command for the connection that arrives at a socket; if the other end is closed, say so."""
+        said, connections, _, _ = socket.recv_fds(control, 1, 1)
+        if not said:
+            ended(control.fileno())
+            control.close()
+            return
+        connection = socket.socket(fileno=connections[0])
+        pid = os.fork()
+        if pid == 0:
+            end_with(partial(_run, connection, self._pid))
+        pidfd = os.pidfd_open(pid)
+        self.watch(pidfd, partial(self._tell_end, pidfd, pid, connection))
+        with contextlib.suppress(OSError):  # the caller has ended
+            socket.send_fds(connection, (NUMBER.pack(pid),), (pidfd,))
+
+    def _tell_end(self, pidfd: int, pid: int, connection: socket.socket) -> None:
+        self._forget(pidfd)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.close(pidfd)
+        with connection, contextlib.suppress(OSError):
+            connection.send(NUMBER.pack(status))
 
 
-def _warm_up() -> None:
-    """Do once what every command does, short of what a fork must not inherit: threads, loops, mounts.
+def prepare() -> None:
+    """Import what commands need, and do once what each would do, short of threads, loops and mounts.
 
     Python specializes code when it first runs, and caches compiled patterns and answers of isinstance. Each fork would
     do all this again, on copies of the pages.
     """
+    for module in _USED:
+        importlib.import_module(module)
+    with contextlib.suppress(ImportError):  # a command will say what to install
+        importlib.import_module("apfs.fuse.session")
     host.Host(reader.load(DEFAULT))
     program.make_context("apfs", ["exec", "true"]).close()
     program.commands["exec"].make_context("exec", ["--mount", "/", "true"]).close()
     program.commands["mount"].make_context("mount", ["--foreground", "/"]).close()
-
-
-def _tell_end(pidfd: int, pid: int, connection: socket.socket) -> None:
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os.close(pidfd)
-    with connection, contextlib.suppress(OSError):
-        connection.send(NUMBER.pack(status))
+    gc.freeze()
 
 
 def _run(connection: socket.socket, server: int) -> None:
@@ -102,11 +139,12 @@ def _run(connection: socket.socket, server: int) -> None:
     forking.run(request["words"])
 
 
+def _serve_program(control: socket.socket) -> None:
+    prepare()
+    server = Server()
+    server.watch(control.fileno(), partial(server.fork, control, lambda _descriptor: server.end()))
+    server.serve()
+
+
 if __name__ == "__main__":
-    for module in _USED:
-        importlib.import_module(module)
-    with contextlib.suppress(ImportError):  # a command will say what to install
-        importlib.import_module("apfs.fuse.session")
-    _warm_up()
-    gc.freeze()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve_program(socket.socket(fileno=int(sys.argv[1])))

@@ -1,8 +1,9 @@
 """Commands of apfs that start at once: forks of a server process that has imported everything.
 
-The server is started when it is first needed, and ends with this process in any case. It knows nothing about the
-commands: each has its own connection, over which it gets what a new process would inherit from this one, and which
-reports how it ended. `apfs.cli.forkserver` is the other side.
+The server of a test program is started when it is first needed, and ends with that program in any case. A session of a
+shell can have one, too (`apfs.mounts.agent`). A server knows nothing about the commands: each has its own connection,
+over which it gets what a new process would inherit from this one, and which reports how it ended.
+`apfs.cli.forkserver` is the other side.
 
 A fork inherits from the server what was set when that started: resource limits, niceness and namespaces.
 """
@@ -22,7 +23,7 @@ import struct
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 from apfs.mounts.server import PYTHON
 from apfs.mounts.table import MountsError
@@ -33,16 +34,36 @@ if TYPE_CHECKING:
 NUMBER = struct.Struct("=i")
 """What is sent before the text of a request: its size. Comes back twice: the pid, with a pidfd, and the exit status."""
 _CHUNK = 1 << 16
-_ENDED = "the process that starts hosts and commands for tests has ended"
+_ENDED = "the process that starts hosts and commands has ended"
 
 
-class _Server:
-    """The process that forks."""
+class Forker:
+    """A process that forks, at the other end of a socket. As a context manager, the socket is closed at the end.
+
+    It is of type SOCK_SEQPACKET: messages arrive as a whole, so that several processes and threads may send.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Have a command forked that is told by this connection what to do. `OSError` if nobody is there."""
+        socket.send_fds(self._control, (b"c",), (connection.fileno(),))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._control.close()
+
+
+class _Server(Forker):
+    """The process that forks for this one."""
 
     def __init__(self) -> None:
         self._owner = _identity()
-        # Messages of this kind arrive as a whole, so that several processes and threads may send.
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(control)
         with theirs:
             self._process = subprocess.Popen(
                 [*PYTHON, "-m", "apfs.cli.forkserver", str(theirs.fileno())],
@@ -55,10 +76,6 @@ class _Server:
     def serves(self) -> bool:
         """Whether it runs, and for this process as it is: its forks are the same users."""
         return self._owner == _identity() and self._process.poll() is None
-
-    def hand_over(self, connection: socket.socket) -> None:
-        """Have a command forked that is told by this connection what to do."""
-        socket.send_fds(self._control, (b"c",), (connection.fileno(),))
 
     def end(self) -> None:
         """End it, at the end of the process that has started it."""
@@ -105,9 +122,11 @@ class Command:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         pass_fds: Sequence[int] = (),
+        forker: Forker | None = None,
     ) -> None:
         """Start `apfs` with these words, in a session of its own. It ends with the server, unless it `outlives` that.
 
+        The server is the one of this program, or `forker`.
         Its standard error is a pipe, and standard input and output are too if it `talks`; else they are nothing.
         `pass_fds` have the same numbers there. `OSError` if there is no directory `cwd`; `MountsError` if nobody forks.
         """
@@ -137,7 +156,7 @@ class Command:
                 "umask": _umask(),
                 "numbers": [*range(3), *pass_fds],
             }
-            self._send_request(json.dumps(request).encode(), descriptors)
+            self._send_request(forker, json.dumps(request).encode(), descriptors)
 
     def _output(self, theirs: contextlib.ExitStack) -> int:
         """Return the end of a new pipe that the command writes to."""
@@ -146,11 +165,11 @@ class Command:
         self._outputs.append((open(reader, "rb", buffering=0), []))  # noqa: PTH123, SIM115 -- until its end
         return writer
 
-    def _send_request(self, text: bytes, descriptors: list[int]) -> None:
+    def _send_request(self, forker: Forker | None, text: bytes, descriptors: list[int]) -> None:
         self._connection, other = socket.socketpair()
         try:
             with other:
-                _server().hand_over(other)
+                (forker or _server()).hand_over(other)
             socket.send_fds(self._connection, (NUMBER.pack(len(text)),), descriptors)
             self._connection.sendall(text)
             said, (self._pidfd,), _, _ = socket.recv_fds(self._connection, NUMBER.size, 1)
@@ -159,6 +178,7 @@ class Command:
                 if file is not None:
                     file.close()
             raise MountsError(_ENDED) from None
+        os.set_inheritable(self._pidfd, False)  # noqa: FBT003 -- takes no keywords
         (self.pid,) = NUMBER.unpack(said)
 
     def poll(self) -> int | None:

@@ -139,13 +139,13 @@ def begin_by(
     start: Callable[[Sequence[str], Sequence[int]], S], mountpoint: str, options: list[str], lifeline: int | None
 ) -> Starting[S]:
     """Start a server as `start_by` does, without waiting."""
-    mountpoint = absolute(mountpoint)
+    place = absolute(mountpoint)
     ready, writer = os.pipe()
     inherited = [writer, *([] if lifeline is None else [lifeline])]
     words = ["mount", "--foreground", "--ready-fd", str(writer)]
     words += [] if lifeline is None else ["--lifeline-fd", str(lifeline)]
     try:
-        return Starting(start([*words, *options, "--", mountpoint], inherited), mountpoint, ready)
+        return Starting(start([*words, *options, "--", mountpoint], inherited), place, ready)
     except BaseException:
         os.close(ready)
         raise

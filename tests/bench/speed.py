@@ -349,9 +349,9 @@ def _memory(what: str, small: Server, large: Server) -> Result:
     return Result(what, large.name, small.name, ratio, ratio, ratio, 1.5)
 
 
-def _mount(file: Path, mountpoint: Path) -> float:
+def _mount(file: Path, mountpoint: Path, env: dict[str, str] | None = None) -> float:
     command = [*APFS, "mount", "--scenario", str(file), str(mountpoint)]
-    taken = seconds(lambda: subprocess.run(command, check=True))
+    taken = seconds(lambda: subprocess.run(command, check=True, env=env))
     subprocess.run(["umount", str(mountpoint)], check=True)
     return taken
 
@@ -505,15 +505,19 @@ def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
         "apfs --version": 0.25,
         "the Tab key": 0.25,
         "apfs mount": 1.1,
+        "apfs mount, with an agent": 1.1,
         "apfs exec --mount DIR true": 0.5,
         "apfs exec true": 1.2,
+        "apfs exec true, with an agent": 1.2,
         "apfs_mount": 0.2,
         'apfs_mount.sh("true")': 0.3,
         MANY: 10.0,
     }
-    with on([server]), MountedHost() as host:
+    with on([server]), MountedHost() as host, _agent() as agent:
         runs = {name: partial(seconds, partial(_quietly, command)) for name, command in commands.items()}
+        runs["apfs exec true, with an agent"] = partial(seconds, partial(_quietly, [*APFS, "exec", "true"], agent))
         runs["apfs mount"] = partial(_mount, file, directory / "mnt")
+        runs["apfs mount, with an agent"] = partial(_mount, file, directory / "mnt", agent)
         runs["apfs_mount"] = partial(seconds, _host)
         runs['apfs_mount.sh("true")'] = partial(seconds, partial(host.sh, "true"))
         runs[MANY] = partial(_suite, directory, 20)
@@ -536,8 +540,17 @@ def _suite(directory: Path, count: int) -> float:
     return seconds(partial(_quietly, command))
 
 
-def _quietly(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def _quietly(command: Sequence[str], env: dict[str, str] | None = None) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
+
+
+@contextmanager
+def _agent() -> Iterator[dict[str, str]]:
+    """Yield the environment of a command of `apfs agent`."""
+    command = [*APFS, "agent", "--", "sh", "-c", 'echo "$APFS_AGENT"; exec cat']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout is not None
+        yield {**os.environ, "APFS_AGENT": session.stdout.readline().strip()}
 
 
 # Programs that print seconds per call, measured inside, so that starting up does not count.

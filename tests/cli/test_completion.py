@@ -73,7 +73,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         (("exec", "--", "setpr"), ["plain,setpriv"]),
         (("exec", "cat", "/et"), ["file,/et"]),
         (("completion", ""), [f"plain,{shell}" for shell in SHELLS]),
-        (("no-such-command", "a", "-o", ""), ["plain,completion"]),
+        (("no-such-command", "a", "-o", ""), ["plain,agent"]),
         (("journal", "--type", "re"), ["plain,refusal", "plain,reset"]),
         (("umount", "'unfinished"), ["dir,unfinished"]),
     ],

@@ -258,7 +258,7 @@ def test_who_forks_is_killed_before_it_tells_of_a_command(commands: Commands) ->
     # One in ten makes some calls more, at its end, and a call that a command without an end never makes is no fault.
     last = min(outcome.changes for outcome in whole)
     killed = commands.run(Fault(last - TELLING, "1", changing=True), *words, "sleep", "1000")
-    assert killed.printed == "the process that starts hosts and commands for tests has ended\n"
+    assert killed.printed == "the process that starts hosts and commands has ended\n"
     nothing_stays(commands)
 
 

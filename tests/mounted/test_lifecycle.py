@@ -34,7 +34,7 @@ def close_dead(descriptor: int) -> None:
 
 def wait_for_end(pid: int) -> None:
     """Wait until a process that is not our child is gone, or is nothing but a zombie of somebody else's."""
-    with open(os.pidfd_open(pid), "rb") as descriptor:  # noqa: PTH123
+    with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb") as descriptor:  # noqa: PTH123
         ready, _, _ = select.select([descriptor], [], [], TIMEOUT)
         assert ready
 

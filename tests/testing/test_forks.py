@@ -103,7 +103,7 @@ def test_a_host_that_is_killed(host: MountedHost) -> None:
         assert (before, other.alive, host.alive) == (True, False, True)
 
 
-ENDED = "the process that starts hosts and commands for tests has ended"
+ENDED = "the process that starts hosts and commands has ended"
 
 # Prints process ids: the server that forks, a host; then does what it is told.
 PROGRAM = """
