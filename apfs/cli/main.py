@@ -43,7 +43,7 @@ COMMANDS = {
 }
 """All commands, in the order in which they are shown, with the line that is shown of them."""
 
-_TAKE_BACK = {"mount", "exec", "qemu", "libvirtd"}
+_TAKE_BACK = {"mount", "exec", "agent", "qemu", "libvirtd"}
 """Commands that see to Ctrl-C themselves, by `apfs.mounts.interrupts` or a handler of their own."""
 
 

@@ -246,7 +246,9 @@ class Command:
         poll.register(self._pidfd, select.POLLIN)
         if not poll.poll(None if timeout is None else timeout * 1000):
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
-        said = self._connection.recv(NUMBER.size)
+        said = b""
+        with contextlib.suppress(ConnectionResetError):  # it was killed before it had read the request
+            said = self._connection.recv(NUMBER.size)
         self.lost = not said
         (self.returncode,) = (-signal.SIGKILL,) if self.lost else NUMBER.unpack(said)
         self._connection.close()

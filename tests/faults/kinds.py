@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING
 from apfs.mounts import places
 from apfs.vmm import build
 from tests.conftest import apfs
-from tests.faults.points import APFS, COMMAND, Commands, Fault, Outcome, mounts_in
-from tests.faults.test_kill import EXEC, FOR_EVER, SERVER, SINCE_THE_START, check_exec, nothing_stays
+from tests.faults.points import APFS, COMMAND, Commands, Fault, Outcome, line_of, mounts_in
+from tests.faults.test_kill import (
+    AGENT,
+    EXEC,
+    FOR_EVER,
+    FORKED,
+    FORKS,
+    SERVER,
+    SINCE_THE_START,
+    check_exec,
+    nothing_stays,
+)
 from tests.faults.test_migration import GUARD, RECEIVER, SCENARIOS, Hosts, client, migrate, migrate_remotely, settle
 from tests.faults.test_migration import attempt as migrate_with_a_fault
 from tests.faults.test_vmm import COMPILER, program
@@ -138,6 +148,50 @@ def mount_interrupted(commands: Commands, stack: ExitStack) -> Kind:
     return Kind(interrupted, attempt, attempt(interrupted(-1)), started(commands))
 
 
+def mount_with_an_agent_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
+    """Kill -9 of `apfs agent`, which becomes `apfs mount`, of the agent itself, or of the host that it forks."""
+    mountpoint = _directory(commands, stack)
+
+    def attempt(fault: Fault) -> Outcome:
+        return commands.mount(fault, mountpoint, *AGENT)
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
+def agent_interrupted(commands: Commands, _stack: ExitStack) -> Kind:
+    """Ctrl-C at `apfs agent` until its command runs."""
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *AGENT, "sleep", "0")
+        assert outcome.status in (0, 130), outcome
+        assert outcome.said == ""
+        return outcome
+
+    return Kind(interrupted, attempt, attempt(interrupted(-1)), started(commands))
+
+
+def mount_with_an_agent_interrupted(commands: Commands, stack: ExitStack) -> Kind:
+    """Ctrl-C at `apfs mount` in a session that has an agent."""
+    command = [*AGENT, "sh", "-c", 'echo "$APFS_AGENT"; exec cat']
+    session = stack.enter_context(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    )
+    os.environ["APFS_AGENT"] = line_of(session).strip()
+    stack.callback(os.environ.pop, "APFS_AGENT")
+    return mount_interrupted(commands, stack)
+
+
+def exec_with_an_agent_killed(child: str, commands: Commands, _stack: ExitStack) -> Kind:
+    """Kill -9 of `apfs agent`, which becomes `apfs exec`, of the agent itself, or of the host that it forks."""
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = check_exec(commands, fault, (*AGENT, *EXEC))
+        nothing_stays(commands)
+        return outcome
+
+    return Kind(killed(child), attempt, attempt(killed(child)(-1)))
+
+
 def migration_killed(
     words: Callable[[Path, Path], tuple[str, ...]], child: str, commands: Commands, stack: ExitStack
 ) -> Kind:
@@ -258,6 +312,14 @@ KINDS: dict[str, Callable[[Commands, ExitStack], Kind]] = {
     "mount-server": lambda *rest: mount_killed(SERVER, *rest),
     "mount-helper": lambda *rest: mount_killed("1.1", *rest),
     "mount-interrupted": mount_interrupted,
+    "agent-interrupted": agent_interrupted,
+    "agent-mount": lambda *rest: mount_with_an_agent_killed(COMMAND, *rest),
+    "agent-mount-agent": lambda *rest: mount_with_an_agent_killed(FORKS, *rest),
+    "agent-mount-server": lambda *rest: mount_with_an_agent_killed(FORKED, *rest),
+    "agent-mount-interrupted": mount_with_an_agent_interrupted,
+    "agent-exec": lambda *rest: exec_with_an_agent_killed(COMMAND, *rest),
+    "agent-exec-agent": lambda *rest: exec_with_an_agent_killed(FORKS, *rest),
+    "agent-exec-server": lambda *rest: exec_with_an_agent_killed(FORKED, *rest),
     "migrate": lambda *rest: migration_killed(migrate, COMMAND, *rest),
     "migrate-guard": lambda *rest: migration_killed(migrate, GUARD, *rest),
     "migrate-send": lambda *rest: migration_killed(migrate_remotely, COMMAND, *rest),

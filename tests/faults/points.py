@@ -124,12 +124,13 @@ class Commands:
                 raise
         return outcome_of(printed, said)
 
-    def mount(self, fault: Fault, mountpoint: Path) -> Outcome:
+    def mount(self, fault: Fault, mountpoint: Path, *before: str) -> Outcome:
         """Mount; whatever has become of that, mount again, use it, unmount; wait for the end of all processes.
 
-        If the server was killed only then, as its calls are counted to the last, yet another mount has to work.
+        Words that come before make it the command of another one. If the server was killed only then, as its calls are
+        counted to the last, yet another mount has to work.
         """
-        with self.start(fault, *APFS, "mount", str(mountpoint)) as process:
+        with self.start(fault, *before, *APFS, "mount", str(mountpoint)) as process:
             try:
                 printed = line_of(process)
                 mounted = mounts_in(mountpoint)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from tests.faults.points import Outcome
 
 EXEC = (*APFS, "exec", "--", "true")
+AGENT = (*APFS, "agent", "--")
+FORKS, FORKED = "1.1", "1.1.2"
+"""The agent of `apfs agent`, and the first host that it forks. Before that, an import runs ldconfig."""
 FOR_EVER = (*APFS, "exec", "--", "sleep", "1000")
 SERVER = "1"
 OTHERS = ("2", "3", "4", "5")
@@ -235,6 +238,18 @@ def test_interrupted_mount(commands: Commands, tmp_path: Path) -> None:
     last = commands.mount(Fault(-1, number=signal.SIGINT, changing=True), mountpoint).changes
     late = Fault(last - 1, number=signal.SIGINT, group=True, changing=True)  # it is mounted, and the interpreter ends
     assert commands.mount(late, mountpoint).status == 0
+
+
+@pytest.mark.parametrize("child", [COMMAND, FORKS, FORKED])
+def test_an_agent_is_killed(commands: Commands, tmp_path: Path, child: str) -> None:
+    """Or `apfs mount`, or the host that the agent forks for it: the next mount works."""
+    mountpoint = tmp_path / "host"
+    mountpoint.mkdir()
+    whole = commands.mount(Fault(-1, child, changing=True), mountpoint, *AGENT)
+    assert whole.status == 0
+    for call in spread(whole.changes // 2, whole.changes, 3):
+        fault = Fault(call, child, changing=True)
+        assert fault.met(commands.mount(fault, mountpoint, *AGENT))
 
 
 FORKING = """
