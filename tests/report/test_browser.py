@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from selenium.webdriver.common.keys import Keys
 
-from tests.report.stories import MARKUP, SECOND, THIRD, a_day, told
+from tests.report.stories import FIRST, MARKUP, MDEVS, SECOND, THIRD, a_day, told
 from tests.report.test_story import migrated, stories_of
 
 if TYPE_CHECKING:
@@ -108,6 +108,96 @@ def test_65536_queues(show: Show) -> None:
     assert browser.find(".size").size["width"] > 2 * small
     assert browser.text(READOUT).startswith("10.00ff vfio_ap, free; not reserved by apmask and aqmask")
     assert browser.find(MATRIX).size["width"] <= browser.find(".box").size["width"]
+
+
+def test_all_domains_fit_into_the_window(show: Show) -> None:
+    browser = show(told("largest", half))
+    right = browser.find(MATRIX).size["width"] - 2
+    browser.point(MATRIX, right, 60)
+    assert browser.text(READOUT).split()[0].endswith(".00ff")
+    assert browser.run("return document.querySelector('.box').scrollLeft") == 0
+
+
+PRINTED = """
+addEventListener("beforeprint", () => {
+  const canvas = document.querySelector(".box canvas"), { width, height } = canvas;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  const at = (right, down) => (Math.round(height * down) * width + Math.round(width * right)) * 4;
+  window.drawn = {
+    cells: [at(0.4, 0.4), at(0.4, 0.6), at(0.6, 0.4), at(0.99, 0.99)].map((start) => [...data.slice(start, start + 4)]),
+    steps: document.querySelectorAll(".print-only tr").length,
+  };
+});
+"""
+
+
+def quarter(shell: Shell) -> None:
+    """Leave a quarter of the queues to zcrypt."""
+    shell.echo("-0x80-0xff", "/sys/bus/ap/apmask")
+    half(shell)
+
+
+def test_a_large_matrix_is_printed_as_a_whole(show: Show) -> None:
+    browser = show(told("largest", quarter))
+    browser.press("+", on=MATRIX)
+    width = "return document.querySelector('.box canvas').width"
+    before = browser.run(width)
+    browser.run(PRINTED)
+    browser.driver.execute_cdp_cmd("Page.printToPDF", {})
+    drawn = browser.run("return window.drawn")
+    zcrypt, free = [0x6B, 0x7A, 0x8D, 255], [0xD3, 0xEF, 0xDC, 255]
+    assert drawn["cells"] == [zcrypt, free, free, free]
+    assert drawn["steps"] == 2
+    assert browser.run(width) == before
+
+
+def many(shell: Shell) -> None:
+    """Make 300 mediated devices, of which two have queues."""
+    for number in range(300):
+        shell.echo(f"{number:08x}{FIRST[8:]}", f"{MDEVS}/mdev_supported_types/vfio_ap-passthrough/create")
+    shell.echo("-5", "/sys/bus/ap/apmask")
+    for number, domain in ((0, 4), (299, 0x47)):
+        shell.echo(5, f"{MDEVS}/{number:08x}{FIRST[8:]}/assign_adapter")
+        shell.echo(domain, f"{MDEVS}/{number:08x}{FIRST[8:]}/assign_domain")
+
+
+def test_many_devices(show: Show) -> None:
+    browser = show(told("default", many))
+    assert "assigned, no guest runs (device 300) 1" in browser.texts(LEGEND)
+    browser.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, on=MATRIX)
+    assert browser.text(READOUT).startswith(f"05.0047 assigned, no guest runs: device 300, 0000012b{FIRST[8:]}")
+    assert len(browser.texts(".device")) == 300
+    # What a step does not change is not made again: with thousands of devices that would take seconds.
+    browser.run("document.querySelectorAll('.device').forEach((element) => { element.kept = true; })")
+    browser.find("[title^='one step back']").click()
+    kept = "return [...document.querySelectorAll('.device')].filter((element) => element.kept).length"
+    assert browser.run(kept) == 299
+    # Out of sight, and so without a text that is seen.
+    cells = "return [...document.querySelectorAll('.device:last-of-type td')].map((cell) => cell.textContent)"
+    assert browser.run(cells)[:3] == ["05", "none", "none"]
+    browser.find("[title^='the beginning']").click()
+    assert browser.texts(".device") == []
+
+
+def share_out(shell: Shell) -> None:
+    """Give each of 18 devices a queue."""
+    shell.echo("0x0", "/sys/bus/ap/apmask")
+    for number in range(18):
+        shell.echo(f"{number:08x}{FIRST[8:]}", f"{MDEVS}/mdev_supported_types/vfio_ap-passthrough/create")
+        shell.echo(number, f"{MDEVS}/{number:08x}{FIRST[8:]}/assign_adapter")
+        shell.echo(number, f"{MDEVS}/{number:08x}{FIRST[8:]}/assign_domain")
+
+
+def test_the_legend_stays_short(show: Show) -> None:
+    browser = show(told("largest", share_out))
+    *_, last = browser.texts(LEGEND)
+    assert last == "assigned, no guest runs (2 more devices) 2"
+    assert len(browser.texts(LEGEND)) == 1 + 16 + 1
+
+
+def test_long_names_are_wrapped(show: Show) -> None:
+    browser = show({**told("kernel-doc", a_day), "title": "n" * 250}, title="t" * 250)
+    assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_dark_and_on_paper(show: Show) -> None:

@@ -53,10 +53,9 @@ class Host {
   constructor(data) {
     Object.assign(this, data);
     this.states = [data.first];
-    this.devices = Object.keys(data.first.mdevs); // numbered in the order in which they appear
-    for (const step of data.steps) {
-      for (const uuid of Object.keys(step.patch?.mdevs ?? {})) if (!this.devices.includes(uuid)) this.devices.push(uuid);
-    }
+    const patches = data.steps.map((step) => step.patch?.mdevs ?? {});
+    this.devices = [...new Set([data.first.mdevs, ...patches].flatMap(Object.keys))]; // numbered as they appear
+    this.numbers = new Map(this.devices.map((uuid, number) => [uuid, number]));
     this.known = new Map();
   }
 
@@ -86,13 +85,7 @@ class Host {
 
   make(state) {
     const { adapters, domains } = this.axes, width = domains.length;
-    const kind = new Uint8Array(adapters.length * width), device = new Uint8Array(kind.length).fill(255);
-    const flags = new Uint8Array(kind.length);
-    const mdevs = Object.entries(state.mdevs).map(([uuid, mdev]) => ({
-      number: this.devices.indexOf(uuid), runs: mdev.guest === "runs",
-      adapters: bitsOf(mdev.matrix.adapters), domains: bitsOf(mdev.matrix.domains),
-      has: bitsOf(mdev.guest_matrix.adapters), hasDomains: bitsOf(mdev.guest_matrix.domains),
-    }));
+    const kind = new Uint8Array(adapters.length * width), flags = new Uint8Array(kind.length);
     adapters.forEach((apid, row) => {
       const queues = this.card(state, apid)?.queues ?? {};
       const [zcrypt, offline, ours, unbound, off, stopped] = [
@@ -100,22 +93,35 @@ class Host {
       ].map((name) => bitsOf(queues[name]));
       domains.forEach((apqi, column) => {
         const at = row * width + column;
-        const there = zcrypt[apqi] ? ZCRYPT : offline[apqi] ? OFFLINE : ours[apqi] ? FREE : unbound[apqi] ? UNBOUND : NONE;
-        kind[at] = there;
+        kind[at] = zcrypt[apqi] ? ZCRYPT : offline[apqi] ? OFFLINE : ours[apqi] ? FREE : unbound[apqi] ? UNBOUND : NONE;
         flags[at] = (off[apqi] ? DECONFIGURED : 0) | (stopped[apqi] ? CHECKSTOPPED : 0);
-        const mdev = mdevs.find((one) => one.adapters[apid] && one.domains[apqi]);
-        if (mdev) {
-          device[at] = mdev.number;
-          const given = mdev.has[apid] && mdev.hasDomains[apqi];
-          kind[at] = there === NONE ? ABSENT : !given ? FILTERED : mdev.runs ? GUEST : ASSIGNED;
-        }
       });
     });
+    const device = this.assign(state, kind);
     for (const name of Object.keys(state.exceptions)) {
       const row = adapters.indexOf(parseInt(name, 16)), column = domains.indexOf(parseInt(name.slice(3), 16));
       if (row >= 0 && column >= 0) flags[row * width + column] |= EXCEPTION;
     }
     return { kind, device, flags };
+  }
+
+  // Give devices what is assigned to them: the number of the device of each cell, -1 for none. No queue has two.
+  assign(state, kind) {
+    const { adapters, domains } = this.axes, device = new Int32Array(kind.length).fill(-1);
+    const places = (numbers, bits) => [...numbers.keys()].filter((place) => bits[numbers[place]]);
+    for (const [uuid, { matrix, guest_matrix: given, guest }] of Object.entries(state.mdevs)) {
+      if (!matrix.adapters || !matrix.domains) continue;
+      const has = bitsOf(given.adapters), hasDomains = bitsOf(given.domains), number = this.numbers.get(uuid);
+      const columns = places(domains, bitsOf(matrix.domains));
+      for (const row of places(adapters, bitsOf(matrix.adapters))) {
+        for (const column of columns) {
+          const at = row * domains.length + column, passed = has[adapters[row]] && hasDomains[domains[column]];
+          device[at] = number;
+          kind[at] = kind[at] === NONE ? ABSENT : !passed ? FILTERED : guest === "runs" ? GUEST : ASSIGNED;
+        }
+      }
+    }
+    return device;
   }
 
   // Everything about one cell as a text: also for those who do not see colours, or nothing at all.

@@ -1,6 +1,7 @@
 // The matrix of adapters and domains, drawn on a canvas that is as large as what can be seen of it.
 
-const HUES = 8, LARGEST = 44, SMALLEST = 3, SIGNS_FROM = 13;
+const HUES = 8, LARGEST = 44, SMALLEST = 2, WHOLE_FROM = 4, SIGNS_FROM = 13;
+const PAPER = { width: 700, height: 900, scale: 3 }; // what fits on a page, in CSS pixels, and how fine it is printed
 
 let colours = {};
 function readColours() {
@@ -68,7 +69,7 @@ function drawSign(context, x, y, size, kind, device) {
 
 class Matrix {
   constructor(host, box, canvas, onPoint) {
-    Object.assign(this, { host, box, canvas, zoom: 0, cursor: null, hover: null, highlight: null, named: new Set() });
+    Object.assign(this, { host, box, canvas, zoom: 0, cursor: null, hover: null, highlight: null, named: new Set(), paper: false });
     this.index = this.before = 0;
     this.sizer = canvas.parentElement;
     this.onPoint = onPoint;
@@ -84,15 +85,15 @@ class Matrix {
   get columns() { return this.host.axes.domains; }
 
   layout() {
-    const wide = this.box.clientWidth;
+    const wide = this.paper ? PAPER.width : this.box.clientWidth;
     if (!wide || !this.columns.length) return;
-    const fitting = Math.floor((wide - 34) / this.columns.length);
-    const usual = Math.max(SMALLEST, Math.min(fitting, 38));
-    this.size = Math.round(Math.min(LARGEST, Math.max(SMALLEST, usual * 1.5 ** this.zoom)));
     this.left = 34;
+    const fitting = Math.min((wide - this.left) / this.columns.length, 38);
+    const size = Math.min(LARGEST, Math.max(SMALLEST, (fitting < WHOLE_FROM ? fitting : Math.floor(fitting)) * 1.5 ** this.zoom));
+    this.size = this.paper ? Math.min(fitting, (PAPER.height - 42) / this.rows.length) : size < WHOLE_FROM ? size : Math.round(size);
     this.top = this.size < 36 ? 42 : 24;
-    this.sizer.style.width = `${this.left + this.columns.length * this.size}px`;
-    this.sizer.style.height = `${this.top + this.rows.length * this.size + 1}px`;
+    this.sizer.style.width = `${Math.ceil(this.left + this.columns.length * this.size)}px`;
+    this.sizer.style.height = `${Math.ceil(this.top + this.rows.length * this.size) + 1}px`;
     this.draw();
   }
 
@@ -149,9 +150,11 @@ class Matrix {
 
   draw() {
     if (!this.size) return;
-    const { box, canvas, size, left, top, rows, columns } = this, scale = devicePixelRatio || 1;
-    const width = Math.min(box.clientWidth, left + columns.length * size);
-    const height = Math.min(parseFloat(getComputedStyle(box).maxHeight) || Infinity, top + rows.length * size + 1);
+    const { box, canvas, size, left, top, rows, columns, paper } = this, scale = paper ? PAPER.scale : devicePixelRatio || 1;
+    const [whole, high] = [Math.ceil(left + columns.length * size), Math.ceil(top + rows.length * size) + 1];
+    const width = paper ? whole : Math.min(box.clientWidth, whole);
+    const height = paper ? high : Math.min(parseFloat(getComputedStyle(box).maxHeight) || Infinity, high);
+    const [scrollLeft, scrollTop] = paper ? [0, 0] : [box.scrollLeft, box.scrollTop];
     if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
       canvas.width = Math.round(width * scale);
       canvas.height = Math.round(height * scale);
@@ -162,10 +165,11 @@ class Matrix {
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.fillStyle = colours.card;
     context.fillRect(0, 0, width, height);
-    const firstRow = Math.floor(box.scrollTop / size), firstColumn = Math.floor(box.scrollLeft / size);
+    const firstRow = Math.floor(scrollTop / size), firstColumn = Math.floor(scrollLeft / size);
     const lastRow = Math.min(rows.length, firstRow + Math.ceil((height - top) / size) + 1);
     const lastColumn = Math.min(columns.length, firstColumn + Math.ceil((width - left) / size) + 1);
-    const x = (column) => left + column * size - box.scrollLeft, y = (row) => top + row * size - box.scrollTop;
+    // At whole pixels: cells that touch have no gap.
+    const x = (column) => Math.round(left + column * size - scrollLeft), y = (row) => Math.round(top + row * size - scrollTop);
     context.save();
     context.beginPath();
     context.rect(left, top, width, height);
@@ -185,7 +189,7 @@ class Matrix {
         let end = column + 1;
         if (size <= 8) while (end < lastColumn && cells.kind[row * width + end] === kind && cells.device[row * width + end] === device) end++;
         context.globalAlpha = highlight === null || highlight === device ? 1 : 0.22;
-        drawCell(context, x(column), y(row), (end - column) * size, size, kind, device, size);
+        drawCell(context, x(column), y(row), x(end) - x(column), y(row + 1) - y(row), kind, device, size);
         if (size >= SIGNS_FROM && kind !== NONE) drawSign(context, x(column), y(row), size, kind, device);
         column = end;
       }
@@ -202,7 +206,7 @@ class Matrix {
         const at = row * width + column;
         if (cells.flags[at]) this.drawFlag(context, x(column), y(row), cells.flags[at]);
         if (this.index === this.before || !changed(at)) continue;
-        const [west, east, north, south] = [x(column) + 1, x(column) + size - 1, y(row) + 1, y(row) + size - 1];
+        const [west, east, north, south] = [x(column) + 1, x(column + 1) - 1, y(row) + 1, y(row + 1) - 1];
         edge(row === 0 || !changed(at - width), west - 1, north, east + 1, north);
         edge(row === this.rows.length - 1 || !changed(at + width), west - 1, south, east + 1, south);
         edge(column === 0 || !changed(at - 1), west, north - 1, west, south + 1);
@@ -259,7 +263,7 @@ class Matrix {
     const every = [1, 2, 4, 8].find((count) => count * size >= 13); // of many numbers those that are round in hex
     for (let row = firstRow; row < lastRow; row++) {
       if (y(row) + size / 2 < top) continue;
-      if (kept[0][rows[row]]) this.bar(context, left - 4, y(row), 2, size > 8 ? size - 1 : size);
+      if (kept[0][rows[row]]) this.bar(context, left - 4, y(row), 2, size > 8 ? size - 1 : y(row + 1) - y(row));
       const here = place?.row === row;
       if (!here && (rows[row] % every || (place && Math.abs(place.row - row) < every))) continue;
       context.fillStyle = here ? colours.focus : colours.soft;
@@ -268,7 +272,7 @@ class Matrix {
     }
     for (let column = firstColumn; column < lastColumn; column++) {
       if (x(column) + size / 2 < left) continue;
-      if (kept[1][columns[column]]) this.bar(context, x(column), top - 4, size > 8 ? size - 1 : size, 2);
+      if (kept[1][columns[column]]) this.bar(context, x(column), top - 4, size > 8 ? size - 1 : x(column + 1) - x(column), 2);
       const here = place?.column === column;
       if (!here && (columns[column] % every || (place && Math.abs(place.column - column) < every))) continue;
       context.fillStyle = here ? colours.focus : colours.soft;

@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const hosts = data.hosts.map((host) => new Host(host));
 const letters = hosts.map((_, index) => (hosts.length > 1 ? String.fromCharCode(65 + index) : ""));
-const ROW = 31;
+const ROW = 31, MOST = 16;
 const WORDS = { refusal: "refused", none: "unasked" };
 
 // Make an element. Texts of hosts become text nodes, never markup.
@@ -58,6 +58,7 @@ class Panel {
     this.readout = h("p", { class: "readout soft", "aria-live": "polite" });
     this.legend = h("ul", { class: "legend", "aria-label": "Owners of the queues" });
     this.tables = h("div");
+    this.drawn = new Map();
     const zoom = (text, title, steps) => h("button", { title, "aria-label": title, onclick: () => this.matrix.zoomBy(steps) }, text);
     this.element = h("section", { class: "host", "aria-label": host.title },
       h("h2", {}, letter && `${letter}: `, host.title),
@@ -87,23 +88,30 @@ class Panel {
     return fill(this.readout, h("b", { class: "mono" }, name), ` ${text}`);
   }
 
-  drawLegend() {
-    const { kind, device } = this.host.cells(this.index), found = new Map();
+  // How many queues each owner has: of devices the first ones of each kind, the others together.
+  *owners() {
+    const { kind, device } = this.host.cells(this.index), found = new Map(), inOrder = (map) => [...map].sort(([a], [b]) => a - b);
     for (let at = 0; at < kind.length; at++) {
-      if (kind[at]) {
-        const key = kind[at] * 1000 + (KINDS[kind[at]].device ? device[at] : 0);
-        found.set(key, (found.get(key) ?? 0) + 1);
-      }
+      if (!kind[at]) continue;
+      const counts = found.get(kind[at]) ?? new Map(), number = KINDS[kind[at]].device ? device[at] : 0;
+      found.set(kind[at], counts.set(number, (counts.get(number) ?? 0) + 1));
     }
-    const items = [...found].sort(([a], [b]) => a - b).map(([key, count]) => {
-      const shown = Math.floor(key / 1000), number = key % 1000;
+    for (const [shown, counts] of inOrder(found)) {
+      const { name, device: numbered } = KINDS[shown], rows = inOrder(counts), others = rows.splice(MOST);
+      for (const [number, count] of rows) yield [shown, number, numbered ? `${name} (device ${number + 1})` : name, count];
+      const left = others.reduce((sum, [, count]) => sum + count, 0);
+      if (left) yield [shown, others[0][0], `${name} (${others.length.toLocaleString("en")} more devices)`, left];
+    }
+  }
+
+  drawLegend() {
+    const items = [...this.owners()].map(([shown, number, text, count]) => {
       const swatch = h("canvas", { width: 40, height: 40, "aria-hidden": "true" });
       const context = swatch.getContext("2d");
       context.scale(2, 2);
       drawCell(context, 0, 0, 20, 20, shown, number, 20);
       drawSign(context, 0, 0, 20, shown, number);
-      const name = KINDS[shown].device ? `${KINDS[shown].name} (device ${number + 1})` : KINDS[shown].name;
-      return h("li", {}, swatch, h("span", {}, `${name} `, h("b", {}, count.toLocaleString("en"))));
+      return h("li", {}, swatch, h("span", {}, `${text} `, h("b", {}, count.toLocaleString("en"))));
     });
     this.legend.replaceChildren(...items);
   }
@@ -134,18 +142,27 @@ class Panel {
   }
 
   label(uuid) {
-    const number = this.host.devices.indexOf(uuid);
+    const number = this.host.numbers.get(uuid);
     return h("span", { class: `hue-${number % HUES}` }, h("span", { class: "number" }, `${number + 1}`), " ", h("code", {}, uuid));
   }
 
-  device(uuid, mdev, was, guest) {
-    const number = this.host.devices.indexOf(uuid), pressed = this.matrix.highlight === number;
+  // The part of a device. As long as nothing in it changes it is the same element: there may be thousands.
+  device(uuid, ...facts) {
+    const pressed = this.matrix.highlight === this.host.numbers.get(uuid), drawn = this.drawn.get(uuid);
+    if (drawn?.pressed === pressed && facts.every((fact, index) => fact === drawn.facts[index])) return drawn.element;
+    const element = this.drawDevice(uuid, pressed, ...facts);
+    this.drawn.set(uuid, { facts, pressed, element });
+    return element;
+  }
+
+  drawDevice(uuid, pressed, mdev, was, guest) {
+    const number = this.host.numbers.get(uuid);
     const highlight = () => {
       this.matrix.highlight = pressed ? null : number;
       this.show(this.index, this.before, this.matrix.named);
-      [...this.tables.querySelectorAll(".device button")].at(Object.keys(this.host.state(this.index).mdevs).indexOf(uuid))?.focus();
+      this.drawn.get(uuid).element.querySelector("button").focus();
     };
-    const row = (name, key) => h("tr", { class: JSON.stringify(was?.[key]) === JSON.stringify(mdev[key]) ? null : "moved" },
+    const row = (name, key) => h("tr", { class: was === mdev || JSON.stringify(was?.[key]) === JSON.stringify(mdev[key]) ? null : "moved" },
       h("th", { scope: "row" }, name), ["adapters", "domains", "control_domains"].map((axis) => h("td", { class: "mono" }, mdev[key][axis] || "none")));
     const filtered = Object.entries(mdev.filtered);
     return h("article", { class: `device hue-${number % HUES}` },
@@ -347,7 +364,11 @@ document.addEventListener("keydown", (event) => {
 
 function redraw() {
   readColours();
-  panels.forEach((panel) => { panel.matrix.layout(); panel.drawLegend(); });
+  panels.forEach((panel) => {
+    panel.matrix.paper = document.documentElement.classList.contains("printing");
+    panel.matrix.layout();
+    panel.drawLegend();
+  });
   drawStrip();
 }
 
@@ -359,7 +380,7 @@ list.addEventListener("click", (event) => { // not on the rows, which may be dra
 addEventListener("resize", () => { drawStrip(); drawRows(); });
 addEventListener("hashchange", () => go(Number(location.hash.slice(1)) || 0));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-addEventListener("beforeprint", () => { // on paper: light, and the steps as a table
+addEventListener("beforeprint", () => { // on paper: light, the whole matrix, and the steps as a table
   document.documentElement.classList.add("printing");
   redraw();
   printed.replaceChildren(h("tbody", {}, listed.map(stepAt).map(({ host, step }) => h("tr", {}, h("td", {}, `${letters[host]} ${step.last}`), h("td", {}, WORDS[step.kind] ?? step.kind),
