@@ -51,13 +51,15 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
     EXIT STATUS
         0  no differences        1  differences        2  wrong usage, or not a journal that can be replayed
     """
-    from apfs.cli import progress
+    from apfs.cli import progress, recordings
+    from apfs.journal.history import History
     from apfs.replay.replay import ReplayError, replay
     from apfs.scenario.model import ScenarioError
     from apfs.scenario.reader import load
 
     end_as_filters_do()
-    history = _read(journal)
+    with recordings.opened(journal) as text:
+        history = History.parse(text)
     try:
         with progress.shown(f"replaying {journal}"):
             result = replay(history, load(scenario) if scenario else None)
@@ -73,21 +75,6 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
     else:
         click.echo(_text(journal, history, result, most), nl=False, color=True)
     raise SystemExit(int(bool(result.differences)))
-
-
-def _read(journal: str) -> History:
-    from apfs.journal.history import History
-
-    try:
-        with click.open_file(journal, encoding="utf-8") as file:
-            return History.parse(file.read())
-    except OSError as error:
-        fail(f"{journal}: {error.strerror}", 2)
-    except UnicodeDecodeError:
-        fail(f"{journal}: not a text in UTF-8", 2)
-    except ValueError as error:
-        text = str(error)
-        fail(f"{journal}: {text[:300]}{'...' if len(text) > 300 else ''}", 2)  # noqa: PLR2004 -- a line can be long
 
 
 def _document(history: History, result: Replay) -> dict[str, object]:

@@ -53,7 +53,7 @@ def command(places: tuple[str, ...], output: str | None) -> None:
             stories.append(_story(place))
     text = page(stories, ", ".join(story["title"] for story in stories))
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(text.encode(), nl=False)  # UTF-8, as it says, in any locale
         return
     try:
         write_whole(Path(output), text)
@@ -63,6 +63,7 @@ def command(places: tuple[str, ...], output: str | None) -> None:
 
 def _story(place: str) -> dict[str, Any]:
     """Return the story of a mount or of a journal."""
+    from apfs.cli import recordings
     from apfs.mounts import monitor, table
     from apfs.replay.replay import ReplayError
     from apfs.report import sources
@@ -70,17 +71,15 @@ def _story(place: str) -> dict[str, Any]:
 
     try:
         if place == "-" or _is_file(place):
-            with click.open_file(place, encoding="utf-8") as file:
-                return sources.recorded(Path(place).stem if Path(place).is_file() else "journal", file.read())
+            with recordings.opened(place) as journal:
+                return sources.recorded(Path(place).stem if Path(place).is_file() else "journal", journal)
         title = Path(place).resolve().name
         return sources.asked(title, monitor.head(place) + monitor.journal(place), monitor.status(place))
     except table.MountsError as error:
         fail(str(error), error.exit_status)
-    except OSError as error:
-        fail(f"{place}: {error.strerror}", 2)
     except ReplayError as error:
         fail(f"{place}: no report is possible: {error}", 2)
-    except (KeyError, ValueError, ScenarioError) as error:
+    except (KeyError, ValueError, ScenarioError) as error:  # of a mount of another version of apfs
         fail(f"{place}: {str(error)[:300]}", 2)
 
 

@@ -83,12 +83,24 @@ def _steps(history: History, host: Host) -> Iterator[Difference | None]:
 
 def _check(history: History) -> None:
     """Refuse journals with something missing: a record, or the outcome of the last ones."""
+    if flaw := gap(history) or open_end(history):
+        raise ReplayError(flaw)
+
+
+def gap(history: History) -> str:
+    """Return what is missing in the middle of a journal; empty if nothing is."""
     for (before, _), (number, _) in pairwise(history.entries):
         if number != before + 1:
-            raise ReplayError(f"record {number} follows record {before}: the records in between are missing")
-    if history.entries and not history.entries[-1][1].outcome:
-        why = "the journal was truncated, or the host was changed without a request, for example by a method of `Host`"
-        raise ReplayError(f"its last record, {history.last}, is not the outcome of a request: {why}")
+            return f"record {number} follows record {before}: the records in between are missing"
+    return ""
+
+
+def open_end(history: History) -> str:
+    """Return what is wrong with the end of a journal; empty if it is the outcome of a request."""
+    if not history.entries or history.entries[-1][1].outcome:
+        return ""
+    why = "the journal was truncated, or the host was changed without a request, for example by a method of `Host`"
+    return f"its last record, {history.last}, is not the outcome of a request: {why}"
 
 
 def boot(history: History, scenario: Scenario | None = None) -> Host:

@@ -29,7 +29,7 @@ def page(stories: Sequence[dict[str, Any]], title: str) -> str:
     script = '"use strict";\n' + "".join(map(_file, _SCRIPTS))
     data = {"apfs": __version__, "title": title, "hosts": stories, "order": together(stories)}
     return Template(frame).substitute(
-        title=html.escape(title),
+        title=html.escape(title.encode(errors="replace").decode()),  # names of files can have any bytes
         style_hash=_hash(style),
         script_hash=_hash(script),
         style=style,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apfs.journal.history import History
 from apfs.kernel.profile import Profile
-from apfs.replay.replay import ReplayError
+from apfs.replay.replay import ReplayError, gap, open_end
 from apfs.report.moments import Moment, moments
 from apfs.report.picture import picture
 from apfs.report.story import story
@@ -20,14 +20,37 @@ if TYPE_CHECKING:
 
 
 def recorded(title: str, journal: str) -> Story:
-    """Return the story of a host from what `apfs journal --json` prints.
+    """Return the story of a host from what `apfs journal --json` prints, as far as that goes.
 
-    `ValueError` for another text, `ReplayError` if it lacks something, `ScenarioError`.
+    `ValueError` for another text, `ReplayError` if it lacks its beginning, `ScenarioError`.
     """
-    history = History.parse(journal)
+    history, cut = _parse(journal)
     found = moments(history)
     assert history.header is not None  # noqa: S101 -- else there are no moments
-    return story(title, history, found, _facts(history.header.as_dict()))
+    missing, end = gap(history), open_end(history)
+    note = f"{_sentence(missing)} From there on the matrix is not certain." if missing else ""
+    result = story(title, history, found, _facts(history.header.as_dict()), note)
+    if end or cut:
+        result["note"] = f"{result['note']} {_sentence(end or _CUT)}".lstrip()
+    return result
+
+
+_CUT = "its last line is incomplete: the journal was truncated"
+
+
+def _parse(journal: str) -> tuple[History, bool]:
+    """Return what is in a journal, and whether its last line is only a part of one, which is left out."""
+    try:
+        return History.parse(journal), False
+    except ValueError:
+        whole, newline, rest = journal.rpartition("\n")
+        if not newline or not rest:
+            raise
+    return History.parse(whole), True
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[:1].upper()}{reason[1:]}."
 
 
 def asked(title: str, journal: str, status: str) -> Story:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.conftest import UUID, apfs, create_mdev, sh
 from tests.mounted.test_monitor import on_terminal
@@ -63,6 +67,29 @@ def test_report_of_a_journal(mount: Mounter, tmp_path: Path) -> None:
     assert "no report is possible: it has no header" in apfs("report", str(file), status=2).stderr
     file.write_text("{}\n")
     assert apfs("report", str(file), status=2).stderr.startswith(f"apfs: {file}: line 1 is not ")
+
+
+@pytest.mark.parametrize("command", ["report", "replay"])
+def test_what_is_no_journal(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "x"
+    advice = ": use the output of `apfs journal --json`\n"
+    for content in (b"     1  store      /sys/bus/ap/apmask '-5\\n'\n", b"\x7fELF\xd0", b"{\n" + b"x" * 5000):
+        file.write_bytes(content)
+        said = apfs(command, str(file), status=2).stderr
+        assert said.startswith(f"apfs: {file}: ")
+        assert said.endswith(advice)
+        assert len(said) < 500
+
+
+def test_names_of_any_bytes_and_locales_of_any_kind(mount: Mounter, tmp_path: Path) -> None:
+    host = mount("default")
+    file = tmp_path / os.fsdecode(b"bug\xff.json")
+    file.write_text(apfs("journal", "--json", str(host)).stdout)
+    apfs("report", "-o", str(tmp_path / "page.html"), str(file))
+    assert "<title>bug?</title>" in (tmp_path / "page.html").read_text("utf-8")
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    said = subprocess.run([sys.executable, "-m", "apfs", "report", file], env=env, capture_output=True, check=True)
+    assert said.stdout == (tmp_path / "page.html").read_bytes()
 
 
 def test_wrong_usage(mount: Mounter, tmp_path: Path) -> None:

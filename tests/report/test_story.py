@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from apfs import History, Host, KernelError, Shell, load
@@ -12,7 +13,7 @@ from apfs.journal.records import Migration, Refusal, Store, Uevent
 from apfs.report.moments import Moment
 from apfs.report.page import page
 from apfs.report.picture import picture
-from apfs.report.sources import asked
+from apfs.report.sources import asked, recorded
 from apfs.report.story import SHOWN, story, together
 from tests.report.stories import FIRST, MARKUP, MDEVS, SECOND, a_day, told
 from tests.report.test_picture import patched
@@ -184,6 +185,43 @@ def test_what_a_journal_does_not_tell() -> None:
     (story,) = stories_of((shell,))
     assert story["note"].startswith("At record ")
     assert "patch" in story["steps"][0]
+
+
+def recorded_day() -> list[str]:
+    """Return the lines of a journal whose last request has 10 effects."""
+    shell = Shell(Host(load("kernel-doc")))
+    a_day(shell)
+    return shell.recording().splitlines(keepends=True)
+
+
+def test_a_journal_that_ends_in_the_middle() -> None:
+    lines = recorded_day()
+    whole = recorded("whole", "".join(lines))
+    assert recorded("whole", "".join(lines).removesuffix("\n")) == whole
+    without = recorded("x", "".join(lines[:-1]))
+    assert without["note"].startswith("Its last record, 28, is not the outcome of a request: the journal was truncated")
+    assert without["steps"][:-1] == whole["steps"][:-1]
+    assert without["steps"][-1]["kind"] == "none"
+    for end in (1, len(lines[-2]) - 2):
+        cut = recorded("x", "".join(lines[:-2]) + lines[-2][:end])
+        assert cut["note"].startswith("Its last record, 27, is not the outcome of a request: the journal was truncated")
+        assert cut["steps"][:-1] == whole["steps"][:-1]
+    cut = recorded("x", "".join(lines[:6]) + lines[6][:40])
+    assert cut["note"] == "Its last line is incomplete: the journal was truncated."
+    assert cut["steps"] == whole["steps"][:3]
+
+
+def test_a_journal_that_lacks_records() -> None:
+    lines = recorded_day()
+    found = recorded("x", "".join(lines[:9] + lines[10:]))
+    assert found["note"] == (
+        "Record 10 follows record 8: the records in between are missing. From there on the matrix is not certain."
+    )
+
+
+def test_titles_may_be_file_names_of_any_bytes() -> None:
+    text = page([told("empty", lambda _: None)], os.fsdecode(b"\xff<b>"))
+    assert "<title>?&lt;b&gt;</title>" in text
 
 
 def test_a_guest_and_a_journal_that_has_lost_its_beginning() -> None:
