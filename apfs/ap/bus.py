@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from functools import reduce
+from itertools import groupby
 from operator import or_
 from typing import TYPE_CHECKING, Literal
 
@@ -365,17 +366,16 @@ class ApBus(Bus):
         """Remove, create and update the queues of a card, in ascending order (ap_scan_domains)."""
         gone, new = card.queues - domains, domains - card.queues
         reconfigured = card.states.follow(card.queues & domains, config=config, chkstop=chkstop)
-        if not gone and not reconfigured:
-            if new:  # all at once: one row, however many there are
-                self._create_queues(card, new, config=config, chkstop=chkstop)
-            return
-        for apqi in gone | reconfigured | new:
-            if apqi in gone:
-                self._remove_queues(card, Mask.of(apqi))
-            elif apqi in new:
-                self._create_queues(card, Mask.of(apqi), config=config, chkstop=chkstop)
+        # In rows of what has the same fate: usually one, however many queues are in it.
+        for (goes, comes), row in groupby(gone | reconfigured | new, lambda apqi: (apqi in gone, apqi in new)):
+            queues = Mask.from_numbers(row)
+            if goes:
+                self._remove_queues(card, queues)
+            elif comes:
+                self._create_queues(card, queues, config=config, chkstop=chkstop)
             else:
-                emit(ApQueue(card, apqi), "change", ("CONFIG", str(int(config))))
+                for apqi in queues:
+                    emit(ApQueue(card, apqi), "change", ("CONFIG", str(int(config))))
 
     def _create_queues(self, card: ApCard, domains: Mask, *, config: bool, chkstop: bool) -> None:
         for row in self._pieces(card, domains):

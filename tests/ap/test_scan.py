@@ -15,6 +15,7 @@ from apfs.journal.records import Uevent
 from apfs.sysfs.entries import READ
 from apfs.sysfs.tree import Tree
 from tests.ap.machines import BUS, CARD0, CARD4, DEVICES, Q0, Q4, bits, sample, toml
+from tests.calls import calls
 from tests.hosts import WORKED, Bench
 
 if TYPE_CHECKING:
@@ -220,6 +221,18 @@ def test_the_domains_of_a_card_are_gone_through_in_ascending_order(box: Bench) -
         "add card00/00.002b",
         "bind card00/00.002b",
     ]
+
+
+def test_removing_domains_is_the_more_work_the_more_queues_there_are() -> None:
+    """As adding them: a scan of a host with 65,536 queues must not keep others waiting for half a minute."""
+
+    def work(adapters: int) -> int:
+        box = Bench(toml(dict.fromkeys(range(adapters), "CEX8C"), range(64)))
+        box.host.change_domains(add=[99], remove=range(60))
+        return calls(box.host.scan)
+
+    few, many = work(4), work(32)
+    assert many == pytest.approx(8 * few, rel=0.2)
 
 
 def test_control_domains_make_no_queues(box: Bench) -> None:
