@@ -15,6 +15,8 @@ from apfs.cli.streams import end_as_filters_do, fail
 if TYPE_CHECKING:
     from types import FrameType
 
+    from rich.console import Console, Group, RenderableType
+
 _SECONDS = 1
 
 
@@ -81,8 +83,22 @@ def _watch(place: str) -> NoReturn:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             for text in monitor.statuses(place, _SECONDS):
                 out.width = terminal.width()  # somebody may have resized it
-                live.update(tables.view(json.loads(text)), refresh=True)
+                live.update(_fitting(tables.view(json.loads(text)), out), refresh=True)
     except _EndedError as ended:
         signal.signal(ended.args[0], signal.SIG_DFL)
         signal.raise_signal(ended.args[0])
     raise AssertionError(place)  # statuses end by a signal or an error only
+
+
+def _fitting(view: Group, out: Console) -> RenderableType:
+    """Return tables as far as a terminal has lines for them, and say how much that leaves out."""
+    from rich.console import Group
+    from rich.segment import Segment, Segments
+    from rich.text import Text
+
+    lines = out.render_lines(view, pad=False)[:-1]  # without the empty line behind the last table
+    first = lines[: out.height - 1]
+    if len(lines) <= len(first) + 1:
+        return view
+    more = f"... {len(lines) - len(first)} more lines: make the terminal larger, or use `apfs status`"
+    return Group(Segments([segment for line in first for segment in (*line, Segment.line())]), Text(more, "reverse"))

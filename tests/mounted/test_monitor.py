@@ -108,10 +108,10 @@ def follow() -> Iterator[Callable[..., Follower]]:
 class Watcher:
     """An `apfs status --watch` on a terminal, whose screen is read until a text is there."""
 
-    def __init__(self, host: Path) -> None:
+    def __init__(self, host: Path, lines: int = 60) -> None:
         self._ours, theirs = pty.openpty()
         env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-        env |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "60"}
+        env |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": f"{lines}"}
         command = [*APFS, "status", "--watch", str(host)]
         self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
         os.close(theirs)
@@ -166,6 +166,17 @@ def test_watch_shows_what_changes_until_a_signal_ends_it(host: Path, number: sig
     assert SCREEN in shown
     assert CURSOR in shown
     assert "Traceback" not in shown
+
+
+def test_watch_tells_what_does_not_fit(host: Path) -> None:
+    watcher = Watcher(host, lines=12)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", watcher.until("make the terminal larger"))
+    text = apfs("status", str(host)).stdout
+    assert f"... {text.count(chr(10)) - 11} more lines: make the terminal larger" in shown
+    assert "kernel " in shown
+    assert "modules " not in shown
+    watcher.process.send_signal(signal.SIGTERM)
+    watcher.end()
 
 
 def test_watch_ends_with_the_mount(host: Path) -> None:
