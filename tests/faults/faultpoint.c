@@ -1,18 +1,21 @@
 /*
- * faultpoint [-c CHILD] [-n CALL] [-s SIGNAL] [-g] [-w] -- COMMAND...
+ * faultpoint [-c CHILD] [-n CALL] [-s SIGNAL] [-g] [-w] [-f] -- COMMAND...
  *
  * Runs a command and, at its system call number CALL, sends it a signal: a fault at a place that is counted, not timed.
  * CHILD is which of the processes that the command starts is meant, from 1 on; 0 is the command, and 2.1 the first
  * that the second one starts. With -g the signal goes to the command's process group, as Ctrl-C at a terminal does.
  * Without -n nothing is sent. With -w CALL counts only calls that change something (see changes.h), for the signal.
+ * With -f the signal comes at the latest at the first call that starts a process.
  *
  * Prints the command's status, as a shell has it, when it has ended. Returns when no descendant is left, not even one
  * that has become a daemon, and then prints how many calls the process made before the signal or its end, how many of
- * them change something, and the number of the first mkdir(2) among all calls (0 if there was none).
+ * them change something, and the numbers of the first mkdir(2) and of the first that starts a process among all calls
+ * (0 if there was none).
  */
 #include "changes.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,20 +49,50 @@ static int is_mkdir(const struct __ptrace_syscall_info *call)
 	return call->entry.nr == SYS_mkdirat;
 }
 
+/* Whether a call starts a process, and not a thread. */
+static int is_fork(pid_t pid, const struct __ptrace_syscall_info *call)
+{
+	uint64_t flags = 0;
+	struct iovec local = {&flags, sizeof(flags)};
+	struct iovec remote = {(void *)(uintptr_t)call->entry.args[0], sizeof(flags)};
+
+	switch (call->entry.nr) {
+#ifdef SYS_fork
+	case SYS_fork:
+#endif
+#ifdef SYS_vfork
+	case SYS_vfork:
+#endif
+		return 1;
+	case SYS_clone: /* s390x has the stack first */
+#ifdef __s390__
+		return !(call->entry.args[1] & CLONE_THREAD);
+#else
+		return !(call->entry.args[0] & CLONE_THREAD);
+#endif
+	case SYS_clone3: /* flags are the first member of struct clone_args */
+		process_vm_readv(pid, &local, 1, &remote, 1, 0);
+		return !(flags & CLONE_THREAD);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	long call = -1, calls = 0, changes = 0, first_mkdir = 0;
-	int number = SIGKILL, group = 0, only_changes = 0, option, status, command_status = -1, entering = 1, started = 0;
+	long call = -1, calls = 0, changes = 0, first_mkdir = 0, first_fork = 0;
+	int number = SIGKILL, group = 0, only_changes = 0, until_fork = 0, option, status, command_status = -1;
+	int entering = 1, started = 0;
 	char *child = "0"; /* what is left of the way to the wanted process */
 	pid_t command, parent, wanted;
 
-	while ((option = getopt(argc, argv, "+c:n:s:gw")) != -1) {
+	while ((option = getopt(argc, argv, "+c:n:s:gwf")) != -1) {
 		switch (option) {
 		case 'c': child = optarg; break;
 		case 'n': call = atol(optarg); break;
 		case 's': number = atoi(optarg); break;
 		case 'g': group = 1; break;
 		case 'w': only_changes = 1; break;
+		case 'f': until_fork = 1; break;
 		default: return 125;
 		}
 	}
@@ -129,7 +163,10 @@ int main(int argc, char **argv)
 				changes += counts;
 				if (!first_mkdir && is_mkdir(&info))
 					first_mkdir = calls;
-				if (only_changes ? counts && changes == call : calls == call) {
+				if (!first_fork && is_fork(pid, &info))
+					first_fork = calls;
+				if ((only_changes ? counts && changes == call : calls == call) ||
+				    (until_fork && calls == first_fork)) {
 					kill(group ? -command : pid, number);
 					ptrace(PTRACE_DETACH, pid, 0, 0);
 					continue;
@@ -148,6 +185,6 @@ int main(int argc, char **argv)
 			ptrace(PTRACE_DETACH, pid, 0, deliver);
 		}
 	}
-	printf("%ld %ld %ld\n", calls, changes, first_mkdir);
+	printf("%ld %ld %ld %ld\n", calls, changes, first_mkdir, first_fork);
 	return 0;
 }

@@ -28,6 +28,8 @@ class Fault:
     group: bool = False
     changing: bool = False
     """Whether only calls are counted that change something, as tests/faults/changes.c has it."""
+    until_fork: bool = False
+    """Whether the signal comes at the latest at the first call that starts a process."""
 
     @property
     def words(self) -> list[str]:
@@ -40,6 +42,7 @@ class Fault:
             str(int(self.number)),
             *(["-g"] if self.group else []),
             *(["-w"] if self.changing else []),
+            *(["-f"] if self.until_fork else []),
         ]
 
     def met(self, outcome: Outcome) -> bool:
@@ -57,6 +60,7 @@ class Outcome:
     changes: int
     """How many of the calls change something."""
     first_mkdir: int
+    first_fork: int
     said: str
     printed: str
 
@@ -110,7 +114,8 @@ class Commands:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "TMPDIR": str(self.tmp)},
+            # Were bytecode written, the first run of a checkout would make more calls than the next.
+            env={**os.environ, "TMPDIR": str(self.tmp), "PYTHONDONTWRITEBYTECODE": "1"},
         )
 
     def run(self, fault: Fault, *words: str) -> Outcome:
@@ -177,5 +182,6 @@ def outcome_of(printed: str, said: str) -> Outcome:
     """Return the outcome from what faultpoint, the command and its processes have written."""
     assert "Traceback" not in said, said
     *lines, status, counts = printed.splitlines()
-    calls, changes, first_mkdir = map(int, counts.split())
-    return Outcome(int(status), calls, changes, first_mkdir, said, "".join(f"{line}\n" for line in lines))
+    calls, changes, first_mkdir, first_fork = map(int, counts.split())
+    printed = "".join(f"{line}\n" for line in lines)
+    return Outcome(int(status), calls, changes, first_mkdir, first_fork, said, printed)
