@@ -80,7 +80,7 @@ if do_ 'virsh -c $uri_b migrate --live zguest --desturi $uri_c --migrateuri unix
 log=${uri_c#*socket=}
 log=${log%/run/*}/log/qemu/zguest.log
 printf '   QEMU on host C reports (%s):\n' 'log/qemu/zguest.log'
-do_ 'grep "load of migration" $log'
+do_ 'grep -E "loading state|load of migration" $log'
 printf '   and the driver of host C in its kernel log (ctl/kmsg):\n'
 do_ 'cat $c/ctl/kmsg'
 printf '   The guest keeps running on B:\n'

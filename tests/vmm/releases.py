@@ -5,12 +5,18 @@ They are fetched when they are first asked for; an archive that cannot be reache
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 QEMU = "qemu-system-s390x"
 _LIBVIRT = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-daemon-driver-nodedev")
+
+
+def installed() -> str:
+    """Return the code name of the release that this machine has, such as `bookworm`; of any distribution."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
 
 
 def backports() -> Path:

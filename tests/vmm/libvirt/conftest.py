@@ -10,7 +10,7 @@ import pytest
 
 from apfs.testing.libvirt import Libvirt
 from tests.tools.conftest import need
-from tests.vmm.releases import QEMU, ROOT, trixie
+from tests.vmm.releases import QEMU, ROOT, installed, trixie
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 class Release(NamedTuple):
     """The programs of one release of Debian; `directory` is None for those that are installed."""
 
-    libvirt: str
-    qemu: str
+    name: str
     directory: Path | None = None
 
     def start(self, host: MountedHost, *, network: Network | None = None) -> Libvirt:
@@ -55,11 +54,13 @@ def guest() -> Path:
     return directory
 
 
-@pytest.fixture(scope="session", params=["bookworm", "trixie"])
+@pytest.fixture(scope="session", params=["installed", "trixie"])
 def release(for_root: None, request: pytest.FixtureRequest) -> Release:
-    """Debian 12 as it is installed, and Debian 13 unpacked; all tests that name it run with both."""
+    """What is installed, and Debian 13 unpacked if that is not the same; all tests that name it run with both."""
     del for_root
     need("libvirtd", "virsh", QEMU)
-    if request.param == "bookworm":
-        return Release("9.0.0", "7.2")
-    return Release("11.3.0", "10.0", trixie())
+    if request.param == "installed":
+        return Release(installed())
+    if installed() == "trixie":
+        pytest.skip("Debian 13 is installed")
+    return Release("trixie", trixie())

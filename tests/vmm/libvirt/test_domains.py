@@ -1,4 +1,4 @@
-"""Domains with a vfio-ap device on one host, by virsh of Debian 12 and libvirt of both releases."""
+"""Domains with a vfio-ap device on one host, by the machine's virsh and libvirt of both releases."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 QUEUE = "/sys/devices/ap/card05/05.0004/status"
 OTHER = "11111111-2222-4333-8444-555555555555"
 MDEV = f"/sys/devices/vfio_ap/matrix/{UUID}"
+VERSIONS = {"bookworm": ("9.0.0", "7.2"), "trixie": ("11.3.0", "10.0")}
+"""libvirt and QEMU of each release of Debian."""
 
 
 class Guest:
@@ -59,9 +61,13 @@ def running(defined: Guest) -> Guest:
 
 
 def test_versions(running: Guest, release: Release) -> None:
+    """The tests run with what they say that they run with."""
+    if release.name not in VERSIONS:
+        pytest.skip(f"the versions of {release.name} are not known")
+    libvirt, qemu = VERSIONS[release.name]
     log = running.libvirt.log(NAME)
-    assert f"starting up libvirt version: {release.libvirt}, " in log
-    assert f"qemu version: {release.qemu}." in log
+    assert f"starting up libvirt version: {libvirt}, " in log
+    assert f"qemu version: {qemu}." in log
 
 
 def test_a_domain_has_what_it_was_defined_with(defined: Guest) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from tests.conftest import TIMEOUT
 from tests.vmm.releases import ROOT
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 @pytest.mark.usefixtures("for_root", "guest")
@@ -39,16 +41,23 @@ def test_a_user_without_sudo_is_told_at_once() -> None:
     assert last == "migrate: that did not work: run it as root"
 
 
-def test_the_guest_is_made_once(guest: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def beside(guest: Path) -> Iterator[Path]:
+    """A directory that can have hard links to the guest's files."""
+    with tempfile.TemporaryDirectory(dir=guest.parent) as made:
+        yield Path(made)
+
+
+def test_the_guest_is_made_once(guest: Path, beside: Path) -> None:
     """Callers at the same instant wait for each other: one that finds a kernel may start it."""
-    subprocess.run(["cp", "-al", guest / "root", guest / "done", tmp_path], check=True)
+    subprocess.run(["cp", "-al", guest / "root", guest / "done", beside], check=True)
     script = ROOT / "mount-examples/libvirt/make-guest.sh"
 
     def make(_: int) -> tuple[int, int]:
-        done = subprocess.run([script, tmp_path], check=False, timeout=60)
-        return done.returncode, (tmp_path / "kernel").stat().st_ino
+        done = subprocess.run([script, beside], check=False, timeout=60)
+        return done.returncode, (beside / "kernel").stat().st_ino
 
     with ThreadPoolExecutor() as pool:
         made = list(pool.map(make, range(8)))
     assert made == [(0, made[0][1])] * 8
-    assert (tmp_path / "kernel").read_bytes() == (guest / "kernel").read_bytes()
+    assert (beside / "kernel").read_bytes() == (guest / "kernel").read_bytes()

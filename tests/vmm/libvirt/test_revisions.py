@@ -26,7 +26,7 @@ def with_driver(name: str, driver: str) -> str:
     return f'driver = "{driver}"\n{gallery()[name]}'.replace("guest = true\n", "")
 
 
-@pytest.mark.parametrize("release", ["bookworm"], indirect=True)
+@pytest.mark.parametrize("release", ["installed"], indirect=True)
 @pytest.mark.parametrize("driver", ["v4", "next"])
 def test_target_is_given_what_the_source_has(release: Release, guest: Path, driver: str) -> None:
     with ExitStack() as stack:
