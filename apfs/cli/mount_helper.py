@@ -55,7 +55,12 @@ def parse(text: str, *, sloppy: bool = False) -> MountOptions:
     `OptionError` for what is unknown, unless `sloppy`, and for values that make no sense.
     """
     options = MountOptions()
-    for word in _OPTION.findall(text):
+    words = _OPTION.findall(text)
+    if "remount" in words:  # before the others: mount(8) also names those that the mount has, such as user_id=
+        raise OptionError(
+            "remount is not possible: unmount and mount again; for ro or rw alone, use `mount -i -o remount,ro`"
+        )
+    for word in words:
         name, _, value = word.replace('"', "").partition("=")
         options.kernel = {option for option in options.kernel if KERNEL[option] != word}
         if name == "scenario" and value:
@@ -66,10 +71,6 @@ def parse(text: str, *, sloppy: bool = False) -> MountOptions:
             options.server.append(f"--{word.replace('_', '-').replace('noallow', 'no-allow')}")
         elif word in KERNEL:
             options.kernel.add(word)
-        elif word == "remount":
-            raise OptionError(
-                "remount is not possible: unmount and mount again; for ro or rw alone, use `mount -i -o remount,ro`"
-            )
         elif name in ("scenario", "clock"):
             raise OptionError(f"{word}: expected scenario=NAME, scenario=/FILE, clock=real or clock=manual")
         elif not sloppy and not any(fnmatch.fnmatchcase(word, pattern) for pattern in GENERIC):
