@@ -11,10 +11,10 @@ for headers in amd64:x86_64-linux-gnu arm64:aarch64-linux-gnu armhf:arm-linux-gn
     s390x:s390x-linux-gnu; do
     [ -d "/usr/include/${headers#*:}/asm" ] || packages="$packages linux-libc-dev-${headers%:*}-cross"
 done
-# What libvirt needs of udev has a package of its own since Debian 13.
+# What libvirt needs of udev has a package of its own since Debian 13, and sshd, which a test unpacks, a library.
 case $(. /etc/os-release && echo "$ID ${VERSION_ID-}") in
 'debian 12' | ubuntu*) ;;
-*) packages="$packages libvirt-daemon-driver-nodedev" ;;
+*) packages="$packages libvirt-daemon-driver-nodedev libwtmpdb0" ;;
 esac
 # shellcheck disable=SC2086 -- a list of words
 "$root/mount-examples/setup.sh" mount,test,lint $packages

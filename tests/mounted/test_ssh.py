@@ -37,6 +37,13 @@ PidFile none
 """
 
 
+def helpers(sshd: Path) -> str:
+    """Return configuration that says where the programs are that sshd runs since OpenSSH 9.8 and 10."""
+    programs = sshd.parents[1] / "lib/openssh"
+    names = {"SshdSessionPath": programs / "sshd-session", "SshdAuthPath": programs / "sshd-auth"}
+    return "".join(f"{name} {program}\n" for name, program in names.items() if program.exists())
+
+
 @pytest.fixture(scope="module")
 def sshd() -> Path:
     """Find the server, or get it without installing it: a machine that runs tests is not to be logged in to."""
@@ -86,7 +93,7 @@ def login(sshd: Path, hosts: tuple[Path, Path], tmp_path: Path) -> Iterator[tupl
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "config").write_text(CONFIG.format(place=tmp_path, port=port))
+    (tmp_path / "config").write_text(CONFIG.format(place=tmp_path, port=port) + helpers(sshd))
     (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {(tmp_path / 'host.pub').read_text()}")
     client: tuple[str, ...] = (
         "ssh",
