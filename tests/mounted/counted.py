@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EPOCHS = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 16)
+_LINUX = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+EPOCHS = _LINUX >= (6, 16)
 """Whether the kernel of this machine knows FUSE_NOTIFY_INC_EPOCH."""
+FORGETS_MODES = _LINUX < (5, 16)
+"""Whether this kernel forgets all about a file that was written or truncated, and not only its size and times.
+
+If so, it asks for the mode when the file is opened again (fuse_permission).
+"""
+_DEBIAN_12 = {"ls": (9, 1), "find": (4, 9), "grep": (3, 8), "mdevctl": (1, 2)}
 OLDER_KERNEL = """
 import struct
 from apfs.fuse import cache
@@ -28,6 +35,12 @@ cache._INC_EPOCH = struct.pack("=IiQ", 16, 99, 0)
 _REQUEST = re.compile(r"^unique: \d+, opcode: (\w+) ", re.MULTILINE)
 # Sent when the last user is gone, which is after the command has ended; what leads there is counted.
 _LATER = {"RELEASE", "RELEASEDIR", "FORGET", "BATCH_FORGET", "INTERRUPT"}
+
+
+def newer(tool: str) -> bool:
+    """Whether a tool of this machine is newer than that of Debian 12. Then it is as in Debian 13."""
+    said = subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(map(int, re.findall(r"\d+", said)[:2])) > _DEBIAN_12[tool]
 
 
 class Counted:
