@@ -18,8 +18,11 @@ ip link set lo up
 ln -sf mawk /usr/bin/awk
 ldconfig
 chmod u+s "$(command -v fusermount3)"
-printf 'root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/sh\n' > /etc/passwd
-printf 'root:x:0:\nnogroup:x:65534:\n' > /etc/group
+cp /usr/share/base-passwd/passwd.master /etc/passwd
+{
+    cat /usr/share/base-passwd/group.master
+    printf '%s:x:%s:\n' input 996 sgx 995 kvm 994 render 993 # those that udev's rules name
+} > /etc/group
 printf '127.0.0.1 localhost\n' > /etc/hosts
 mkdir -p /usr/local/bin
 printf '#!/bin/sh\nexec python3 -m apfs "$@"\n' > /usr/local/bin/apfs
@@ -29,9 +32,10 @@ mkdir -p /new
 mount --rbind / /new
 cd /new || exit
 mount --move . /
+# As if installed: tests have a PYTHONPATH of their own.
+printf '%s\n' /apfs /packages > /usr/lib/python3/dist-packages/installed.pth
 cat > /run/job << 'END'
 cd /apfs
-export PYTHONPATH=/apfs:/packages
 sh /command
 echo "apfs-vm: $?"
 echo o > /proc/sysrq-trigger

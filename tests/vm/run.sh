@@ -53,7 +53,7 @@ boot=$cache/$uml$architecture-kernel-$kernel
 "$fetch" "$boot" "$kernel" "$architecture" "$package"
 "$fetch" "$place" "$suite" "$architecture" +python3 +python3-dev +gcc +libc6-dev +libfuse3-dev +fuse3 +bubblewrap +kmod \
     +mount +util-linux +coreutils +bash +dash +udev +procps +mawk +sed +grep +findutils +login +passwd +base-files +hostname \
-    +iproute2 +socat +libc-bin +mdevctl
+    +iproute2 +socat +libc-bin +mdevctl +diffutils +base-passwd
 image=$(find "$boot/root" -name 'vmlinuz-*' -o -name linux.uml)
 # Debian 13's kernel has it built in.
 fuse=$(find "$boot/root" -name 'fuse.ko*')
@@ -101,7 +101,7 @@ precompile() {
 
 # The RAM disk: the tree, without what nobody needs there, and then what changes.
 archive() { (cd "$1" && find . -mindepth 1 | cpio --quiet --create --format=newc --owner=0:0 --reproducible); }
-if [ ! -f "$place/tree.cpio" ]; then
+if [ -z "$(find "$place" -maxdepth 1 -name tree.cpio -newer "$place/done")" ]; then
     say "making the file tree"
     rm -rf "$place/stage"
     cp --archive --link "$place/root" "$place/stage"
