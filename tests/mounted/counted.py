@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_LINUX = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-EPOCHS = _LINUX >= (6, 16)
+LINUX = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+"""The version of the kernel of this machine."""
+EPOCHS = LINUX >= (6, 16)
 """Whether the kernel of this machine knows FUSE_NOTIFY_INC_EPOCH."""
-FORGETS_MODES = _LINUX < (5, 16)
+FORGETS_MODES = LINUX < (5, 16)
 """Whether this kernel forgets all about a file that was written or truncated, and not only its size and times.
 
 If so, it asks for the mode when the file is opened again (fuse_permission).
