@@ -20,14 +20,12 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from apfs import host
-from apfs.cli import forking
+from apfs.cli import booting, forking
 from apfs.cli.main import main as program
 from apfs.mounts import agent
 from apfs.mounts.forks import NUMBER
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux
-from apfs.scenario import reader
 from apfs.scenario.model import DEFAULT
 
 if TYPE_CHECKING:
@@ -107,7 +105,7 @@ def prepare() -> None:
         importlib.import_module(module)
     with contextlib.suppress(ImportError):  # a command will say what to install
         importlib.import_module("apfs.fuse.session")
-    host.Host(reader.load(DEFAULT))
+    booting.boot_early(DEFAULT)
     program.make_context("apfs", ["exec", "true"]).close()
     program.commands["exec"].make_context("exec", ["--mount", "/", "true"]).close()
     program.commands["mount"].make_context("mount", ["--foreground", "/"]).close()

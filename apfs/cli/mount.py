@@ -99,13 +99,13 @@ def command(
         options += [] if fast_loop else ["--no-fast-loop"]
         _daemon(lambda: server.wait_for_daemon(server.begin_by(fork, mountpoint, options, None)))
         return
+    from apfs.cli.booting import booting
     from apfs.mounts import environment, table
     from apfs.scenario.model import ScenarioError
-    from apfs.scenario.reader import load
 
     try:
         environment.check_packages()
-        description = load(scenario, changes)
+        boot = booting(scenario, changes)
         environment.check_fuse()
         server.check_mountpoint(mountpoint)
     except (ScenarioError, table.MountsError) as error:
@@ -122,11 +122,9 @@ def command(
             from apfs.mounts import environment
 
             fail(str(environment.import_problem(error)), 2)
-        from apfs.host import Host
-
         try:
             session.serve(
-                Host(description),
+                boot(),
                 table.absolute(mountpoint),
                 allow_other=os.geteuid() == 0 if allow_other is None else allow_other,
                 clock=clock == "real",

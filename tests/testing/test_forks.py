@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apfs import MountedHost
+from apfs import Host, MountedHost, Shell, load
 from tests.conftest import TIMEOUT
 from tests.testing.conftest import wait_readable
 
@@ -93,6 +93,21 @@ def test_a_command_that_takes_too_long_is_killed(host: MountedHost, tmp_path: Pa
     os.close(reader)
 
 
+def test_hosts_that_were_booted_early_are_all_new() -> None:
+    """Nothing of what happens on one reaches another, although they are copies of one that was booted only once."""
+    with MountedHost() as changed:
+        changed.echo("-0-255", "/sys/bus/ap/apmask")
+        changed.console("plug 40 CEX7P", "scan")
+        with MountedHost() as host:
+            new = Shell(Host(load("default")))
+            assert host.status() == new.status() != changed.status()
+            assert host.recording() == new.recording()
+            for shell in (host, new):
+                shell.console("plug 41 CEX8A", "scan")
+            assert host.status() == new.status()
+            assert host.recording() == new.recording()
+
+
 def test_a_host_that_is_killed(host: MountedHost) -> None:
     with MountedHost() as other:
         before = other.alive
@@ -108,7 +123,7 @@ ENDED = "the process that starts hosts and commands has ended"
 # Prints process ids: the server that forks, a host; then does what it is told.
 PROGRAM = """
 import os, subprocess, sys
-from apfs import MountedHost
+from apfs import Host, MountedHost, Shell, load
 from apfs.mounts import forks
 
 def server():
