@@ -1,5 +1,7 @@
 """Assembles /sys, /dev and /run of a sandbox, inside the mount namespace that bwrap has created.
 
+The process that does so stays: it guards the sandbox, and carries the host's events there.
+
 bwrap can do that too, but it rereads the whole mount table for each bind, which takes half a second for 350 binds. So
 it waits, and a process that joins its namespaces mounts what `apfs.sandbox.compose` has determined.
 
@@ -15,10 +17,11 @@ import os
 import select
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 from apfs.mounts.server import close_others, end_with
-from apfs.sandbox import compose, linux, namespaces
+from apfs.sandbox import compose, linux, namespaces, uevents
+from apfs.sandbox.devtmpfs import Devtmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,18 +51,18 @@ class Assembler:
     when it has started the command. So the guard ends it, and until then keeps it from starting the command.
     """
 
-    def __init__(self, mount: Path, nodes: Nodes) -> None:
-        """Start it."""
+    def __init__(self, mount: Path, *, network: bool) -> None:
+        """Start it, for a sandbox on a mount, with a private `network` or without."""
         self.gate, self._gate = make_gate()
         """For bwrap's --file."""
         self.block, self._block = os.pipe()
         """For bwrap's --block-fd."""
         told, self._tell = os.pipe()
         self.done, done = os.pipe()
-        """Can be read when all is put together, or when that has failed."""
+        """Can be read when all is put together and events are carried, or when that has failed."""
         self.pid = os.fork()
         if self.pid == 0:
-            end_with(lambda: _work(_Guard(told, self._block), mount, nodes, self._gate, done))
+            end_with(lambda: _work(_Guard(told, self._block), mount, self._gate, done, network=network))
         for descriptor in (told, done):
             os.close(descriptor)
 
@@ -73,10 +76,10 @@ class Assembler:
             os.write(self._block, b"\0")
         os.close(self._block)
 
-    def tell(self, pid: int) -> None:
-        """Tell it of bwrap's child, in whose namespaces it is to work."""
+    def tell(self, fact: Nodes | int) -> None:
+        """Tell it first how nodes are shown, and then of bwrap's child, in whose namespaces it is to work."""
         with contextlib.suppress(BrokenPipeError):  # it was killed
-            os.write(self._tell, f"{pid}\n".encode())
+            os.write(self._tell, f"{fact}\n".encode())
 
     def problem(self) -> str:
         """Wait until all is put together. Return why that has failed, and nothing if it has not."""
@@ -106,31 +109,39 @@ class _Guard:
     def __init__(self, told: int, block: int) -> None:
         self.descriptors = told, block
         self._told, self._block = told, block
+        self._heard = b""
         self._pidfd: int | None = None
+
+    def wait_for_nodes(self) -> Nodes:
+        """Return how nodes are shown, once it is told."""
+        return cast("Nodes", self._hear())
 
     def wait_for_pid(self) -> int:
         """Return the process id of bwrap's child, once it is told."""
-        text = b""
-        while not text.endswith(b"\n"):
-            piece = os.read(self._told, select.PIPE_BUF)
-            if not piece:
-                self._end()
-            text += piece
-        pid = int(text)
+        pid = int(self._hear())
         with contextlib.suppress(ProcessLookupError):
             self._pidfd = os.pidfd_open(pid)
         return pid
 
-    def wait(self, gate: int | None = None) -> bool:
-        """Wait until bwrap reads at the gate; False if it has ended. Without a gate, wait for the end of everything."""
+    def _hear(self) -> str:
+        while b"\n" not in self._heard:
+            piece = os.read(self._told, select.PIPE_BUF)
+            if not piece:
+                self._end()
+            self._heard += piece
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode()
+
+    def wait(self, other: int | None = None, events: int = 0) -> int:
+        """Wait for events of a descriptor, and return which there are. Without one, wait for the end of everything."""
         poll = select.poll()
         poll.register(self._told, 0)
-        if gate is not None:
-            poll.register(gate, select.POLLOUT)
+        if other is not None:
+            poll.register(other, events)
         found = dict(poll.poll())
-        if self._told in found:
+        if other is None or self._told in found:
             self._end()
-        return not any(events & select.POLLERR for events in found.values())
+        return found[other]
 
     def _end(self) -> NoReturn:
         """End bwrap's child, and with it all processes of the sandbox."""
@@ -165,31 +176,52 @@ def _end_if_open(process: Path, file: Path) -> None:
             os.close(pidfd)
 
 
-def _work(guard: _Guard, mount: Path, nodes: Nodes, gate: int, done: int) -> None:
+def _work(guard: _Guard, mount: Path, gate: int, done: int, *, network: bool) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):  # they are for others
         signal.signal(number, signal.SIG_IGN)
     close_others(gate, done, *guard.descriptors)
-    said = _DONE
+    said, carrier = _DONE, None
     try:
+        nodes = guard.wait_for_nodes()
+        carrier = uevents.Carrier(mount) if network or nodes != "files" else None
         trees = compose.trees(mount, nodes)
         pid = guard.wait_for_pid()
-        if guard.wait(gate):
-            root = os.stat(f"/proc/{pid}/root")  # noqa: PTH116 -- faster
-            namespaces.join(pid, "mnt")
-            if os.path.samestat(root, os.stat("/")):  # noqa: PTH116 -- faster
-                _assemble(trees, mount)
-            else:
-                said = _CHROOT
+        if not guard.wait(gate, select.POLLOUT) & select.POLLERR:  # else bwrap has ended
+            said = _work_inside(pid, trees, mount, nodes, carrier, network=network)
         os.close(gate)
     except OSError as error:
         said = f"{error.filename or ''}: {error.strerror}".removeprefix(": ").encode()
     with contextlib.suppress(BrokenPipeError):
         os.write(done, said)
     os.close(done)
+    while carrier and carrier.source is not None and said == _DONE:
+        carrier.carry(guard.wait(carrier.source, select.POLLIN))
     guard.wait()
 
 
-def _assemble(trees: Sequence[compose.Tree], mount: Path) -> None:
+def _work_inside(
+    pid: int,
+    trees: Sequence[compose.Tree],
+    mount: Path,
+    nodes: Nodes,
+    carrier: uevents.Carrier | None,
+    *,
+    network: bool,
+) -> bytes:
+    """Join the sandbox, where nothing of /proc can be found any more, and put it together; return what to say."""
+    root = os.stat(f"/proc/{pid}/root")  # noqa: PTH116 -- faster
+    net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) if network else None
+    is_other_user = namespaces.join(pid, "mnt")
+    if not os.path.samestat(root, os.stat("/")):  # noqa: PTH116 -- faster
+        return _CHROOT
+    dev = _assemble(trees, mount)
+    if carrier:
+        carrier.start(Devtmpfs(dev, nodes).follow, net, become_root=is_other_user)
+    return _DONE
+
+
+def _assemble(trees: Sequence[compose.Tree], mount: Path) -> int:
+    """Put the trees together, and return a descriptor of the directory that will be /dev."""
     os.umask(0)
     linux.detach(_ROOT + compose.GATE)
     host = _open(f"{_ROOT}{mount}")  # now: the mount may be in a directory that is about to be covered
@@ -208,6 +240,7 @@ def _assemble(trees: Sequence[compose.Tree], mount: Path) -> None:
                     os.mkdir(place, step.mode)  # noqa: PTH102 -- faster
                 case compose.Empty():
                     _make_file(place)
+    return _open(f"{_ROOT}/dev")
 
 
 def _bind(step: compose.Bind, place: str) -> None:

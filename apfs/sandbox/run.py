@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from apfs.mounts import guests, table
 from apfs.mounts.interrupts import interrupts
-from apfs.sandbox import assemble, compose, linux, signals, supervisor, uevents
-from apfs.sandbox.devtmpfs import Devtmpfs
+from apfs.sandbox import assemble, compose, linux, signals, supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,8 +84,7 @@ def _run_if_alive(host: Path, guest_of: Sequence[str], command: list[str], sandb
 
 
 def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
-    sandbox.nodes = supervisor.possible(sandbox.nodes, mount)
-    with assemble.Assembler(mount, sandbox.nodes) as assembler:
+    with assemble.Assembler(mount, network=sandbox.private_network) as assembler:
         return _run_in_box(mount, command, sandbox, assembler)
 
 
@@ -111,9 +109,10 @@ def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: as
         os.close(descriptor)
     theirs.close()
 
-    watch = pump = None
+    watch = None
     try:
-        watch = supervisor.supervise(ours, mount, sandbox.nodes)
+        watch, nodes = supervisor.supervise(ours, mount, sandbox.nodes)
+        assembler.tell(nodes)
         wait = partial(_wait, box, watch)
         with open(status_reader, "rb", buffering=0):  # noqa: PTH123 -- to close it
             with interrupts.heeded():
@@ -121,13 +120,6 @@ def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: as
             pid = json.loads(line)["child-pid"] if newline else None
             if pid is not None:
                 _put_together(assembler, pid, wait)
-            if pid is not None and (sandbox.private_network or sandbox.nodes != "files"):
-                pump, ready = uevents.start(
-                    mount, pid, lambda: Devtmpfs(mount, pid, sandbox.nodes).follow, network=sandbox.private_network
-                )
-                with interrupts.heeded():
-                    wait(ready)
-                os.close(ready)
             signals.let_go(assembler.start_command, pid)
             reports += _read(status_reader, wait)
         interrupts.ignore()
@@ -136,9 +128,6 @@ def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: as
         _end_box(box)
         if watch is not None:
             watch.close()
-        if pump is not None:
-            os.kill(pump, signal.SIGKILL)
-            os.waitpid(pump, 0)
     # Without a last line that is not whole: bwrap was killed while it wrote that.
     lines = map(json.loads, reports[: reports.rfind(b"\n") + 1].splitlines())
     codes = [report["exit-code"] for report in lines if "exit-code" in report]

@@ -232,21 +232,6 @@ def _seccomp(number: int, flags: int, fprog: _Program) -> int:
     return linux.system_call("seccomp", number, operation, ctypes.c_ulong(flags), ctypes.byref(fprog))
 
 
-def refusal() -> int:
-    """Return why this process cannot install a filter with a listener: an errno, or 0 if it can. A child tries it."""
-    child = os.fork()
-    if child == 0:
-        number = errno.EIO
-        try:
-            install(_INSTRUCTION.pack(*_ALLOW))
-            number = 0
-        except OSError as error:
-            number = error.errno or number
-        finally:
-            os._exit(number)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 class Notification(NamedTuple):
     """A process, stopped at a system call."""
 

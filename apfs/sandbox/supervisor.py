@@ -61,7 +61,8 @@ class Supervisor:
     def close(self) -> None:
         """Let go of the host and of all eventfds."""
         for fd in (*self._eventfds.values(), self._channel, self._control, self._listener):
-            os.close(fd)
+            with contextlib.suppress(OSError):  # a host that is told of it may be gone
+                os.close(fd)
         self._nodes.close()
 
     def serve(self, *until: int) -> set[int]:
@@ -318,17 +319,18 @@ def stop_calls(channel: socket.socket, nodes: Nodes) -> None:
     os.close(listener)
 
 
-def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> Supervisor | None:
-    """Return the supervisor for what `stop_calls` sent; None, with a warning, if VFIO ioctls cannot be served.
+def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> tuple[Supervisor | None, Nodes]:
+    """Return the supervisor for what `stop_calls` sent, and how nodes can be shown.
 
-    None without a warning if the supervisor of an outer sandbox serves this host already, and if nothing was sent: the
-    process was killed, which its parent notices. `OSError` if the host has ended, or if there are no descriptors.
+    None, with a warning, if VFIO ioctls cannot be served; without one if the supervisor of an outer sandbox serves this
+    host already, and if nothing was sent: the process was killed, which its parent notices. Nodes are regular files if
+    there is nobody to open them. `OSError` if the host has ended, or if there are no descriptors.
     """
     with channel:
         said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
     if listeners:
         try:
-            return Supervisor(listeners[0], mount, nodes)
+            return Supervisor(listeners[0], mount, nodes), nodes
         except PermissionError as error:
             os.close(listeners[0])
             why = f"{mount}/ctl/ioctl: {error.strerror}"
@@ -336,23 +338,17 @@ def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> Supervisor |
             os.close(listeners[0])
             raise
     elif not said:
-        return None
+        return None, nodes
     elif int(said) != errno.EBUSY:
-        why = os.strerror(int(said))
+        why, nodes = os.strerror(int(said)), "files"
     elif _is_nested(mount):
-        return None
+        # The supervisor of the outer sandbox opens nodes in this one if it does so in its own.
+        return None, nodes if Path("/dev/iommu").is_char_device() else "files"
     else:
         why = "another program, such as an outer apfs exec with another host, watches the system calls already"
+        nodes = "files"
     print(f"apfs: VFIO ioctls are not served: {why}", file=sys.stderr)  # noqa: T201
-    return None
-
-
-def possible(nodes: Nodes, mount: Path) -> Nodes:
-    """Return how nodes can be shown: as regular files if there would be nobody to open them."""
-    refusal = seccomp.refusal()
-    # The supervisor of an outer sandbox does that in this one if it does it in its own.
-    served = refusal == errno.EBUSY and _is_nested(mount) and Path("/dev/iommu").is_char_device()
-    return "files" if refusal and not served else nodes
+    return None, nodes
 
 
 def _is_nested(mount: Path) -> bool:

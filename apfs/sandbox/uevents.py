@@ -1,29 +1,29 @@
 """Sends the emulated host's uevents to the kernel uevent multicast group of a network namespace.
 
-A process joins the namespace of a sandbox, follows `ctl/uevents` of the mount and sends new events. The kernel
-broadcasts an event that it gets with its own SEQNUM, as if it had created the event. If no udevd runs, the process also
-sends udevd's messages, because libudev's monitors listen only to udevd.
+The process that has assembled a sandbox follows `ctl/uevents` of the mount and sends new events. The kernel broadcasts
+an event that it gets with its own SEQNUM, as if it had created the event. If no udevd runs, the process also sends
+udevd's messages, because libudev's monitors listen only to udevd.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
-import signal
 import socket
 import stat
 import struct
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.mounts import table
-from apfs.mounts.server import close_others, end_with
-from apfs.sandbox import linux, namespaces
+from apfs.sandbox import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from io import FileIO
+    from pathlib import Path
 
 NETLINK_KOBJECT_UEVENT = 15
 _MESSAGE, _REQUEST, _ACK, _ERROR = 16, 1, 4, 2
@@ -119,89 +119,93 @@ class Sender:
             return
 
 
-def join(pid: int, *, network: bool) -> None:
-    """Move this process into the user namespace of another, and if `network` into its network namespace."""
-    if namespaces.join(pid, *(["net"] if network else [])) and network:
-        # libudev believes only messages whose sender is root in the listener's eyes.
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+class Carrier:
+    """Carries the events of a mount to a sandbox, those of a guest until it ends.
+
+    The process that has it makes it outside, and goes on with it in the sandbox. When it cannot carry events any more,
+    it says so, and that is its end.
+    """
+
+    def __init__(self, mount: Path) -> None:
+        """Listen to the mount from now on."""
+        self._mount = mount
+        self._follow: Callable[[Event], None] = lambda _: None
+        self._sender: Sender | None = None
+        self._source: FileIO | None = None
+        self._ours = False
+        with self._ending():
+            place = mount / "ctl/uevents"
+            self._ours = os.access(place, os.W_OK)
+            self._source = place.open("r+b" if self._ours else "rb", buffering=0)
+            events = parse(self._source.read().decode("latin-1"))
+            self._last = events[-1].sequence if events else "0"
+
+    @property
+    def source(self) -> int | None:
+        """What can be read when there are events, as long as they can be carried."""
+        return None if self._source is None else self._source.fileno()
+
+    def start(self, follow: Callable[[Event], None], network: int | None, *, become_root: bool) -> None:
+        """Be ready to carry events, in the sandbox's user and mount namespaces.
+
+        `follow` gets them first, and then whoever listens in a private network, by a descriptor of that. The
+        process has to `become_root` for them if the sandbox has its own users. The host is told what has been
+        delivered: a write that sends events returns afterwards, as in Linux. Of another user's mount nobody may hold up
+        the writes.
+        """
+        self._follow = follow
+        with self._ending():
+            if network is not None:
+                linux.enter(network, linux.CLONE_NEWNET)
+                if become_root:  # libudev believes only messages whose sender is root in the listener's eyes
+                    os.setresgid(0, 0, 0)
+                    os.setresuid(0, 0, 0)
+                self._sender = Sender()
+            self._tell(self._last)
+
+    def carry(self, found: int) -> None:
+        """Carry the events that have come, when poll(2) has `found` something at the source."""
+        with self._ending():
+            text = self._source.read() if self._source else None
+            events = parse(text.decode("latin-1")) if text else []
+            for event in events:
+                self._follow(event)
+                if self._sender is not None:
+                    self._sender.as_kernel(event)
+                    if not has_udevd():
+                        self._sender.as_udevd(event)
+            if events:
+                self._tell(events[-1].sequence)
+            if found & select.POLLHUP:
+                self._end()
+
+    def _tell(self, sequence: str) -> None:
+        """Tell the host what has been delivered."""
+        if self._ours and self._source is not None:
+            self._source.write(sequence.encode())
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            self._end()  # the host is gone already, and the reason is reported elsewhere
+        except OSError as error:
+            self._end()
+            lost = error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+            said = str(table.gone(str(self._mount), error)) if lost else f"uevents are not delivered: {error}"
+            print(f"apfs: {said}", file=sys.stderr)  # noqa: T201
+
+    def _end(self) -> None:
+        if self._source is not None:
+            with contextlib.suppress(OSError):  # a host that is told of it may be gone
+                self._source.close()
+            self._source = None
 
 
-def has_udevd(pid: int) -> bool:
-    """Whether a udevd runs in the sandbox: it has made its control file a socket."""
+def has_udevd() -> bool:
+    """Whether a udevd runs in the sandbox that this process is in: it has made its control file a socket."""
     try:
-        return stat.S_ISSOCK(Path(f"/proc/{pid}/root/run/udev/control").stat().st_mode)
+        return stat.S_ISSOCK(os.stat("/run/udev/control").st_mode)  # noqa: PTH116 -- faster
     except OSError:
         return False
-
-
-def _pump(mount: Path, pid: int, ready: int, follow: Callable[[Event], None], *, network: bool) -> None:
-    """Carry the mount's events to the sandbox of process `pid`, those of a guest until it ends.
-
-    Closes `ready` when it listens.
-
-    `follow` gets them first, and then, if there is a private `network`, whoever listens there. The host is told what
-    has been delivered: a write that sends events returns afterwards, as in Linux. Of another user's mount nobody may
-    hold up the writes.
-    """
-    place = mount / "ctl/uevents"
-    ours = os.access(place, os.W_OK)
-    with place.open("r+b" if ours else "rb", buffering=0) as source:
-        events = parse(source.read().decode("latin-1"))
-        if ours:
-            source.write(events[-1].sequence.encode() if events else b"0")
-        join(pid, network=network)
-        sender = Sender() if network else None
-        os.close(ready)
-        poller = select.poll()
-        poller.register(source, select.POLLIN)
-        ended = 0
-        while not ended:
-            ((_, found),) = poller.poll()
-            ended = found & select.POLLHUP
-            text = source.read()
-            if text is None:
-                continue
-            events = parse(text.decode("latin-1"))
-            for event in events:
-                follow(event)
-                if sender is not None:
-                    sender.as_kernel(event)
-                    if not has_udevd(pid):
-                        sender.as_udevd(event)
-            if ours and events:
-                source.write(events[-1].sequence.encode())
-
-
-def start(mount: Path, pid: int, follower: Callable[[], Callable[[Event], None]], *, network: bool) -> tuple[int, int]:
-    """Start a process that carries the mount's events to the sandbox of process `pid`.
-
-    What `follower()` returns there is called for each event, before listeners in a private `network` get it. Returns
-    the process's own pid, and a descriptor whose other end is closed when it listens, or has said why it cannot.
-    """
-    reader, writer = os.pipe()
-    parent = os.getpid()
-    child = os.fork()
-    if child == 0:
-        end_with(lambda: _work(mount, pid, writer, follower, network=network, parent=parent))
-    os.close(writer)
-    return child, reader
-
-
-def _work(
-    mount: Path, pid: int, ready: int, follower: Callable[[], Callable[[Event], None]], *, network: bool, parent: int
-) -> None:
-    linux.die_with_parent(parent=parent)
-    for number in (signal.SIGINT, signal.SIGQUIT):  # they are for the command
-        signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    close_others(ready)  # above all the other end of the server's lifeline
-    try:
-        _pump(mount, pid, ready, follower(), network=network)
-    except FileNotFoundError:
-        pass  # the sandbox is gone already, and the reason is reported elsewhere
-    except OSError as error:
-        lost = error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-        said = str(table.gone(str(mount), error)) if lost else f"uevents are not delivered: {error}"
-        print(f"apfs: {said}", file=sys.stderr)  # noqa: T201

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 AT_THE_END = 30
 """More calls that change something than `apfs exec` makes after the command has started."""
-BWRAP = "4"
+BWRAP = "3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,12 +300,10 @@ def _host(commands: Commands, stack: ExitStack, scenario: str) -> Path:
 KINDS: dict[str, Callable[[Commands, ExitStack], Kind]] = {
     "exec": exec_killed,
     "exec-server": lambda *rest: helper_of_exec_killed(SERVER, *rest),
-    "exec-trial": lambda *rest: helper_of_exec_killed("2", *rest),
-    "exec-assembler": lambda *rest: helper_of_exec_killed("3", *rest),
+    "exec-assembler": lambda *rest: helper_of_exec_killed("2", *rest),
     "exec-bwrap": lambda *rest: helper_of_exec_killed(BWRAP, *rest),
     "exec-bwrap-child": lambda *rest: helper_of_exec_killed(f"{BWRAP}.1", *rest),
     "exec-command": lambda *rest: helper_of_exec_killed(f"{BWRAP}.1.1", *rest),
-    "exec-uevents": lambda *rest: helper_of_exec_killed("5", *rest),
     "exec-interrupted": exec_interrupted,
     "exec-on-a-mount": exec_on_a_mount_killed,
     "mount": lambda *rest: mount_killed(COMMAND, *rest),

@@ -34,8 +34,9 @@ def test_why_a_sandbox_cannot_be_put_together() -> None:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         other.stdout.readline()
-        with assemble.Assembler(Path("/nosuch"), "files") as assembler:
+        with assemble.Assembler(Path("/nosuch"), network=False) as assembler:
             os.read(assembler.gate, 1 << 16)
+            assembler.tell("files")
             assembler.tell(other.pid)
             assert assembler.problem() == "umount2: No such file or directory"
         other.communicate()
@@ -43,7 +44,8 @@ def test_why_a_sandbox_cannot_be_put_together() -> None:
 
 def test_a_defect_is_no_success(capfd: pytest.CaptureFixture[str]) -> None:
     """A process that ends with an exception ends there, with a status and without what its parent would do next."""
-    with assemble.Assembler("no path", "files") as assembler:  # type: ignore[arg-type]
+    with assemble.Assembler("no path", network=False) as assembler:  # type: ignore[arg-type]
+        assembler.tell("files")
         assert assembler.problem() == "a process of apfs was killed, or failed"
         ended = os.waitid(os.P_PID, assembler.pid, os.WEXITED | os.WNOWAIT)
         assert ended

@@ -344,30 +344,6 @@ def test_nodes_of_zcrypt_whose_place_is_taken_are_not_there(mount: Mounter, when
     assert not Path("/dev/shm/x").exists()  # noqa: S108 -- it is what must not be made
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace")
-def test_nobody_waits_for_a_sandbox_that_does_not_come_about() -> None:
-    """Whoever makes nodes waits until /dev is that of the sandbox, and is gone with the process that follows events."""
-    script = """
-import os, sys
-from pathlib import Path
-from apfs.sandbox.devtmpfs import Devtmpfs
-from apfs.sandbox.uevents import parse
-(event,) = parse("add@/devices/virtual/zcrypt/x\\nACTION=add\\nDEVPATH=/devices/virtual/zcrypt/x\\nSUBSYSTEM=zcrypt"
-                 "\\nMAJOR=240\\nMINOR=0\\nDEVNAME=x\\nSEQNUM=1\\n\\n")
-print("here", flush=True)
-Devtmpfs(Path("/"), os.getpid(), "devices").follow(event)
-"""
-    command = ["unshare", "--mount", sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "here\n"
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not children.read_text():
-            assert process.poll() is None
-        process.kill()
-        assert process.stdout.read() == ""  # nobody has it open any more
-
-
 def test_nodes_come_and_go_with_modules_and_devices() -> None:
     result = inside(
         """
