@@ -240,6 +240,10 @@ def _assemble(trees: Sequence[compose.Tree], mount: Path) -> int:
                     os.mkdir(place, step.mode)  # noqa: PTH102 -- faster
                 case compose.Empty():
                     _make_file(place)
+                case compose.Cover():
+                    os.fchdir(host)
+                    linux.bind(step.source if step.emulated else _ROOT + step.source, place)
+                    linux.protect(place)
     return _open(f"{_ROOT}/dev")
 
 

@@ -101,7 +101,16 @@ class Empty(NamedTuple):
     place: str
 
 
-Step = Bind | Link | Directory | Empty
+class Cover(NamedTuple):
+    """A file, shown in place of another too, read-only."""
+
+    source: str
+    """Its path below the mount if it is emulated, else that on the real machine, without links."""
+    place: str
+    emulated: bool = False
+
+
+Step = Bind | Link | Directory | Empty | Cover
 
 
 class Tree(NamedTuple):
@@ -215,45 +224,42 @@ def _compose_run() -> Iterator[Step]:
     yield Empty("/run/udev/control")
 
 
-def trees(mount: Path, nodes: Nodes) -> list[Tree]:
-    """Return the directories that are put together for a sandbox on a mount."""
-    return [
-        Tree("/sys", list(_compose_sys(mount))),
-        Tree("/dev", list(_compose_dev(mount, nodes))),
-        Tree("/run", list(_compose_run())),
-    ]
-
-
-def compose_module_tools() -> list[str]:
-    """Return the arguments that let modprobe and its like act on the emulated host and never on the real kernel.
+def _compose_module_tools() -> Iterator[Step]:
+    """Yield what lets modprobe and its like act on the emulated host and never on the real kernel.
 
     They are usually links to one program, kmod, and go by their names. A script takes its place, and the real one is
     kept aside for uses that only read.
     """
-    script = str(Path(__file__).with_name("module-tools.sh"))
+    script = os.path.realpath(Path(__file__).with_name("module-tools.sh"))
     first, *others = MODULE_TOOLS
-    arguments = ["--ro-bind", script, f"{TOOLS}/{first}"]
-    for name in others:
-        arguments += ["--symlink", first, f"{TOOLS}/{name}"]
+    yield from (Empty(f"{TOOLS}/{first}"), Cover(script, f"{TOOLS}/{first}"))
+    yield from (Link(first, f"{TOOLS}/{name}") for name in others)
     places = [
         f"{directory}/{name}" for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") for name in MODULE_TOOLS
     ]
     programs = {os.path.realpath(place) for place in places if os.path.exists(place)}  # noqa: PTH110 -- text wanted
     first, *others = _READ_ONLY_TOOLS
+    if programs:
+        yield Empty(f"{TOOLS}/real/{first}")
+        yield from (Link(first, f"{TOOLS}/real/{name}") for name in others)
     for program in sorted(programs):
-        arguments += ["--ro-bind", program, f"{TOOLS}/real/{first}", "--ro-bind", script, program]
-    for name in others if programs else ():
-        arguments += ["--symlink", first, f"{TOOLS}/real/{name}"]
-    return arguments
+        yield from (Cover(program, f"{TOOLS}/real/{first}"), Cover(script, program))
 
 
-def arguments(mount: Path, sandbox: Sandbox, gate: int) -> list[str]:
-    """Return the arguments of bwrap for a sandbox on a mount. Where it waits for `gate`, the trees are put together."""
+def trees(mount: Path, nodes: Nodes) -> list[Tree]:
+    """Return the directories that are put together for a sandbox on a mount."""
+    modules = [Cover("ctl/sandbox/modules", "/proc/modules", emulated=True)] if Path("/proc/modules").exists() else []
+    return [
+        Tree("/sys", [*_compose_sys(mount), *modules]),
+        Tree("/dev", list(_compose_dev(mount, nodes))),
+        Tree("/run", [*_compose_run(), *_compose_module_tools()]),
+    ]
+
+
+def arguments(sandbox: Sandbox, gate: int) -> list[str]:
+    """Return the arguments of bwrap for a sandbox. Where it waits for `gate`, the trees are put together."""
     arguments = ["--die-with-parent", "--dev-bind", "/", "/", *namespaces(sandbox)]
-    if Path("/proc/modules").exists():
-        arguments += ["--ro-bind", str(mount / "ctl/sandbox/modules"), "/proc/modules"]
     arguments += ["--tmpfs", GATE, "--file", str(gate), f"{GATE}/gate"]
-    arguments += compose_module_tools()
     arguments += _make_room([destination for _, destination in sandbox.binds] + sandbox.tmpfs)
     for source, destination in sandbox.binds:
         arguments += ["--bind", source, destination]

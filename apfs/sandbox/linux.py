@@ -19,7 +19,7 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 OPENAT2, PIDFD_GETFD = 437, 438  # the same on all architectures
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
 """Ways to resolve a path, for `open_path` (linux/openat2.h)."""
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MNT_DETACH = 2, 4, 0x1000, 0x4000, 2
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MNT_DETACH = 1, 2, 4, 0x20, 0x1000, 0x4000, 2
 _OPEN_HOW = struct.Struct("=3Q")
 """struct open_how: flags, mode, resolve."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -114,6 +114,14 @@ def open_path(directory: int, path: bytes, flags: int, resolve: int) -> int:
 def bind(source: str, destination: str) -> None:
     """Show a file or directory, and what is mounted below it, at another place as well (mount(2), MS_BIND, MS_REC)."""
     call("mount", os.fsencode(source), os.fsencode(destination), None, ctypes.c_ulong(MS_BIND | MS_REC), None)
+
+
+def protect(place: str) -> None:
+    """Make a bind mount read-only, and its set-user-ID bits and device nodes mean nothing (mount(2), MS_REMOUNT)."""
+    # In a user namespace, a flag that is set already may not be taken away.
+    kept = os.statvfs(place).f_flag & os.ST_NOEXEC
+    flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | kept
+    call("mount", None, os.fsencode(place), None, ctypes.c_ulong(flags), None)
 
 
 def mount_tmpfs(place: str) -> None:

@@ -91,7 +91,7 @@ def _run_on(mount: Path, command: list[str], sandbox: Sandbox) -> int:
 def _run_in_box(mount: Path, command: list[str], sandbox: Sandbox, assembler: assemble.Assembler) -> int:
     status_reader, status_writer = os.pipe()
     words = ["--json-status-fd", str(status_writer), "--block-fd", str(assembler.block)]
-    words += compose.arguments(mount, sandbox, assembler.gate)
+    words += compose.arguments(sandbox, assembler.gate)
     terminal = signals.take()
     restored = [f"--default-signal={number.name[3:]}" for number in sorted(terminal)]
     for descriptor in (status_writer, assembler.block, assembler.gate):
