@@ -25,8 +25,9 @@ from apfs.cli.main import main as program
 from apfs.mounts import agent
 from apfs.mounts.forks import NUMBER
 from apfs.mounts.server import close_others, end_with
-from apfs.sandbox import linux
+from apfs.sandbox import linux, seccomp
 from apfs.scenario.model import DEFAULT
+from apfs.vfio import uapi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,7 @@ def prepare() -> None:
     with contextlib.suppress(ImportError):  # a command will say what to install
         importlib.import_module("apfs.fuse.session")
     booting.boot_early(DEFAULT)
+    seccomp.program(uapi.TYPE, "devices")
     program.make_context("apfs", ["exec", "true"]).close()
     program.commands["exec"].make_context("exec", ["--mount", "/", "true"]).close()
     program.commands["mount"].make_context("mount", ["--foreground", "/"]).close()

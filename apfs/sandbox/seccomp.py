@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import platform
 import resource
@@ -181,6 +182,7 @@ def _file_calls(calls: FileCalls, nodes: Nodes) -> list[tuple[int | None, _Code]
     return [*opening, *asking, (calls.statx, _asking(2, nodes))]
 
 
+@functools.cache
 def program(type_byte: int, nodes: Nodes = "files") -> bytes:
     """Return the filter: notify of ioctls whose request has this type byte, of new limits of locked memory, of nodes.
 
