@@ -11,8 +11,8 @@ These steps run in this order, in these modules:
    ioctls, because a file system cannot execute them. `seccomp` has the kernel interface for that.
 4. In the parent, `supervisor` answers the stopped calls on behalf of the host. It reads and writes the memory of the
    calling process, and installs descriptors in it, with functions of `process`.
-5. The process of `assemble` joins the namespaces that bwrap has created, with `namespaces`. With `uevents`, it makes the
-   kernel send the host's uevents there, and with `devtmpfs`, it makes the nodes that they announce.
+5. The process of `assemble` joins the namespaces that bwrap has created, with `namespaces`. With `uevents`, it makes
+   the kernel send the host's uevents there, and with `devtmpfs`, it makes the nodes that they announce.
 6. The command runs. `run` waits for it and exits with its exit status.
 
 `linux` has the system calls that Python lacks. The design is described in docs/adr/0007 (namespaces and uevents) and
