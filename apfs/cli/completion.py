@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,13 +32,6 @@ class _Bash(BashComplete):
 
 
 add_completion_class(_Bash)
-
-
-def script(command: click.Command, shell: str) -> str:
-    """Return the text that makes a shell complete `apfs`."""
-    kind = get_completion_class(shell)
-    assert kind is not None, shell  # noqa: S101 -- click has all of SHELLS
-    return kind(command, {}, "apfs", "_APFS_COMPLETE").source()
 
 
 def _matching(items: Iterable[tuple[str, str | None]], incomplete: str) -> list[CompletionItem]:
@@ -135,4 +128,6 @@ def command(ctx: click.Context, shell: str) -> None:
         eval "$(apfs completion zsh)"             in ~/.zshrc, after compinit
         apfs completion fish | source             in ~/.config/fish/config.fish
     """
+    from apfs.cli.tab import script
+
     click.echo(script(ctx.find_root().command, shell), nl=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import select
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import TYPE_CHECKING, Self
 
 import click
 import pytest
+from click.shell_completion import get_completion_class
 
 from apfs.cli.completion import SHELLS
-from apfs.cli.main import main
+from apfs.cli.main import COMMANDS, main
+from apfs.cli.tab import known, script
 from apfs.scenario.reader import gallery
 from tests.conftest import TIMEOUT, UUID, apfs
 from tests.tools.conftest import need
@@ -234,6 +238,68 @@ def test_installed_files_are_found_by_the_shell(terminal: Callable[[str, str], T
         shown.exit()
 
 
+def _place(shell: str, words: tuple[str, ...], word: str) -> list[str]:
+    """Return the arguments with which the script of a shell asks."""
+    line = ("\n" if shell == "bash" else " ").join(("COMP_WORDS=apfs", *words, word))
+    if shell == "fish":
+        return ["_APFS_COMPLETE=fish_complete", line, f"COMP_CWORD={word}", "apfs"]
+    return [line, f"COMP_CWORD={len(words) + 1}", f"_APFS_COMPLETE={shell}_complete", "apfs"]
+
+
+def _answers_of_script(shell: str, questions: list[tuple[tuple[str, ...], str]]) -> list[str]:
+    """Return what a script prints for words and the one after them; `asked` if it would ask apfs."""
+    need(shell)
+    instead = {"fish": "function env; echo asked; end"}.get(shell, "env() { echo asked; }")
+    calls = (f"_apfs_ask {shlex.join(_place(shell, *question))}; echo '=='" for question in questions)
+    # Without a terminal there is nothing that completes.
+    text = re.split(r"\n(?:function )?_apfs_completion", script(main, shell))[0]
+    return run_shell(shell, "\n".join([text, instead, *calls])).split("==\n")[:-1]
+
+
+def run_shell(shell: str, text: str) -> str:
+    result = subprocess.run([shell, "-c", text], check=True, capture_output=True, text=True, timeout=TIMEOUT, env=ENV)
+    assert result.stderr == ""
+    return result.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_scripts_know_commands_and_options(shell: str) -> None:
+    """Exactly those that they would be told of."""
+    kind = get_completion_class(shell)
+    assert kind
+    completer = kind(main, {}, "apfs", "_APFS_COMPLETE")
+    entries = list(known(completer, main))
+    questions = [
+        (entry.words, word)
+        for entry in entries
+        for item in (*entry.items, None)
+        for word in ({entry.start} if item is None else {item.value[:3], item.value})
+    ]
+    assert len(questions) > 200
+    expected = [
+        "".join(f"{completer.format_completion(item)}\n" for item in completer.get_completions(list(words), word))
+        for words, word in questions
+    ]
+    assert _answers_of_script(shell, questions) == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_scripts_ask_for_all_else(shell: str) -> None:
+    questions = [
+        (("mount",), ""),
+        (("mount", "--clock"), ""),
+        (("mount", "--clock"), "-"),
+        (("mount", "/z"), "--s"),
+        (("scenario", "show"), ""),
+        (("scenario", "show"), "emp"),
+        (("exec", "--"), "-"),
+        (("nosuch",), "-"),
+        (("nosuch",), ""),
+        (("",), ""),
+    ]
+    assert _answers_of_script(shell, questions) == ["asked\n"] * len(questions)
+
+
 def test_fish_completes_without_a_terminal() -> None:
     need("fish")
     script = "apfs completion fish | source; complete -C 'apfs mo'; complete -C 'apfs scenario show empt'"
@@ -242,6 +308,8 @@ def test_fish_completes_without_a_terminal() -> None:
     assert lines[0].split("\t")[0] == "mount"
     assert lines[1].split("\t")[0] == "empty"
     assert len(lines) == 2
+    shown = run_shell("fish", "apfs completion fish | source; complete -C 'apfs doc'")
+    assert shown == f"doctor\t{COMMANDS['doctor']}\n"
 
 
 def test_unknown_shell() -> None:

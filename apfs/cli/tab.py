@@ -1,0 +1,122 @@
+"""The scripts of `apfs completion`: those of click, which ask `apfs` at every Tab, with a table of what never changes.
+
+A script knows the commands and the options, so that Tab takes no time for them. It asks for everything else: values,
+and options behind other words, as some can be used only once.
+"""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_REPLACED = {"(env ": "(_apfs_ask ", 'string split ","': 'string split --max 1 ","'}
+"""What is different in the scripts of click: whom they ask, with the same arguments, and commas in texts for fish."""
+
+_POSIX = """\
+_apfs_ask() {
+    local word=${1##*SEPARATOR} place="${1%SEPARATOR*} $2" item
+    local -a items=()
+    [[ $word != -* ]] || place+=" -"
+    case $place in
+CASES
+    (*) env "$@"; return ;;
+    esac
+    for item in "${items[@]}"; do
+        [[ $item != START"$word"* ]] || printf '%s\\n' "$item"
+    done
+}
+
+"""
+"""For bash and zsh, where the first arguments are COMP_WORDS=WORD... and COMP_CWORD=NUMBER."""
+
+_FISH = """\
+function _apfs_ask
+    set -l word (string replace -- COMP_CWORD= '' $argv[3])
+    set -l literal (string escape --style=regex -- "$word")
+    set -l place (string replace --regex -- "$literal\\$" '' "$argv[2]")
+    string match --quiet -- '-*' "$word"; and set place "$place-"
+    set -l items
+    switch "$place"
+CASES
+    case '*'
+        env $argv
+        return
+    end
+    string match --regex -- "^plain,$literal.*" $items
+end
+
+"""
+"""The second argument is COMP_WORDS=LINE up to the cursor, the third one COMP_CWORD=WORD."""
+
+
+class Known(NamedTuple):
+    """What can follow some words at once: either commands or options."""
+
+    words: tuple[str, ...]
+    start: str
+    """What they start with: a dash, or anything else."""
+    items: list[CompletionItem]
+
+
+def known(completer: ShellComplete, command: click.Command, words: tuple[str, ...] = ()) -> Iterator[Known]:
+    """Yield what can follow a command, and each in it."""
+    yield Known(words, "-", completer.get_completions(list(words), "-"))
+    if isinstance(command, click.Group):
+        yield Known(words, "", completer.get_completions(list(words), ""))
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None, name  # noqa: S101 -- the group lists it
+            yield from known(completer, found, (*words, name))
+
+
+def script(command: click.Command, shell: str) -> str:
+    """Return the text that makes a shell, one of those that click knows, complete `apfs`."""
+    kind = get_completion_class(shell)
+    assert kind is not None, shell  # noqa: S101 -- click knows it
+    completer = kind(command, {}, "apfs", "_APFS_COMPLETE")
+    source = completer.source()
+    table = list(known(completer, command))
+    for theirs, ours in _REPLACED.items():
+        source = source.replace(theirs, ours)
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](completer, table) + source
+
+
+def _items(completer: ShellComplete, entry: Known) -> str:
+    return " ".join(quote(completer.format_completion(item)) for item in entry.items)
+
+
+def _posix(completer: ShellComplete, table: list[Known], separator: str, start: str) -> str:
+    def place(entry: Known) -> str:
+        line = separator.join(("COMP_WORDS=apfs", *entry.words))
+        return quote(f"{line} COMP_CWORD={len(entry.words) + 1}{entry.start and ' -'}")
+
+    cases = [f"    ({place(entry)}) items=({_items(completer, entry)}) ;;" for entry in table]
+    text = _POSIX.replace("SEPARATOR", _ansi(separator)).replace("START", _ansi(start))
+    return text.replace("CASES", "\n".join(cases))
+
+
+def _ansi(text: str) -> str:
+    return "$'" + text.replace("\n", "\\n") + "'"
+
+
+def _bash(completer: ShellComplete, table: list[Known]) -> str:
+    return _posix(completer, table, "\n", "plain,")
+
+
+def _zsh(completer: ShellComplete, table: list[Known]) -> str:
+    return _posix(completer, table, " ", "plain\n")
+
+
+def _fish(completer: ShellComplete, table: list[Known]) -> str:
+    def case(entry: Known) -> str:
+        line = " ".join(("COMP_WORDS=apfs", *entry.words, entry.start))
+        return f"    case {quote(line)}\n        set items {_items(completer, entry)}"
+
+    return _FISH.replace("CASES", "\n".join(map(case, table)))
