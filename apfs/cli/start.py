@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
+from apfs import __version__
 from apfs.mounts.interrupts import at_once
 
 
@@ -11,6 +14,16 @@ def main() -> None:
     """Run the command."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the program that started it ignores it
         signal.signal(signal.SIGINT, at_once)
+    if sys.argv[1:] == ["--version"] and _print(f"apfs, version {__version__}\n"):
+        return
     from apfs.cli.main import main as run
 
     run()
+
+
+def _print(line: str) -> bool:
+    """Print a line without click, whose import takes most of the time; False if that fails, which click reports."""
+    try:
+        return os.write(1, line.encode()) == len(line)
+    except OSError:
+        return False

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import apfs as package
 from apfs.cli.main import COMMANDS, main
@@ -21,16 +22,22 @@ from tests.conftest import TIMEOUT, apfs, let_in, sh
 
 
 def test_version() -> None:
+    """As click says it, without the time of importing click."""
     assert apfs("--version").stdout == f"apfs, version {package.__version__}\n"
+    assert CliRunner().invoke(main, ["--version"]).stdout == apfs("--version").stdout
+    assert "click" not in imported_by("--version")
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["no-such-command"]])
+def imported_by(*arguments: str) -> set[str]:
+    """Return the modules that a command imports, but for those that functions import."""
+    command = [sys.executable, "-X", "importtime", "-m", "apfs", *arguments]
+    told = subprocess.run(command, check=False, capture_output=True, text=True).stderr
+    return {line.rpartition("|")[2].strip() for line in told.splitlines()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["no-such-command"]])
 def test_no_command_is_imported_before_it_is_used(arguments: list[str]) -> None:
-    told = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "apfs", *arguments], check=False, capture_output=True, text=True
-    ).stderr
-    loaded = {line.rpartition("|")[2].strip() for line in told.splitlines()}
-    assert {name for name in loaded if name.startswith("apfs.")} == {
+    assert {name for name in imported_by(*arguments) if name.startswith("apfs.")} == {
         *("apfs.cli", "apfs.cli.main", "apfs.cli.start", "apfs.cli.streams", "apfs.mounts", "apfs.mounts.interrupts"),
     }
 
