@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import TIMEOUT, apfs
+from tests.mounted.counted import newer
 from tests.tools.conftest import need
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 def test_commands_print_what_stands_there(page: str, directory: Path) -> None:
     need("bwrap", "mdevctl", "udevadm")
     expected = transcript(page)
+    if newer("mdevctl"):  # it does not end with an empty line any more
+        expected = [(did, said.rstrip("\n") + "\n" if "mdevctl types" in did else said) for did, said in expected]
     commands = [command for command, _ in expected]
     place = str(directory / "z")
     if f"mkdir {_MOUNTPOINT}" not in commands:

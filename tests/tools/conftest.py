@@ -29,17 +29,19 @@ def need(*tools: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def debian_12() -> None:
-    """Skip on other systems, whose versions of the tools print other things."""
+def debian() -> str:
+    """The version of Debian. Skip on other systems, whose versions of the tools print other things."""
     release = platform.freedesktop_os_release()
-    if (release["ID"], release.get("VERSION_ID")) != ("debian", "12"):
-        pytest.skip(f"the transcripts are those of Debian 12's tools, and this is {release['PRETTY_NAME']}")
+    version = release.get("VERSION_ID", "")
+    if release["ID"] != "debian" or version not in ("12", "13"):
+        pytest.skip(f"the transcripts are those of Debian 12 and 13, and this is {release['PRETTY_NAME']}")
+    return version
 
 
 @pytest.fixture(scope="session")
-def s390x_binaries(debian_12: None) -> Path:
+def s390x_binaries(debian: str) -> Path:
     """Fetch the s390x binaries once, and return their root; an archive that cannot be reached is an error."""
-    del debian_12
+    del debian
     place = EXAMPLES.parents[1] / ".cache/s390x"
     place.parent.mkdir(exist_ok=True)
     # Another process of the run may be about to do the same.
