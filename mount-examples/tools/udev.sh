@@ -20,6 +20,7 @@ ACTION=="add", SUBSYSTEM=="mdev", ENV{FROM_RULE}="yes", RUN+="/bin/sh -c 'echo $
 RULES
 /lib/systemd/systemd-udevd > /run/udevd.log 2>&1 &
 wait_for 'udevadm control --ping 2> /dev/null'
+: > /run/events # it is looked at before the next command has made it
 # Without the machine's own events: there is one whenever anything is mounted anywhere.
 stdbuf -oL udevadm monitor --kernel --udev --property --subsystem-match={ap,matrix,mdev,vfio,vfio-dev,zcrypt,misc} \
     > /run/events 2>&1 &
