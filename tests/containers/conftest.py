@@ -14,13 +14,16 @@ import pytest
 
 from tests.rooms import Room
 from tests.tools.conftest import need
+from tests.vmm.releases import installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = "mount-examples/containers/Containerfile"
-BASE, IMAGE = "debian:12-slim", "localhost/apfs:latest"
+# pip fetches packages for the Python of this machine, so that the image must have the same one.
+VERSION, SUITE = ("13", "trixie") if installed() == "trixie" else ("12", "bookworm")
+BASE, IMAGE = f"debian:{VERSION}-slim", "localhost/apfs:latest"
 # Building an image takes a minute or so; this only keeps a hanging test from hanging the run.
 TIMEOUT = 600
 # The engine's settings for a machine where nothing but that works; they say nothing of what containers may do.
@@ -103,15 +106,15 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def base(engine: Engine) -> str:
-    """Have the image debian:12-slim, made of Debian's packages: there may be no registry in reach."""
-    archive = ROOT / ".cache/debian-12.tar"
+    """Have the image debian:12-slim or debian:13-slim, made of Debian's packages: there may be no registry in reach."""
+    archive = ROOT / f".cache/debian-{VERSION}.tar"
     if not archive.exists():
         archive.parent.mkdir(exist_ok=True)
         part = archive.with_suffix(f".{os.getpid()}.tar")
         # What the image of that name leaves out is left out here too.
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
         command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "--skip=output/dev"]
-        command += [*left_out, "--dpkgopt=force-unsafe-io", "bookworm", str(part)]
+        command += [*left_out, "--dpkgopt=force-unsafe-io", SUITE, str(part)]
         subprocess.run(command, check=True, timeout=TIMEOUT)
         part.rename(archive)
     engine("import", str(archive), BASE)
