@@ -324,7 +324,8 @@ def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> tuple[Superv
 
     None, with a warning, if VFIO ioctls cannot be served; without one if the supervisor of an outer sandbox serves this
     host already, and if nothing was sent: the process was killed, which its parent notices. Nodes are regular files if
-    there is nobody to open them. `OSError` if the host has ended, or if there are no descriptors.
+    there is nobody to open them. `OSError` if the host has ended, or if there are no descriptors. What was sent is open
+    then: without it, calls would fail, and bwrap would complain before it is killed.
     """
     with channel:
         said, listeners, _, _ = socket.recv_fds(channel, 16, 1)
@@ -334,9 +335,6 @@ def supervise(channel: socket.socket, mount: Path, nodes: Nodes) -> tuple[Superv
         except PermissionError as error:
             os.close(listeners[0])
             why = f"{mount}/ctl/ioctl: {error.strerror}"
-        except OSError:
-            os.close(listeners[0])
-            raise
     elif not said:
         return None, nodes
     elif int(said) != errno.EBUSY:
