@@ -276,6 +276,7 @@ def test_scripts_know_commands_and_options(shell: str) -> None:
         for word in ({entry.start} if item is None else {item.value[:3], item.value})
     ]
     assert len(questions) > 200
+    assert script(main, shell).count("_apfs_ask") == 2  # it is there, and is what click's function asks
     expected = [
         "".join(f"{completer.format_completion(item)}\n" for item in completer.get_completions(list(words), word))
         for words, word in questions
