@@ -43,7 +43,7 @@ def test_report_of_a_mount(mount: Mounter, tmp_path: Path) -> None:
     assert story["steps"][2]["why"] == "EINVAL: domain 999 is not in 0..255"
 
 
-def test_several_mounts_and_standard_output(mount: Mounter) -> None:
+def test_several_mounts_or_their_journals_and_standard_output(mount: Mounter, tmp_path: Path) -> None:
     hosts = [mount("migration-source"), mount("migration-target"), mount("empty")]
     assert apfs("migrate", *map(str, hosts[:2]), UUID).returncode == 0
     found = data(apfs("report", *map(str, hosts)).stdout)
@@ -51,6 +51,10 @@ def test_several_mounts_and_standard_output(mount: Mounter) -> None:
     steps = [(host, found["hosts"][host]["steps"][index]["what"]) for host, index in found["order"]]
     sent, taken = steps.index((0, "migration_state ← STOP_COPY")), steps.index((1, "migration_state ← RUNNING"))
     assert sent < taken < steps.index((0, "guest ← 0"))
+    journals = [tmp_path / f"{host.name}.json" for host in hosts]
+    for host, journal in zip(hosts, journals, strict=True):
+        journal.write_text(apfs("journal", "--json", str(host)).stdout)
+    assert data(apfs("report", *map(str, journals)).stdout) == found
 
 
 def test_report_of_a_journal(mount: Mounter, tmp_path: Path) -> None:
