@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -213,6 +214,19 @@ def test_nested(private_tmp: Path) -> None:
     # A warning that nobody can be told of, here of VFIO ioctls that are not served, does not keep it from going on.
     assert apfs("exec", "sh", "-c", f"{inner} 2> /dev/full").stdout == "0/0 (complete)\n"
     assert leftovers(private_tmp) == ([], [])
+
+
+def test_an_ap_bus_that_the_machine_has_is_covered_wholly() -> None:
+    """As on s390x: here the machine around is a host of its own, with cards, devices and their nodes."""
+    names = ("ap", "card0*", "*vfio*", "*matrix*", "*mdev*", "*zcrypt*", "iommu_groups")
+    found = " -o ".join(f"-name '{name}' -o -path '*/{name}/*'" for name in names)
+    others = "-path /sys/fs -o -path /sys/kernel/debug"
+    script = f"find /sys /dev \\( {others} \\) -prune -o \\( {found} \\) -print | sort"
+    inner = f"{sys.executable} -m apfs exec --scenario empty sh -c {shlex.quote(script)}"
+    alone = sh(inner).stdout
+    around = apfs("exec", "--scenario", "kernel-doc", "sh", "-c", f"ls -d /sys/devices/ap/card05 && {inner}").stdout
+    assert around == f"/sys/devices/ap/card05\n{alone}"
+    assert "/sys/bus/ap/apmask\n" in alone
 
 
 def test_nothing_stays_after_success_failure_and_daemons(private_tmp: Path) -> None:
