@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import compileall
 import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
+import apfs
 from tests.faults.points import Commands, compile_program
 
 if TYPE_CHECKING:
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def faultpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program of faultpoint.c."""
+    """The program of faultpoint.c. All bytecode is written before it counts the calls of a first run."""
+    compileall.compile_dir(apfs.__path__[0], quiet=2)
     return compile_program(tmp_path_factory.mktemp("faultpoint"))
 
 
