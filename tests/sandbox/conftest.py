@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,17 +63,17 @@ def exec_as_nobody(directory: Path, *command: str) -> str:
     return result.stdout
 
 
-def compiled(directory: Path, source: str, *flags: str) -> Path:
+def compiled(directory: Path, source: str, *flags: str, compiler: str = "gcc") -> Path:
     """Compile a program of this directory and return its path."""
     program = directory / Path(source).stem
-    command = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", *flags]
+    command = [compiler, "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", *flags]
     subprocess.run([*command, "-o", program, HERE / source], check=True)
     return program
 
 
 @pytest.fixture(scope="session")
 def sequence(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return what compiles the program of sequence.c, `dynamic` or `static`, or the same, static, in `go` or `rust`.
+    """Return what compiles sequence.c, `dynamic`, `static` or with `musl`, or the same, static, in `go` or `rust`.
 
     Only what a test wants is compiled: some machines have a compiler of C alone.
     """
@@ -82,6 +83,12 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         directory = tmp_path_factory.mktemp(kind)
         if kind in {"dynamic", "static"}:
             return compiled(directory, "sequence.c", *(["-static"] if kind == "static" else []))
+        if kind == "musl":
+            need("musl-gcc")
+            # The kernel's headers come after those of musl, beside which Debian has none.
+            triplet = sysconfig.get_config_var("MULTIARCH")
+            headers = [f"-idirafter{place}" for place in ("/usr/include", f"/usr/include/{triplet}")]
+            return compiled(directory, "sequence.c", *headers, compiler="musl-gcc")
         # Debian's compilers, whatever else there is, and no modules, crates or caches from elsewhere.
         env = {"PATH": "/usr/bin:/bin", "GOCACHE": str(directory / "cache"), "CGO_ENABLED": "0", "GOPROXY": "off"}
         compilers = {

@@ -58,12 +58,17 @@ static const char *number(int value)
 	return text;
 }
 
+/* glibc has a function for this, musl has none. */
 static const char *strerrorname(int error)
 {
-	static char text[32];
-	const char *name = strerrorname_np(error);
-	snprintf(text, sizeof text, "%s", name ? name : "?");
-	return text;
+	static const struct { int error; const char *name; } names[] = {
+		{ EBADF, "EBADF" }, { EBADFD, "EBADFD" }, { EBUSY, "EBUSY" }, { EEXIST, "EEXIST" }, { EINVAL, "EINVAL" },
+		{ EMSGSIZE, "EMSGSIZE" }, { ENOENT, "ENOENT" }, { ENOTTY, "ENOTTY" },
+	};
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		if (names[i].error == error)
+			return names[i].name;
+	return number(error);
 }
 
 static int must(int value, const char *what)

@@ -1,4 +1,4 @@
-"""The calls of a VMM, one by one, made by programs in C, Go and Rust that know nothing of apfs."""
+"""The calls of a VMM, one by one, made by programs in C, with two libraries, Go and Rust that know nothing of apfs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ DESTROY: 0
 """
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "static", "go", "rust"])
+@pytest.mark.parametrize("kind", ["dynamic", "static", "musl", "go", "rust"])
 @pytest.mark.parametrize(
     ("calls", "expected"),
     [

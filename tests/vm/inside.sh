@@ -25,7 +25,7 @@ step bash mount-examples/quickstart.sh
 # What depends on the machine, in the order of its value: filters of system calls, uevents, the loop of requests, ioctls of
 # real programs, limits of memory, migration between mounts. Others are run by their names, `run.sh ... -- COMMAND`: all of
 # tests/mounted/test_migration.py alone takes a quarter of an hour. All at once, because pytest alone takes a minute to
-# start. There are no compilers of Go and Rust.
+# start. There are no compilers of Go and Rust, and no musl.
 sequences=tests/sandbox/test_sequences.py
 # User-mode Linux kills what uses the 32-bit interface.
 bits=$sequences::test_the_32_bit_interface
@@ -33,6 +33,8 @@ grep -q 'User Mode Linux' /proc/cpuinfo || bits=none
 migration=tests/mounted/test_migration.py
 suite tests/sandbox/test_seccomp.py tests/vfio/test_numbers.py tests/sandbox/test_uevents.py tests/mounted/test_loop.py \
     tests/mounted/test_requests.py $sequences --deselect "$bits" \
+    --deselect "$sequences::test_every_call_answers_as_linux_does[legacy-musl]" \
+    --deselect "$sequences::test_every_call_answers_as_linux_does[cdev-musl]" \
     --deselect "$sequences::test_every_call_answers_as_linux_does[legacy-go]" \
     --deselect "$sequences::test_every_call_answers_as_linux_does[legacy-rust]" \
     --deselect "$sequences::test_every_call_answers_as_linux_does[cdev-go]" \
