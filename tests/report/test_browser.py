@@ -226,6 +226,8 @@ def test_two_hosts_and_the_verdicts_of_a_migration(show: Show) -> None:
         *("06.0004", "✓ fits", "", ""),
         *("06.0047", "✓ fits", "", ""),
     ]
+    cut = "return [...document.querySelectorAll('.device')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    assert browser.run(cut) == 0
     browser.screenshot("report-migration")
     where = browser.text("#counter")
     sent = "A store migration_state ← STOP_COPY"
