@@ -45,6 +45,7 @@ class Engine:
 
     def __init__(self, state: Path, prefix: tuple[str, ...] = ()) -> None:
         (state / "containers.conf").write_text(SETTINGS)
+        self._state = state
         self._prefix = prefix
         self.command = f"podman --storage-driver=overlay --root={state}/s --runroot={state}/r"
         self.env = {**os.environ, "CONTAINERS_CONF": f"{state}/containers.conf", "ENGINE": self.command}
@@ -73,6 +74,11 @@ class Engine:
         self("rm", "--all", "--force", status=None)
         # Of an ordinary user's engine a process stays, which holds the user namespace.
         self("system", "migrate", status=None)
+        # podman 5 leaves its storage mounted on itself.
+        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            place = Path(line.split()[1])
+            if place.is_relative_to(self._state):
+                subprocess.run(["umount", place], check=False)  # some end by themselves meanwhile
 
 
 @pytest.fixture(scope="session")
