@@ -263,4 +263,4 @@ def _open(directory: str) -> int:
 
 
 def _make_file(place: str) -> None:
-    os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    os.mknod(place, 0o644)  # in fewer calls than open(2)
