@@ -33,7 +33,11 @@ def check_mountpoint(mountpoint: str) -> None:
     if is_apfs(mountpoint):
         if not is_dead(mountpoint):
             raise MountsError(f"{mountpoint} already has an apfs mounted: `apfs umount {quote(mountpoint)}` first")
-        unmount(mountpoint)
+        try:
+            unmount(mountpoint)
+        except MountsError:
+            if is_apfs(mountpoint):  # else its mount helper was faster
+                raise
     if not exists(mountpoint):
         raise MountsError(f"mount point {mountpoint} does not exist: create it with `mkdir -p {quote(mountpoint)}`")
     if not Path(mountpoint).is_dir():

@@ -277,6 +277,25 @@ def test_new_mount_clears_a_dead_one_away(without_helper: Path) -> None:
     assert not is_mounted(mountpoint)
 
 
+def test_a_dead_mount_that_its_mount_helper_clears_away_meanwhile(without_helper: Path) -> None:
+    """The helper is faster by an instant: it does so just before the next mount would."""
+    mountpoint = without_helper
+    kill_server(mountpoint)
+    script = """
+import subprocess, sys
+from apfs.cli.main import main
+from apfs.mounts import server
+unmount = server.unmount
+def slower(mountpoint):
+    subprocess.run(["umount", "--lazy", mountpoint], check=True)
+    unmount(mountpoint)
+server.unmount = slower
+main(["mount", sys.argv[1]])
+"""
+    subprocess.run([sys.executable, "-c", script, str(mountpoint)], check=True, timeout=TIMEOUT)
+    assert (mountpoint / "sys/bus/ap/scans").read_text() == "1\n"
+
+
 def test_a_dead_mount_in_use_can_be_unmounted(without_helper: Path) -> None:
     mountpoint = without_helper
     held = os.open(mountpoint / "sys/bus/ap/scans", os.O_RDONLY)
