@@ -240,7 +240,11 @@ def test_who_differs_does_without(session: Session, place: Path, change: str) ->
     mountpoint.mkdir()
     said = session.run("sh", "-c", f'{change}; "$@"', "sh", *APFS, "mount", mountpoint)
     assert (said.stderr, said.returncode) == ("", 0)
-    assert not was_forked(server_of(mountpoint))
+    server = server_of(mountpoint)
+    assert not was_forked(server)
+    with open(os.pidfd_open(server), "rb") as ended:  # noqa: PTH123 -- a descriptor
+        os.kill(server, signal.SIGTERM)  # another mount namespace is out of reach of the fixture
+        assert select.select([ended], [], [], TIMEOUT)[0]
 
 
 def test_other_users_do_without(session: Session, place: Path) -> None:
