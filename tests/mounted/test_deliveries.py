@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,8 +154,11 @@ def test_nobody_waits_for_those_who_have_gone_or_say_nothing(mount: Callable[...
     with (host / "ctl/uevents").open("rb"), carrier(host):
         store(host)  # as long as it is patient
         store(host)
-    with apart(lambda: store(host)), carrier(host) as reader:
-        reader.wait()
+    with ExitStack() as stack:
+        reader = stack.enter_context(carrier(host))
+        with apart(lambda: store(host)):
+            reader.wait()
+            stack.close()  # it has gone, and the store returns
     store(host)
 
 
