@@ -15,8 +15,6 @@ from apfs.cli.streams import fail
 if TYPE_CHECKING:
     import socket
 
-_CANNOT_RUN, _NOT_FOUND = 126, 127
-
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument(
@@ -57,10 +55,12 @@ def command(words: tuple[str, ...]) -> None:
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(words[0], words)  # noqa: S606 -- no shell
-    except FileNotFoundError:
-        fail(f"{words[0]}: command not found", _NOT_FOUND)
     except OSError as error:
-        fail(f"{words[0]}: {error.strerror}", _CANNOT_RUN)
+        from apfs.sandbox.run import NOT_EXECUTABLE, NOT_FOUND
+
+        if isinstance(error, FileNotFoundError):
+            fail(f"{words[0]}: command not found", NOT_FOUND)
+        fail(f"{words[0]}: {error.strerror}", NOT_EXECUTABLE)
 
 
 def _start(listener: socket.socket) -> None:

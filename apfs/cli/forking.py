@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import TYPE_CHECKING
 
-from apfs.mounts.server import Forked, begin_session, end_with, open_null
+from apfs.mounts.server import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from apfs.mounts.server import Daemon
+    from apfs.mounts.server import Daemon, Forked
 
 AGENT = "APFS_AGENT"
 """The environment variable that tells of an agent."""
@@ -28,25 +27,8 @@ def by_agent() -> Callable[[Sequence[str], Sequence[int]], Daemon] | None:
 
 
 def start(words: Sequence[str], descriptors: Sequence[int]) -> Forked:
-    """Start a command in a fork of this process, which has no threads.
-
-    It is in a session of its own, and has no other descriptors but these and standard streams. `MountsError` without a
-    /dev/null.
-    """
-    null = open_null()
-    reader, writer = os.pipe()
-    gc.freeze()  # garbage collection would copy pages
-    pid = os.fork()
-    if pid == 0:
-        end_with(lambda: _run(words, descriptors, (null, null, writer)))
-    os.close(null)
-    os.close(writer)
-    return Forked(pid, reader)
-
-
-def _run(words: Sequence[str], descriptors: Sequence[int], streams: Sequence[int]) -> None:
-    begin_session(streams, *descriptors)
-    run(words)
+    """Start a command in a fork of this process, with some descriptors; see `apfs.mounts.server.fork`."""
+    return fork(lambda: run(words), *descriptors)
 
 
 def run(words: Sequence[str]) -> None:

@@ -200,6 +200,27 @@ class Forked:
         os.kill(self.pid, signal.SIGTERM)
 
 
+def fork(run: Callable[[], None], *keep: int) -> Forked:
+    """Run something in a fork of this process, which has no threads, and in a session of its own.
+
+    It has no descriptors but those to keep, and standard streams. `MountsError` without a /dev/null.
+    """
+    null = open_null()
+    errors, writer = os.pipe()
+    gc.freeze()  # garbage collection, which happens at exit at the latest, would copy pages: 13 ms
+    pid = os.fork()
+    if pid == 0:
+        end_with(lambda: _run_in_session(run, (null, null, writer), keep))
+    os.close(null)
+    os.close(writer)
+    return Forked(pid, errors)
+
+
+def _run_in_session(run: Callable[[], None], streams: Sequence[int], keep: Sequence[int]) -> None:
+    begin_session(streams, *keep)
+    run()
+
+
 def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     """Fork a child that will `serve` in a session of its own, as a daemon, and return when the mount answers.
 
@@ -208,16 +229,10 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
     status if it gave up.
     """
     mountpoint = absolute(mountpoint)
-    null = open_null()
-    ready, ready_writer = os.pipe()
-    errors, errors_writer = os.pipe()
-    gc.freeze()  # garbage collection, which happens at exit at the latest, would copy pages: 13 ms
-    child = os.fork()
-    if child == 0:
-        end_with(lambda: _become_server(ready_writer, (null, null, errors_writer), serve))
-    for descriptor in (null, ready_writer, errors_writer):
-        os.close(descriptor)
-    wait_for_daemon(Starting(Forked(child, errors), mountpoint, ready))
+    ready, writer = os.pipe()
+    forked = fork(lambda: serve(writer), writer)
+    os.close(writer)
+    wait_for_daemon(Starting(forked, mountpoint, ready))
 
 
 def wait_for_daemon(starting: Starting[D]) -> None:
@@ -233,11 +248,6 @@ def wait_for_daemon(starting: Starting[D]) -> None:
         starting.end()
         _clear_away(starting.mountpoint)
         raise
-
-
-def _become_server(ready: int, streams: Sequence[int], serve: Callable[[int], None]) -> None:
-    begin_session(streams, ready)
-    serve(ready)
 
 
 def begin_session(streams: Sequence[int], *keep: int) -> None:

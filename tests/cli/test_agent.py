@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import TIMEOUT, let_in, server_of
+from tests.testing.conftest import wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ class Session:
     def end(self) -> None:
         """End the command, and wait until the agent has ended, too."""
         self.process.communicate(timeout=TIMEOUT)
-        assert select.select([self.agent], [], [], TIMEOUT)[0]
+        wait_readable(self.agent)
         os.close(self.agent)
 
 
@@ -214,7 +214,7 @@ def test_the_host_of_exec_is_a_fork_of_the_agent(session: Session, tmp_path: Pat
         assert was_forked(server)
         pidfd = os.pidfd_open(server)
         box.kill()
-    assert select.select([pidfd], [], [], TIMEOUT)[0]
+    wait_readable(pidfd)
     os.close(pidfd)
     assert str(made) not in Path("/proc/self/mounts").read_text()
 
@@ -244,7 +244,7 @@ def test_who_differs_does_without(session: Session, place: Path, change: str) ->
     assert not was_forked(server)
     with open(os.pidfd_open(server), "rb") as ended:  # noqa: PTH123 -- a descriptor
         os.kill(server, signal.SIGTERM)  # another mount namespace is out of reach of the fixture
-        assert select.select([ended], [], [], TIMEOUT)[0]
+        wait_readable(ended.fileno())
 
 
 def test_other_users_do_without(session: Session, place: Path) -> None:
@@ -331,7 +331,7 @@ def test_the_agent_is_killed(place: Path) -> None:
     session = Session()
     session.mounted(place / "z")
     os.kill(session.pid, signal.SIGKILL)
-    assert select.select([session.agent], [], [], TIMEOUT)[0]
+    wait_readable(session.agent)
     assert (place / "z/sys/bus/ap/scans").read_text() == "1\n"
     assert not was_forked(session.mounted(place / "y"))
     session.end()

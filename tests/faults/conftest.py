@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def faultpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program of faultpoint.c. All bytecode is written before it counts the calls of a first run."""
+    """The program of faultpoint.c. All bytecode is there before it counts: others would write it in between."""
     compileall.compile_dir(apfs.__path__[0], quiet=2)
     return compile_program(tmp_path_factory.mktemp("faultpoint"))
 
