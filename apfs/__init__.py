@@ -6,8 +6,8 @@ pyfuse3 nor trio and takes no time.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False
+"""As `typing` has it. That module takes as long to import as Python takes to start."""
 
 if TYPE_CHECKING:
     from apfs.errors import KernelError
@@ -52,6 +52,8 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 -- commands such as `apfs --version` need no such names
+
     home = import_module(_HOMES[name])
     found: object = getattr(home, name, None) or import_module(f"{_HOMES[name]}.{name}")
     globals()[name] = found

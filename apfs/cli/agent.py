@@ -40,7 +40,6 @@ def command(words: tuple[str, ...]) -> None:
         that of COMMAND, or
         2  wrong usage or environment    126  COMMAND cannot be run    127  COMMAND was not found
     """
-    from apfs.cli import forking
     from apfs.mounts import agent, table
 
     try:
@@ -50,7 +49,7 @@ def command(words: tuple[str, ...]) -> None:
             _start(listener)
     except (OSError, table.MountsError) as error:
         fail(f"the agent could not be started: {error}", 2)
-    os.environ[forking.AGENT] = told
+    os.environ[agent.VARIABLE] = told
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and COMMAND would
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -86,15 +85,13 @@ def _start(listener: socket.socket) -> None:
 
 
 def _serve(listener: socket.socket, owner: int, listening: int, null: int) -> None:
-    from apfs.mounts.server import begin_session
+    from apfs.mounts.server import keep_only
 
-    begin_session((null, null, null), listener.fileno(), owner, listening)
+    os.setpgid(0, 0)  # so that signals for COMMAND do not reach it
+    keep_only((null, null, null), listener.fileno(), owner, listening)
     listener.listen()  # here, since the kernel tells clients who did
     os.close(listening)
     from apfs.cli import forkserver
 
     forkserver.prepare()
-    server = forkserver.Server()
-    server.watch(owner, server.end)
-    server.watch(listener.fileno(), partial(server.accept, listener))
-    server.serve()
+    forkserver.serve_session(listener, owner)

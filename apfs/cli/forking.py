@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import os
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
+from apfs.mounts import agent
 from apfs.mounts.server import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from apfs.mounts.forker import Forker
     from apfs.mounts.server import Daemon, Forked
-
-AGENT = "APFS_AGENT"
-"""The environment variable that tells of an agent."""
 
 
 def by_agent() -> Callable[[Sequence[str], Sequence[int]], Daemon] | None:
-    """Return what starts a command in a fork of this session's agent, as `start` does; None without an agent."""
-    told = os.environ.get(AGENT)
-    if told is None:
-        return None
-    from apfs.mounts import agent
+    """Return what starts a command in a fork of this session's agent, as `start` does; None without an agent.
 
-    return agent.find(told)
+    And None in a process that has imported all that a host needs: its own forks are as fast.
+    """
+    told = os.environ.get(agent.VARIABLE)
+    if told is None or "apfs.fuse.session" in sys.modules:
+        return None
+    forker = agent.find(told, whole=False)
+    return partial(_start, forker) if forker else None
+
+
+def _start(forker: Forker, words: Sequence[str], descriptors: Sequence[int]) -> Daemon:
+    from apfs.mounts.forks import Command
+
+    with forker:
+        return Command(words, talks=False, outlives=True, pass_fds=descriptors, forker=forker)
 
 
 def start(words: Sequence[str], descriptors: Sequence[int]) -> Forked:

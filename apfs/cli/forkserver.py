@@ -12,84 +12,95 @@ import contextlib
 import fcntl
 import gc
 import importlib
-import json
+import marshal
 import os
 import select
+import signal
 import socket
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 from apfs.cli import booting, forking
+from apfs.cli.ctrl_c import at_once
 from apfs.cli.main import main as program
 from apfs.mounts import agent
-from apfs.mounts.forks import NUMBER
+from apfs.mounts.forker import MOST_DESCRIPTORS, NEW_SESSION, NUMBER, STAND_IN
 from apfs.mounts.server import close_others, end_with
 from apfs.sandbox import linux, seccomp
 from apfs.scenario.model import DEFAULT
 from apfs.vfio import uapi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _USED = ("apfs.mounts.private", "apfs.sandbox.run")
-_MOST_DESCRIPTORS = 64
 
 
 class Server:
-    """What forks, and what it waits for meanwhile: descriptors, each with what to do when it can be read."""
+    """What forks, and what it waits for meanwhile: descriptors, each with what to do when something happens to it."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {}
+        self._stand_ins: set[int] = set()
         self._over = False
 
-    def watch(self, descriptor: int, ready: Callable[[], None]) -> None:
-        """Call a function whenever a descriptor can be read."""
-        self._watched[descriptor] = ready
-        self._poll.register(descriptor, select.POLLIN)
+    def watch(self, descriptor: int, happens: Callable[[], None], events: int = select.POLLIN) -> None:
+        """Call a function whenever a descriptor can be read; without events, when its other end is closed."""
+        self._watched[descriptor] = happens
+        self._poll.register(descriptor, events)
 
-    def _forget(self, descriptor: int) -> None:
+    def forget(self, descriptor: int) -> None:
+        """Do not wait for a descriptor any more."""
         del self._watched[descriptor]
         self._poll.unregister(descriptor)
 
     def serve(self) -> None:
-        """Fork until it is told to end. Commands that still run end with this process, or are told by other means."""
-        while not self._over:
+        """Fork until it is told to end, and until those have ended that stand in for others.
+
+        Other commands that still run end with this process, or are told by other means.
+        """
+        while not self._over or self._stand_ins:
             for descriptor, _ in self._poll.poll():
-                self._watched[descriptor]()
+                if descriptor in self._watched:
+                    self._watched[descriptor]()
 
     def end(self) -> None:
         """Have `serve` return."""
         self._over = True
 
-    def accept(self, listener: socket.socket) -> None:
-        """Fork for one more process of this user, as long as that wants it."""
-        control, _ = listener.accept()
-        if agent.peer(control)[1] == os.geteuid():
-            self.watch(control.fileno(), partial(self.fork, control, self._forget))
-        else:
-            control.close()
-
-    def fork(self, control: socket.socket, ended: Callable[[int], None]) -> None:
+    def fork(self, control: socket.socket, ended: Callable[[], None]) -> None:
         """Fork a command for the connection that arrives at a socket; if the other end is closed, say so."""
-        said, connections, _, _ = socket.recv_fds(control, 1, 1)
-        if not said:
-            ended(control.fileno())
+        kind, connections, _, _ = socket.recv_fds(control, 1, 1)
+        if not kind:
+            self.forget(control.fileno())
             control.close()
+            ended()
             return
         connection = socket.socket(fileno=connections[0])
         pid = os.fork()
         if pid == 0:
-            end_with(partial(_run, connection, self._pid))
+            end_with(partial(_run, connection, self._pid, kind))
         pidfd = os.pidfd_open(pid)
         self.watch(pidfd, partial(self._tell_end, pidfd, pid, connection))
+        if kind == STAND_IN:
+            self._stand_ins.add(pidfd)
+            self.watch(connection.fileno(), partial(self._kill, pidfd, connection), 0)
         with contextlib.suppress(OSError):  # the caller has ended
             socket.send_fds(connection, (NUMBER.pack(pid),), (pidfd,))
 
+    def _kill(self, pidfd: int, connection: socket.socket) -> None:
+        """Kill a command together with the process that it stands in for."""
+        self.forget(connection.fileno())
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
     def _tell_end(self, pidfd: int, pid: int, connection: socket.socket) -> None:
-        self._forget(pidfd)
+        self.forget(pidfd)
+        if connection.fileno() in self._watched:
+            self.forget(connection.fileno())
+        self._stand_ins.discard(pidfd)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         os.close(pidfd)
         with connection, contextlib.suppress(OSError):
@@ -114,14 +125,15 @@ def prepare() -> None:
     gc.freeze()
 
 
-def _run(connection: socket.socket, server: int) -> None:
+def _run(connection: socket.socket, server: int, kind: bytes) -> None:
     """Become what a new process would be: all is taken from the request, but nothing from the server."""
-    os.setsid()
+    if kind == NEW_SESSION:
+        os.setsid()
     # From here on, so that it does not run if the server is killed before it has told anybody of this process.
     linux.die_with_parent(parent=server)
-    size, (directory, *descriptors), _, _ = socket.recv_fds(connection, NUMBER.size, _MOST_DESCRIPTORS)
+    size, (directory, *descriptors), _, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
     with connection.makefile("rb") as file:
-        request = json.loads(file.read(*NUMBER.unpack(size)))
+        request = marshal.loads(file.read(*NUMBER.unpack(size)))  # noqa: S302 -- it is what the same user wants to run
     connection.close()
     if request["outlives"]:
         linux.outlive_parent()
@@ -136,13 +148,52 @@ def _run(connection: socket.socket, server: int) -> None:
     for descriptor, number in zip(high, numbers, strict=True):
         os.dup2(descriptor, number)
     close_others(*numbers)
+    if kind == STAND_IN:
+        os.setpgid(0, request["group"])
+        _take_signals(request["ignored"], request["blocked"])
     forking.run(request["words"])
+
+
+def _take_signals(ignored: Collection[int], blocked: Collection[int]) -> None:
+    """Have the signals ignored and blocked that another process has, where Python has just started, too."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if (signal.getsignal(number) is signal.SIG_IGN) != (number in ignored):
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    if signal.SIGINT not in ignored:
+        signal.signal(signal.SIGINT, at_once)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def serve_session(listener: socket.socket, owner: int) -> None:
+    """Fork for whoever connects and is of this user, until the process ends that a pidfd names as the owner."""
+    server = Server()
+
+    def accept() -> None:
+        control, _ = listener.accept()
+        try:
+            if agent.user(control) != os.geteuid():
+                raise PermissionError
+            agent.introduce(control)
+        except OSError:
+            control.close()
+        else:
+            server.watch(control.fileno(), partial(server.fork, control, lambda: None))
+
+    def end() -> None:
+        for descriptor in (owner, listener.fileno()):
+            server.forget(descriptor)
+        listener.close()
+        server.end()
+
+    server.watch(owner, end)
+    server.watch(listener.fileno(), accept)
+    server.serve()
 
 
 def _serve_program(control: socket.socket) -> None:
     prepare()
     server = Server()
-    server.watch(control.fileno(), partial(server.fork, control, lambda _descriptor: server.end()))
+    server.watch(control.fileno(), partial(server.fork, control, server.end))
     server.serve()
 
 

@@ -19,7 +19,8 @@ import click
 
 from apfs import __version__
 from apfs.cli import streams
-from apfs.mounts.interrupts import STATUS, at_once
+from apfs.cli.ctrl_c import at_once
+from apfs.mounts.interrupts import STATUS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -43,8 +44,8 @@ COMMANDS = {
 }
 """All commands, in the order in which they are shown, with the line that is shown of them."""
 
-_TAKE_BACK = {"mount", "exec", "agent", "qemu", "libvirtd"}
-"""Commands that see to Ctrl-C themselves, by `apfs.mounts.interrupts` or a handler of their own."""
+_TAKE_BACK = {"mount", "umount", "exec", "agent", "qemu", "libvirtd"}
+"""Commands that see to Ctrl-C themselves, by `apfs.mounts.interrupts` or a handler of their own, or end at once."""
 
 
 class _Modules(UserDict[str, click.Command]):

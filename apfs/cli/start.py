@@ -1,4 +1,7 @@
-"""The entry point of the command `apfs`: from here on, Ctrl-C ends it with status 130 and without output."""
+"""The entry point of the command `apfs`: from here on, Ctrl-C ends it with status 130 and without output.
+
+Not even `typing` is imported here, as that takes as long as Python takes to start.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import signal
 import sys
 
 from apfs import __version__
-from apfs.mounts.interrupts import at_once
+from apfs.cli.ctrl_c import at_once
 
 
 def main() -> None:
@@ -16,9 +19,14 @@ def main() -> None:
         signal.signal(signal.SIGINT, at_once)
     if sys.argv[1:] == ["--version"] and _print(f"apfs, version {__version__}\n"):
         return
+    told = os.environ.get("APFS_AGENT")
+    if told and len(sys.argv) > 1:
+        from apfs.cli import relay
+
+        relay.run(sys.argv[1:], told)
     from apfs.cli.main import main as run
 
-    run()
+    run(prog_name="apfs")
 
 
 def _print(line: str) -> bool:

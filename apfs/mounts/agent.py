@@ -1,32 +1,35 @@
-"""The agent of a session: a process that forks hosts for the commands of a shell, which then need not import much.
+"""The agent of a session: a process that forks commands and hosts for a shell, so that they need not import anything.
 
-`apfs agent` starts it for a command, and names it in that command's environment. Whoever starts a host looks there
-first. An agent is used only if a host that it forks is what a fork of this process would be: same installation, same
-user, same namespaces, same limits. Otherwise, and if it has ended, a host is started as if there were none.
+`apfs agent` starts it for a command, and names it in that command's environment. The commands of apfs look there first.
+An agent is used only if its fork is what a fork of the caller would be: same installation, same user, same namespaces,
+same limits. Otherwise, and if it has ended, everything is done as if there were none.
+
+A command needs this before it knows whether it can save its imports, so little is imported here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
 import sys
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import apfs
-from apfs.mounts import forks
+from apfs.mounts.forker import Forker
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-_INSTALLATION = f"{sys.executable}:{apfs.__path__[0]}"
+VARIABLE = "APFS_AGENT"
+"""The environment variable that tells of an agent."""
+_INSTALLATION = f"{sys.hexversion:x}:{sys.executable}:{apfs.__path__[0]}"
 _PEER = struct.Struct("=3i")
 """struct ucred: process, user and group."""
 _STATUS = ("Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "Cpus_allowed", "Mems_allowed")
 """What lines of /proc/PID/status begin with that tell what forks inherit (proc_pid_status(5))."""
+_FILES = ("limits", "cgroup", "oom_score_adj", "attr/current", "personality", "coredump_filter", "timerslack_ns")
+"""Files below /proc/PID of which the same is true, as far as Linux has them."""
+_EARLY = ("PYTHON", "LANG", "LC_")
+"""What variables begin with that an interpreter reads when it starts."""
+_SEPARATOR = b"\0"
+_MOST = 1 << 18
 
 
 def new_socket() -> tuple[socket.socket, str]:
@@ -40,48 +43,58 @@ def new_socket() -> tuple[socket.socket, str]:
     return listener, f"{name}:{_INSTALLATION}"
 
 
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """Return the process and the user at the other end: who connected, or who called listen(2)."""
-    process, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return process, user
+def user(connection: socket.socket) -> int:
+    """Return the user at the other end: who connected, or who called listen(2)."""
+    return int(_PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1])
 
 
-def find(told: str) -> Callable[[Sequence[str], Sequence[int]], forks.Command] | None:
-    """Return what has an agent start a command of apfs with some descriptors; None if it cannot be used."""
+def introduce(control: socket.socket) -> None:
+    """Tell a client that has connected what forks of this process are like. `OSError` if it has gone."""
+    control.send(_SEPARATOR.join((_inherited(), _of_commands())))
+
+
+def find(told: str, *, whole: bool) -> Forker | None:
+    """Return the agent that a variable tells of: for a `whole` command, or for a host; None if it cannot be used."""
     name, _, installation = told.partition(":")
     if installation != _INSTALLATION:
         return None
     control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with contextlib.suppress(OSError):
+    try:
         control.connect(f"\0{name}")
-        process, user = peer(control)
-        if user == os.geteuid() and _inherited(str(process)) == _inherited("self"):
-            return partial(_start, forks.Forker(control))
+        if user(control) == os.geteuid():
+            inherited, _, of_commands = control.recv(_MOST).partition(_SEPARATOR)
+            if inherited == _inherited() and (not whole or of_commands == _of_commands()):
+                return Forker(control)
+    except OSError:
+        pass
     control.close()
     return None
 
 
-def _start(forker: forks.Forker, words: Sequence[str], descriptors: Sequence[int]) -> forks.Command:
-    with forker:
-        return forks.Command(words, talks=False, outlives=True, pass_fds=descriptors, forker=forker)
-
-
-def _inherited(process: str) -> tuple[object, ...]:
-    """Return what a fork of a process inherits and a request does not replace, as far as Linux shows it.
-
-    `OSError` if this process may not look at that one.
-    """
-    directory = Path("/proc", process)
-    root = (directory / "root").stat()
-    status = (directory / "status").read_text(errors="replace").splitlines()
-    label = None
-    with contextlib.suppress(OSError):  # Linux without security modules
-        label = (directory / "attr/current").read_bytes()
-    return (
-        {entry.name: str(entry.readlink()) for entry in (directory / "ns").iterdir()},
+def _inherited() -> bytes:
+    """Return what a fork of this process inherits and a request does not replace, as far as Linux shows it."""
+    root = os.stat("/")  # noqa: PTH116 -- pathlib takes longer than all this
+    namespaces = sorted(os.listdir("/proc/self/ns"))  # noqa: PTH208
+    facts = (
+        [os.readlink(f"/proc/self/ns/{name}") for name in namespaces],  # noqa: PTH115
         (root.st_dev, root.st_ino),
-        [line for line in status if line.startswith(_STATUS)],
-        [(directory / name).read_bytes() for name in ("limits", "cgroup", "oom_score_adj")],
-        label,
-        os.getpriority(os.PRIO_PROCESS, 0 if process == "self" else int(process)),
+        [line for line in _read("status").splitlines() if line.startswith(_STATUS)],
+        list(map(_read, _FILES)),
+        (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority),
     )
+    return repr(facts).encode()
+
+
+def _of_commands() -> bytes:
+    """Return what besides matters for a command in the place of this process; hosts have a session of their own."""
+    early = sorted((name, value) for name, value in os.environ.items() if name.startswith(_EARLY))
+    return repr((os.getsid(0), early)).encode()
+
+
+def _read(name: str) -> str:
+    """Return the text of a file about this process; none if Linux does not have it."""
+    try:
+        with open(f"/proc/self/{name}", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return ""

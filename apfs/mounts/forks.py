@@ -13,48 +13,25 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
-import json
 import os
 import select
 import selectors
 import signal
 import socket
-import struct
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from apfs.mounts.forker import NEW_SESSION, Forker, current_umask
 from apfs.mounts.server import PYTHON
 from apfs.mounts.table import MountsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NUMBER = struct.Struct("=i")
-"""What is sent before the text of a request: its size. Comes back twice: the pid, with a pidfd, and the exit status."""
 _CHUNK = 1 << 16
 _ENDED = "the process that starts hosts and commands has ended"
-
-
-class Forker:
-    """A process that forks, at the other end of a socket. As a context manager, the socket is closed at the end.
-
-    It is of type SOCK_SEQPACKET: messages arrive as a whole, so that several processes and threads may send.
-    """
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-
-    def hand_over(self, connection: socket.socket) -> None:
-        """Have a command forked that is told by this connection what to do. `OSError` if nobody is there."""
-        socket.send_fds(self._control, (b"c",), (connection.fileno(),))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._control.close()
 
 
 class _Server(Forker):
@@ -153,10 +130,10 @@ class Command:
                 "words": self.args,
                 "outlives": outlives,
                 "environment": dict(os.environ if env is None else env),
-                "umask": _umask(),
+                "umask": current_umask(),
                 "numbers": [*range(3), *pass_fds],
             }
-            self._send_request(forker, json.dumps(request).encode(), descriptors)
+            self._send_request(forker, request, descriptors)
 
     def _output(self, theirs: contextlib.ExitStack) -> int:
         """Return the end of a new pipe that the command writes to."""
@@ -165,21 +142,15 @@ class Command:
         self._outputs.append((open(reader, "rb", buffering=0), []))  # noqa: PTH123, SIM115 -- until its end
         return writer
 
-    def _send_request(self, forker: Forker | None, text: bytes, descriptors: list[int]) -> None:
-        self._connection, other = socket.socketpair()
+    def _send_request(self, forker: Forker | None, request: dict[str, object], descriptors: list[int]) -> None:
         try:
-            with other:
-                (forker or _server()).hand_over(other)
-            socket.send_fds(self._connection, (NUMBER.pack(len(text)),), descriptors)
-            self._connection.sendall(text)
-            said, (self._pidfd,), _, _ = socket.recv_fds(self._connection, NUMBER.size, 1)
-        except (OSError, ValueError):
-            for file in (self._connection, self._input, *(output for output, _ in self._outputs)):
+            self._fork = (forker or _server()).fork(NEW_SESSION, request, descriptors)
+        except OSError:
+            for file in (self._input, *(output for output, _ in self._outputs)):
                 if file is not None:
                     file.close()
             raise MountsError(_ENDED) from None
-        os.set_inheritable(self._pidfd, False)  # noqa: FBT003 -- takes no keywords
-        (self.pid,) = NUMBER.unpack(said)
+        self.pid = self._fork.pid
 
     def poll(self) -> int | None:
         """Return the exit status (a negative signal number if one ended it), None while it runs."""
@@ -198,7 +169,7 @@ class Command:
     def _signal(self, number: signal.Signals) -> None:
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self._fork.pidfd, number)
 
     def communicate(self, said: bytes = b"", timeout: float | None = None) -> tuple[bytes, ...]:
         """Say something, read all that is written up to its end, and wait; return standard output, if any, and error.
@@ -243,27 +214,17 @@ class Command:
         if self.returncode is not None:
             return
         poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
+        poll.register(self._fork.pidfd, select.POLLIN)
         if not poll.poll(None if timeout is None else timeout * 1000):
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
-        said = b""
-        with contextlib.suppress(ConnectionResetError):  # it was killed before it had read the request
-            said = self._connection.recv(NUMBER.size)
-        self.lost = not said
-        (self.returncode,) = (-signal.SIGKILL,) if self.lost else NUMBER.unpack(said)
-        self._connection.close()
-        os.close(self._pidfd)
+        status = self._fork.wait()
+        self.lost = status is None
+        self.returncode = -signal.SIGKILL if status is None else status
 
 
 def _left(until: float | None) -> float | None:
     """Return how many seconds are left, None for no limit."""
     return None if until is None else max(until - time.monotonic(), 0)
-
-
-def _umask() -> int:
-    """Return this process's umask, which umask(2) only tells when it changes it."""
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123 -- read line by line
-        return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
 
 
 def run(

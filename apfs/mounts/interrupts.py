@@ -7,7 +7,6 @@ a reference to it.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
 
 STATUS = 128 + signal.SIGINT
 """The exit status of a command that Ctrl-C has ended."""
-
-
-def at_once(*_signal: object) -> None:
-    """End this process as long as it has made nothing (a handler of SIGINT).
-
-    An exception would have to find its way out of half-done imports, where some are printed and forgotten.
-    """
-    os._exit(STATUS)
 
 
 class _Interrupts:

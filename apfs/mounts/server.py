@@ -253,6 +253,11 @@ def wait_for_daemon(starting: Starting[D]) -> None:
 def begin_session(streams: Sequence[int], *keep: int) -> None:
     """Put a child that runs on without exec into a session of its own, with these streams and descriptors alone."""
     os.setsid()
+    keep_only(streams, *keep)
+
+
+def keep_only(streams: Sequence[int], *keep: int) -> None:
+    """Leave a child that runs on without exec nothing of its caller's but these streams and descriptors."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it takes care of signals itself
     for stream, target in enumerate(streams):
         os.dup2(target, stream)

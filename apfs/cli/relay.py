@@ -1,0 +1,106 @@
+"""A command that an agent runs in the place of this process, which has imported nothing and waits for it.
+
+It is in the process group and session of this process, and has its descriptors, environment and so on, so that a
+terminal and a shell see no difference. This process passes on the signals that it gets, and ends as the command does.
+If it is killed, the agent kills the command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from apfs.mounts import agent, forker
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from apfs.mounts.forker import Fork
+
+_PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+"""Those that do more than end a command of apfs. Another one that ends this process ends the command, too."""
+STATUS = {"exec": 125, "mount": 1, "umount": 1}
+"""The commands for which this is worth while, with the exit status when nobody knows how one ended."""
+
+
+def run(words: Sequence[str], told: str) -> None:
+    """Run a command and end; returns only if it cannot be run that way, so that this process has to run it.
+
+    `told` is what the agent's variable says.
+    """
+    try:
+        fork = _ask(words, told)
+    except OSError:  # also without /proc, or in a directory that may not be searched
+        return
+    if fork is None:
+        return
+    _pass_on_signals(fork.pidfd)
+    status = fork.wait()
+    if status is None:
+        os.write(2, b"apfs: the agent was killed, and with it this command\n")
+        os._exit(STATUS[words[0]])
+    _end_as(status)
+
+
+def _ask(words: Sequence[str], told: str) -> Fork | None:
+    """Have the agent fork a command; None if its fork would differ from one of this process."""
+    numbers = _descriptors()
+    # With that option, a command ends with the parent of this process, of which the agent knows nothing.
+    if words[0] not in STATUS or numbers is None or "--die-with-parent" in words:
+        return None
+    found = agent.find(told, whole=True)
+    if found is None:
+        return None
+    request = {
+        "words": list(words),
+        "outlives": False,
+        "environment": dict(os.environ),
+        "umask": forker.current_umask(),
+        "numbers": numbers,
+        "group": os.getpgrp(),
+        "ignored": [int(number) for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN],
+        "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+    }
+    directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with found:
+            return found.fork(forker.STAND_IN, request, [directory, *numbers])
+    finally:
+        os.close(directory)
+
+
+def _descriptors() -> list[int] | None:
+    """Return the descriptors that this process was started with; None if too many, or without standard streams."""
+    found = sorted(filter(_was_inherited, map(int, os.listdir("/proc/self/fd"))))  # noqa: PTH208 -- pathlib is slow
+    return found if found[:3] == [0, 1, 2] and len(found) < forker.MOST_DESCRIPTORS else None
+
+
+def _was_inherited(descriptor: int) -> bool:
+    try:
+        return os.get_inheritable(descriptor)  # Python opens none that is
+    except OSError:  # that of the list itself
+        return False
+
+
+def _pass_on_signals(pidfd: int) -> None:
+    def pass_on(number: int, _frame: object) -> None:
+        try:  # noqa: SIM105 -- contextlib imports much
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:  # it has ended
+            pass
+
+    for number in _PASSED_ON:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+
+
+def _end_as(status: int) -> NoReturn:
+    """End with an exit status, or by the signal that the number is if it is negative."""
+    if status < 0:
+        if status != -signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
