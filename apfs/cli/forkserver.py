@@ -119,9 +119,9 @@ def prepare() -> None:
         importlib.import_module("apfs.fuse.session")
     booting.boot_early(DEFAULT)
     seccomp.program(uapi.TYPE, "devices")
-    program.make_context("apfs", ["exec", "true"]).close()
-    program.commands["exec"].make_context("exec", ["--mount", "/", "true"]).close()
-    program.commands["mount"].make_context("mount", ["--foreground", "/"]).close()
+    with program.make_context("apfs", ["exec", "true"]) as context:
+        for name, words in (("exec", ["--mount", "/", "true"]), ("mount", ["--foreground", "/"]), ("umount", ["/"])):
+            program.commands[name].make_context(name, words, parent=context).close()
     gc.freeze()
 
 
