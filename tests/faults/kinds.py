@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from apfs.mounts import places
 from apfs.vmm import build
 from tests.conftest import apfs
-from tests.faults.points import APFS, COMMAND, Commands, Fault, Outcome, line_of, mounts_in
+from tests.faults.points import APFS, COMMAND, Commands, Fault, Outcome, mounts_in
 from tests.faults.test_kill import (
     AGENT,
     EXEC,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 AT_THE_END = 30
 """More calls that change something than `apfs exec` makes after the command has started."""
 BWRAP = "3"
+AFTER_THE_ANSWER = 6
+"""More calls that change something than a process makes after the command has ended that an agent ran for it."""
+LOST = "apfs: the agent was killed, and with it this command\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ def nothing_left(commands: Commands) -> None:
     assert not left, left
 
 
-def started(commands: Commands) -> int:
+def started(commands: Commands, *before: str) -> int:
     """How many of the calls that change something there are before the first line of apfs, and a few more."""
-    return commands.run(interrupted(-1), *APFS[:2], "-c", "import apfs.cli.start").changes
+    return commands.run(interrupted(-1), *before, *APFS[:2], "-c", "import apfs.cli.start").changes
 
 
 def exec_killed(commands: Commands, _stack: ExitStack) -> Kind:
@@ -149,7 +152,7 @@ def mount_interrupted(commands: Commands, stack: ExitStack) -> Kind:
 
 
 def mount_with_an_agent_killed(child: str, commands: Commands, stack: ExitStack) -> Kind:
-    """Kill -9 of `apfs agent`, which becomes `apfs mount`, of the agent itself, or of the host that it forks."""
+    """Kill -9 of `apfs agent`, which becomes `apfs mount`, of the agent, of its command, or of the server of that."""
     mountpoint = _directory(commands, stack)
 
     def attempt(fault: Fault) -> Outcome:
@@ -170,22 +173,55 @@ def agent_interrupted(commands: Commands, _stack: ExitStack) -> Kind:
     return Kind(interrupted, attempt, attempt(interrupted(-1)), started(commands))
 
 
-def mount_with_an_agent_interrupted(commands: Commands, stack: ExitStack) -> Kind:
-    """Ctrl-C at `apfs mount` in a session that has an agent."""
-    command = [*AGENT, "sh", "-c", 'echo "$APFS_AGENT"; exec cat']
-    session = stack.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    )
-    os.environ["APFS_AGENT"] = line_of(session).strip()
-    stack.callback(os.environ.pop, "APFS_AGENT")
-    return mount_interrupted(commands, stack)
+def mount_with_an_agent_interrupted(child: str, commands: Commands, stack: ExitStack) -> Kind:
+    """Ctrl-C at `apfs mount` in a session that has an agent: at its calls, or at those of the agent's command."""
+    mountpoint = _directory(commands, stack)
+
+    def fault(call: int) -> Fault:
+        return Fault(call, child, number=signal.SIGINT, group=True, changing=True)
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.mount(fault, mountpoint, *AGENT)
+        if not is_lost(outcome, 1):
+            assert outcome.status in (0, 130), outcome
+            assert outcome.said == ""
+        return outcome
+
+    return Kind(fault, attempt, attempt(fault(-1)), started(commands, *AGENT) if child == COMMAND else 1)
+
+
+def is_lost(outcome: Outcome, status: int) -> bool:
+    """Whether the agent has ended with its command: so does Ctrl-C until the command has joined its group."""
+    return outcome.said == LOST and outcome.status == status
+
+
+def exec_with_an_agent_interrupted(child: str, commands: Commands, _stack: ExitStack) -> Kind:
+    """Ctrl-C at `apfs exec` in a session that has an agent, as above."""
+
+    def fault(call: int) -> Fault:
+        return Fault(call, child, number=signal.SIGINT, group=True, changing=True)
+
+    whole = commands.run(fault(-1), *AGENT, *EXEC)
+    last = whole.changes - (AT_THE_END if child == FORKED else AFTER_THE_ANSWER)
+
+    def attempt(fault: Fault) -> Outcome:
+        outcome = commands.run(fault, *AGENT, *(FOR_EVER if fault.call < last else EXEC))
+        if not is_lost(outcome, 125):
+            assert outcome.status == 130 or fault.call >= last, outcome
+            assert outcome.status in (0, 130), outcome
+            assert outcome.said == ""
+        nothing_stays(commands)
+        return outcome
+
+    return Kind(fault, attempt, whole, started(commands, *AGENT) if child == COMMAND else 1)
 
 
 def exec_with_an_agent_killed(child: str, commands: Commands, _stack: ExitStack) -> Kind:
-    """Kill -9 of `apfs agent`, which becomes `apfs exec`, of the agent itself, or of the host that it forks."""
+    """Kill -9 of `apfs agent`, which becomes `apfs exec`, of the agent, of its command, or of the server of that."""
+    statuses = (0, 125, 137) if child == FORKED else (0, 125)
 
     def attempt(fault: Fault) -> Outcome:
-        outcome = check_exec(commands, fault, (*AGENT, *EXEC))
+        outcome = check_exec(commands, fault, (*AGENT, *EXEC), statuses)
         nothing_stays(commands)
         return outcome
 
@@ -313,11 +349,16 @@ KINDS: dict[str, Callable[[Commands, ExitStack], Kind]] = {
     "agent-interrupted": agent_interrupted,
     "agent-mount": lambda *rest: mount_with_an_agent_killed(COMMAND, *rest),
     "agent-mount-agent": lambda *rest: mount_with_an_agent_killed(FORKS, *rest),
-    "agent-mount-server": lambda *rest: mount_with_an_agent_killed(FORKED, *rest),
-    "agent-mount-interrupted": mount_with_an_agent_interrupted,
+    "agent-mount-command": lambda *rest: mount_with_an_agent_killed(FORKED, *rest),
+    "agent-mount-server": lambda *rest: mount_with_an_agent_killed(f"{FORKED}.{SERVER}", *rest),
+    "agent-mount-interrupted": lambda *rest: mount_with_an_agent_interrupted(COMMAND, *rest),
+    "agent-mount-command-interrupted": lambda *rest: mount_with_an_agent_interrupted(FORKED, *rest),
     "agent-exec": lambda *rest: exec_with_an_agent_killed(COMMAND, *rest),
     "agent-exec-agent": lambda *rest: exec_with_an_agent_killed(FORKS, *rest),
-    "agent-exec-server": lambda *rest: exec_with_an_agent_killed(FORKED, *rest),
+    "agent-exec-command": lambda *rest: exec_with_an_agent_killed(FORKED, *rest),
+    "agent-exec-server": lambda *rest: exec_with_an_agent_killed(f"{FORKED}.{SERVER}", *rest),
+    "agent-exec-interrupted": lambda *rest: exec_with_an_agent_interrupted(COMMAND, *rest),
+    "agent-exec-command-interrupted": lambda *rest: exec_with_an_agent_interrupted(FORKED, *rest),
     "migrate": lambda *rest: migration_killed(migrate, COMMAND, *rest),
     "migrate-guard": lambda *rest: migration_killed(migrate, GUARD, *rest),
     "migrate-send": lambda *rest: migration_killed(migrate_remotely, COMMAND, *rest),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EXEC = (*APFS, "exec", "--", "true")
 AGENT = (*APFS, "agent", "--")
 FORKS, FORKED = "1.1", "1.1.2"
-"""The agent of `apfs agent`, and the first host that it forks. Before that, an import runs ldconfig."""
+"""The agent of `apfs agent`, and the first command that it forks. Before that, an import runs ldconfig."""
 FOR_EVER = (*APFS, "exec", "--", "sleep", "1000")
 SERVER = "1"
 OTHERS = ("2", "3")
@@ -240,9 +240,9 @@ def test_interrupted_mount(commands: Commands, tmp_path: Path) -> None:
     assert commands.mount(late, mountpoint).status == 0
 
 
-@pytest.mark.parametrize("child", [COMMAND, FORKS, FORKED])
+@pytest.mark.parametrize("child", [COMMAND, FORKS, FORKED, f"{FORKED}.{SERVER}"])
 def test_an_agent_is_killed(commands: Commands, tmp_path: Path, child: str) -> None:
-    """Or `apfs mount`, or the host that the agent forks for it: the next mount works."""
+    """Or `apfs mount`, or the command that the agent forks for it, or the server of that: the next mount works."""
     mountpoint = tmp_path / "host"
     mountpoint.mkdir()
     whole = commands.mount(Fault(-1, child, changing=True), mountpoint, *AGENT)
