@@ -173,4 +173,4 @@ def _private(scenario: str | None) -> PrivateHost:
     from apfs.cli import forking
     from apfs.mounts.private import PrivateHost
 
-    return PrivateHost(scenario or "default", forking.by_agent() or forking.start)
+    return PrivateHost(scenario or "default", forking.start)

@@ -129,6 +129,8 @@ def _run(connection: socket.socket, server: int, kind: bytes) -> None:
     """Become what a new process would be: all is taken from the request, but nothing from the server."""
     if kind == NEW_SESSION:
         os.setsid()
+    else:
+        signal.signal(signal.SIGINT, at_once)
     # From here on, so that it does not run if the server is killed before it has told anybody of this process.
     linux.die_with_parent(parent=server)
     size, (directory, *descriptors), _, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
@@ -149,7 +151,10 @@ def _run(connection: socket.socket, server: int, kind: bytes) -> None:
         os.dup2(descriptor, number)
     close_others(*numbers)
     if kind == STAND_IN:
-        os.setpgid(0, request["group"])
+        try:
+            os.setpgid(0, request["group"])
+        except PermissionError:  # the group has gone, and so has the process that this one stands in for
+            return
         _take_signals(request["ignored"], request["blocked"])
     forking.run(request["words"])
 
@@ -159,8 +164,6 @@ def _take_signals(ignored: Collection[int], blocked: Collection[int]) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if (signal.getsignal(number) is signal.SIG_IGN) != (number in ignored):
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
-    if signal.SIGINT not in ignored:
-        signal.signal(signal.SIGINT, at_once)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 

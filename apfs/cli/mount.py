@@ -87,20 +87,9 @@ def command(
         0  mounted        1  could not be mounted        2  wrong usage, scenario or environment
         130  interrupted by Ctrl-C
     """
-    from apfs.cli import forking
-    from apfs.mounts import server
-
-    fork = None if foreground or debug or ready_fd is not None or lifeline_fd is not None else forking.by_agent()
-    if fork:
-        options = ["--scenario", scenario, "--clock", clock]
-        options += [f"--set={key}={value}" for key, value in changes.items()]
-        options += [f"--fuse-option={option}" for option in fuse_options]
-        options += [] if allow_other is None else ["--allow-other" if allow_other else "--no-allow-other"]
-        options += [] if fast_loop else ["--no-fast-loop"]
-        _daemon(lambda: server.wait_for_daemon(server.begin_by(fork, mountpoint, options, None)))
-        return
     from apfs.cli.booting import booting
-    from apfs.mounts import environment, table
+    from apfs.mounts import environment, server, table
+    from apfs.mounts.interrupts import interrupts
     from apfs.scenario.model import ScenarioError
 
     try:
@@ -141,19 +130,11 @@ def command(
     if foreground or debug:
         serve(ready_fd, lifeline_fd)
         return
-    _daemon(lambda: server.fork_server(mountpoint, serve))
-
-
-def _daemon(start: Callable[[], None]) -> None:
-    """Start a server that stays, unless Ctrl-C comes before its mount can be used."""
-    from apfs.mounts.interrupts import interrupts
-    from apfs.mounts.table import MountsError
-
     interrupts.note()
     try:
-        start()
+        server.fork_server(mountpoint, serve)
         interrupts.ignore()
-    except MountsError as error:
+    except table.MountsError as error:
         fail(str(error), error.exit_status)
 
 

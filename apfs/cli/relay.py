@@ -15,7 +15,7 @@ from apfs.mounts import agent, forker
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import NoReturn
 
     from apfs.mounts.forker import Fork
@@ -31,13 +31,17 @@ def run(words: Sequence[str], told: str) -> None:
 
     `told` is what the agent's variable says.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        fork = _ask(words, told)
+        fork = _ask(words, told, before)
+        if fork:
+            _pass_on_signals(fork.pidfd)
     except OSError:  # also without /proc, or in a directory that may not be searched
-        return
+        fork = None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if fork is None:
         return
-    _pass_on_signals(fork.pidfd)
     status = fork.wait()
     if status is None:
         os.write(2, b"apfs: the agent was killed, and with it this command\n")
@@ -45,13 +49,16 @@ def run(words: Sequence[str], told: str) -> None:
     _end_as(status)
 
 
-def _ask(words: Sequence[str], told: str) -> Fork | None:
-    """Have the agent fork a command; None if its fork would differ from one of this process."""
+def _ask(words: Sequence[str], told: str, blocked: Iterable[int]) -> Fork | None:
+    """Have the agent fork a command; None if its fork would differ from one of this process.
+
+    From the moment when it may run, signals for it wait until they can be passed on.
+    """
     numbers = _descriptors()
     # With that option, a command ends with the parent of this process, of which the agent knows nothing.
     if words[0] not in STATUS or numbers is None or "--die-with-parent" in words:
         return None
-    found = agent.find(told, whole=True)
+    found = agent.find(told)
     if found is None:
         return None
     request = {
@@ -62,10 +69,11 @@ def _ask(words: Sequence[str], told: str) -> Fork | None:
         "numbers": numbers,
         "group": os.getpgrp(),
         "ignored": [int(number) for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN],
-        "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+        "blocked": list(map(int, blocked)),
     }
     directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         with found:
             return found.fork(forker.STAND_IN, request, [directory, *numbers])
     finally:

@@ -1,8 +1,8 @@
-"""The agent of a session: a process that forks commands and hosts for a shell, so that they need not import anything.
+"""The agent of a session: a process that forks commands of apfs for a shell, so that these need not import anything.
 
-`apfs agent` starts it for a command, and names it in that command's environment. The commands of apfs look there first.
-An agent is used only if its fork is what a fork of the caller would be: same installation, same user, same namespaces,
-same limits. Otherwise, and if it has ended, everything is done as if there were none.
+`apfs agent` starts it for a command, and names it in that command's environment. The commands of apfs look there first
+(`apfs.cli.relay`). An agent is used only if its fork is what a fork of the caller would be: same installation, user,
+session, namespaces, limits. Otherwise, and if it has ended, everything is done as if there were none.
 
 A command needs this before it knows whether it can save its imports, so little is imported here.
 """
@@ -28,8 +28,8 @@ _FILES = ("limits", "cgroup", "oom_score_adj", "attr/current", "personality", "c
 """Files below /proc/PID of which the same is true, as far as Linux has them."""
 _EARLY = ("PYTHON", "LANG", "LC_")
 """What variables begin with that an interpreter reads when it starts."""
-_SEPARATOR = b"\0"
 _MOST = 1 << 18
+"""How many bytes of that are read; what is longer is never the same."""
 
 
 def new_socket() -> tuple[socket.socket, str]:
@@ -50,21 +50,19 @@ def user(connection: socket.socket) -> int:
 
 def introduce(control: socket.socket) -> None:
     """Tell a client that has connected what forks of this process are like. `OSError` if it has gone."""
-    control.send(_SEPARATOR.join((_inherited(), _of_commands())))
+    control.send(_inherited())
 
 
-def find(told: str, *, whole: bool) -> Forker | None:
-    """Return the agent that a variable tells of: for a `whole` command, or for a host; None if it cannot be used."""
+def find(told: str) -> Forker | None:
+    """Return the agent that a variable tells of; None if it cannot be used."""
     name, _, installation = told.partition(":")
     if installation != _INSTALLATION:
         return None
     control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         control.connect(f"\0{name}")
-        if user(control) == os.geteuid():
-            inherited, _, of_commands = control.recv(_MOST).partition(_SEPARATOR)
-            if inherited == _inherited() and (not whole or of_commands == _of_commands()):
-                return Forker(control)
+        if user(control) == os.geteuid() and control.recv(_MOST) == _inherited():
+            return Forker(control)
     except OSError:
         pass
     control.close()
@@ -81,14 +79,10 @@ def _inherited() -> bytes:
         [line for line in _read("status").splitlines() if line.startswith(_STATUS)],
         list(map(_read, _FILES)),
         (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority),
+        os.getsid(0),
+        sorted((name, value) for name, value in os.environ.items() if name.startswith(_EARLY)),
     )
     return repr(facts).encode()
-
-
-def _of_commands() -> bytes:
-    """Return what besides matters for a command in the place of this process; hosts have a session of their own."""
-    early = sorted((name, value) for name, value in os.environ.items() if name.startswith(_EARLY))
-    return repr((os.getsid(0), early)).encode()
 
 
 def _read(name: str) -> str:

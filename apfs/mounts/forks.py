@@ -99,11 +99,9 @@ class Command:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         pass_fds: Sequence[int] = (),
-        forker: Forker | None = None,
     ) -> None:
         """Start `apfs` with these words, in a session of its own. It ends with the server, unless it `outlives` that.
 
-        The server is the one of this program, or `forker`.
         Its standard error is a pipe, and standard input and output are too if it `talks`; else they are nothing.
         `pass_fds` have the same numbers there. `OSError` if there is no directory `cwd`; `MountsError` if nobody forks.
         """
@@ -133,7 +131,7 @@ class Command:
                 "umask": current_umask(),
                 "numbers": [*range(3), *pass_fds],
             }
-            self._send_request(forker, request, descriptors)
+            self._send_request(request, descriptors)
 
     def _output(self, theirs: contextlib.ExitStack) -> int:
         """Return the end of a new pipe that the command writes to."""
@@ -142,9 +140,9 @@ class Command:
         self._outputs.append((open(reader, "rb", buffering=0), []))  # noqa: PTH123, SIM115 -- until its end
         return writer
 
-    def _send_request(self, forker: Forker | None, request: dict[str, object], descriptors: list[int]) -> None:
+    def _send_request(self, request: dict[str, object], descriptors: list[int]) -> None:
         try:
-            self._fork = (forker or _server()).fork(NEW_SESSION, request, descriptors)
+            self._fork = _server().fork(NEW_SESSION, request, descriptors)
         except OSError:
             for file in (self._input, *(output for output, _ in self._outputs)):
                 if file is not None:

@@ -98,15 +98,7 @@ class Server(Protocol):
         """Wait for its end, and return what it wrote; standard error comes last."""
 
 
-class Daemon(Server, Protocol):
-    """A server that is to stay, but for trouble at its start."""
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-
-
 S = TypeVar("S", bound=Server)
-D = TypeVar("D", bound=Daemon)
 
 
 def start_interpreter(words: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -226,27 +218,20 @@ def fork_server(mountpoint: str, serve: Callable[[int], None]) -> None:
 
     For commands, which have no threads and are done then. `serve` gets the descriptor to write READY to, and keeps no
     other but the standard streams; the child ends with it. `MountsError` with the child's last words and exit
-    status if it gave up.
+    status if it gave up. Then, and if Ctrl-C comes, nothing of it is left.
     """
     mountpoint = absolute(mountpoint)
     ready, writer = os.pipe()
     forked = fork(lambda: serve(writer), writer)
     os.close(writer)
-    wait_for_daemon(Starting(forked, mountpoint, ready))
-
-
-def wait_for_daemon(starting: Starting[D]) -> None:
-    """Return when a server answers that is to stay when this process ends.
-
-    `MountsError` with its last words and exit status if it gave up. Then, and if Ctrl-C comes, nothing of it is left.
-    """
+    starting = Starting(forked, mountpoint, ready)
     try:
         starting.wait_until_it_answers()
     except BaseException as error:
         if not isinstance(error, MountsError):
-            starting.server.terminate()
+            forked.terminate()
         starting.end()
-        _clear_away(starting.mountpoint)
+        _clear_away(mountpoint)
         raise
 
 

@@ -247,7 +247,7 @@ def test_an_agent_is_killed(commands: Commands, tmp_path: Path, child: str) -> N
     mountpoint.mkdir()
     whole = commands.mount(Fault(-1, child, changing=True), mountpoint, *AGENT)
     assert whole.status == 0
-    for call in spread(whole.changes // 2, whole.changes * 9 // 10, 3):
+    for call in spread(whole.changes // 2, whole.changes * 7 // 10, 3):
         fault = Fault(call, child, changing=True)
         assert fault.met(commands.mount(fault, mountpoint, *AGENT))
 
