@@ -1,4 +1,4 @@
-"""`apfs agent`: run a command in which hosts start fast."""
+"""`apfs agent`: run a command in which commands of apfs start fast."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     "words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completion.commands
 )
 def command(words: tuple[str, ...]) -> None:
-    """Run COMMAND, in which `apfs mount` and `apfs exec` start hosts faster.
+    """Run COMMAND, in which `apfs mount`, `apfs exec` and `apfs umount` are faster.
 
-    This is for test suites in a shell. A process that has imported everything runs as long as COMMAND, and hosts are
-    forked from it. They are the same hosts as without it: `apfs mount` leaves them mounted when COMMAND ends.
+    This is for test suites in a shell. A process that has imported everything runs as long as COMMAND and forks those
+    commands, which do the same as without it: `apfs mount` leaves hosts mounted when COMMAND ends.
 
-    Commands find that process by the environment variable APFS_AGENT. Where a fork would differ from a new process they
-    do without it: after a change of the user, the limits (ulimit), the cgroup, the installation of apfs or the
-    namespaces, so also inside `apfs exec` and in containers.
+    They find that process by the environment variable APFS_AGENT. Where a fork would differ from a new process they do
+    without it: after a change of the user, the session, the limits (ulimit), the cgroup, the locale, the installation
+    of apfs or the namespaces, so also inside `apfs exec` and in containers.
 
     \b
     EXAMPLE

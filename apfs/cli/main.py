@@ -38,7 +38,7 @@ COMMANDS = {
     "migrate": "Live-migrate a guest, or predict the outcome.",
     "scenario": "List, show and validate descriptions of hosts.",
     "record": "Write a scenario that describes a machine.",
-    "agent": "Run a command in which hosts start faster.",
+    "agent": "Run a command in which apfs is faster.",
     "doctor": "Test what works here, and report what is missing.",
     "completion": "Print a script for Tab completion in a shell.",
 }

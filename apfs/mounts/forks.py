@@ -1,9 +1,9 @@
 """Commands of apfs that start at once: forks of a server process that has imported everything.
 
-The server of a test program is started when it is first needed, and ends with that program in any case. A session of a
-shell can have one, too (`apfs.mounts.agent`). A server knows nothing about the commands: each has its own connection,
-over which it gets what a new process would inherit from this one, and which reports how it ended.
-`apfs.cli.forkserver` is the other side.
+The server of a test program is started when it is first needed, and ends with that program in any case. (A session of a
+shell can have one, too: `apfs.mounts.agent`.) A server knows nothing about the commands: each has its own connection,
+over which it gets what a new process would inherit from this one, and which reports how it ended
+(`apfs.mounts.forker`). `apfs.cli.forkserver` is the other side.
 
 A fork inherits from the server what was set when that started: resource limits, niceness and namespaces.
 """
