@@ -32,6 +32,7 @@ class _Interrupts:
     def _interrupted(self, *_signal: object) -> None:
         self._noted = True
         if self._heeding:
+            self._heeding = False  # once: what is done at the end is not to be interrupted
             raise SystemExit(STATUS)
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 """Signals that keys of a terminal send."""
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _CHILDRENS_FAULTS = 8
 """Place of cminflt in /proc/PID/stat, behind the name."""
 
@@ -26,12 +27,14 @@ def take() -> set[signal.Signals]:
     """
     terminal = {number for number in _TERMINAL if signal.getsignal(number) is not signal.SIG_IGN}
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, _end)
     return terminal
 
 
 def _end(number: int, _frame: object) -> NoReturn:
+    for ending in _ENDING:  # once: what is done at the end is not to be interrupted
+        signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -49,9 +52,9 @@ def let_go(start: Callable[[], None], pid: int | None) -> None:
 
 def _interrupted(pid: int | None, *_signal: object) -> None:
     """Leave SIGINT to the command, which got it too, if bwrap's child `pid` has started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once, as above
     if pid is not None and not _has_started(pid):
         raise SystemExit(STATUS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _has_started(pid: int) -> bool:
@@ -76,4 +79,5 @@ def _had_children(pid: int) -> bool:
 
 def children(pid: int) -> list[int]:
     """Return the children of a process. `OSError` if it has ended, or without CONFIG_PROC_CHILDREN."""
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()))
+    # A handler of signals calls this, in which the codec of a rare encoding might just be imported.
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()))

@@ -208,6 +208,27 @@ def test_signals_of_terminals_are_for_the_command(session: Session, host: str, n
 PROMPT = "what now? "
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_for_the_group_reaches_it_twice(session: Session, tmp_path: Path, number: signal.Signals) -> None:
+    """From its sender and from its client; nothing stays all the same."""
+    for _ in range(4):
+        with subprocess.Popen(
+            [*APFS, "exec", "--", "sh", "-c", "echo started; exec sleep 1000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            env={**os.environ, "APFS_AGENT": session.told, "TMPDIR": str(tmp_path)},
+        ) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "started\n"
+            assert not children(process.pid)
+            os.killpg(process.pid, number)
+            said = process.communicate(timeout=TIMEOUT)
+        assert (*said, process.returncode) == ("", "", 128 + number)
+        assert list(tmp_path.iterdir()) == []
+
+
 class Terminal:
     """An interactive bash in a terminal and session of its own, in which there is an agent."""
 
