@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-FSTYPE = "fuse.apfs"
-MOUNTINFO = Path("/proc/self/mountinfo")
+from apfs.mounts import mountinfo
+
+FSTYPE = mountinfo.FSTYPE
+MOUNTINFO = Path(mountinfo.FILE)
 _LINKS = 40
 """How many links Linux follows in a row."""
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class MountsError(Exception):
@@ -36,10 +36,6 @@ class Mount(NamedTuple):
     """The `st_dev` of its files."""
     mountpoint: str
     fstype: str
-
-
-def _unescape(field: str) -> str:
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)
 
 
 def no_proc() -> MountsError:
@@ -63,17 +59,10 @@ def check_proc() -> None:
 
 def mounted() -> list[Mount]:
     """Return all mounts that this process sees, in the order in which they were made. `MountsError` without /proc."""
-    mounts = []
     try:
-        lines = MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines()
+        return [Mount(*fields) for fields in mountinfo.read(str(MOUNTINFO))]
     except FileNotFoundError:
         raise no_proc() from None
-    for line in lines:
-        head, _, tail = line.partition(" - ")
-        _, _, device, _, mountpoint, *_ = head.split()
-        major, _, minor = device.partition(":")
-        mounts.append(Mount(os.makedev(int(major), int(minor)), _unescape(mountpoint), tail.split()[0]))
-    return mounts
 
 
 def is_apfs(mountpoint: str) -> bool:

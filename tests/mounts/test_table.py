@@ -22,7 +22,7 @@ HIDE = "mount -t tmpfs none /proc/irq"
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     """Let mountinfo have these lines."""
     file = tmp_path / "mountinfo"
-    file.write_text("".join(f"{line}\n" for line in lines))
+    file.write_text("".join(f"{line}\n" for line in lines), newline="\n")
     monkeypatch.setattr(table, "MOUNTINFO", file)
 
 
@@ -40,6 +40,12 @@ def test_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.is_mounted(os.makedev(0, 45))
     assert table.is_mounted(os.makedev(259, 1048575))
     assert not table.is_mounted(os.makedev(45, 0))
+
+
+def test_spaces_of_unicode_are_parts_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "/a\u00a0b", "/a\u2028b", "/a\x0bb\x0cb\x1cb\x85b\rb"
+    told(tmp_path, monkeypatch, *(f"36 35 0:45 / {name} rw - fuse.apfs default rw" for name in names))
+    assert [mount.mountpoint for mount in table.mounted()] == list(names)
 
 
 @pytest.mark.parametrize(("types", "expected"), [(("tmpfs", "fuse.apfs"), True), (("fuse.apfs", "tmpfs"), False)])
