@@ -1,119 +1,84 @@
-"""Tab completion of arguments: scenarios, mounts, mediated devices; and the command `apfs completion`.
+"""Tab completion: what click asks for values, and the command `apfs completion`.
 
-This runs at every Tab, so nothing slow is imported here, not even pathlib, and errors silently result in fewer
-completions.
+Nothing slow is imported here, not even pathlib: this runs at every Tab for which a script has to ask click.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete, add_completion_class
+
+from apfs.cli import values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+    from apfs.cli.values import Rule
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-class _Bash(BashComplete):
-    """Bash inserts what it gets as it is: spaces and the like must be escaped for it. zsh and fish do that."""
+class _Formatting:
+    """The lines that a script gets are those of `apfs.cli.values`."""
+
+    name: str
 
     def format_completion(self, item: CompletionItem) -> str:
         """Return one line for the script."""
-        value = re.sub(r"([^\w@%+=:,./-])", r"\\\\\1", item.value)  # the script's `read` takes one backslash away
-        return f"{item.type},{value}"
+        return values.formatted(self.name, (item.type, item.value, item.help))
 
 
-add_completion_class(_Bash)
+class _Bash(_Formatting, BashComplete):
+    pass
 
 
-def _matching(items: Iterable[tuple[str, str | None]], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(value, help=text) for value, text in items if value.startswith(incomplete)]
+class _Zsh(_Formatting, ZshComplete):
+    pass
 
 
-def scenarios(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the scenarios of the gallery with what they are for."""
-    import tomllib
-
-    from apfs.scenario.reader import gallery
-
-    texts = gallery().items()
-    return _matching(((name, str(tomllib.loads(text)["description"])) for name, text in texts), incomplete)
+class _Fish(_Formatting, FishComplete):
+    pass
 
 
-def scenarios_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer scenarios, and files for what cannot be a scenario."""
-    return scenarios(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
+for _kind in (_Bash, _Zsh, _Fish):
+    add_completion_class(_kind)
 
 
-def directories(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer directories."""
-    return [CompletionItem(incomplete, type="dir")]
+class Values:
+    """A completer that asks a rule of `apfs.cli.values`, which the scripts ask without click."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def __call__(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what the rule offers after what click has read of the command line."""
+        options: dict[str, object] = {}
+        arguments: list[str] = []
+        for param in ctx.command.params:
+            given = ctx.params.get(param.name or "")
+            if isinstance(param, click.Option):
+                options[param.opts[0]] = given
+            elif given is not None:
+                arguments += [given] if isinstance(given, str) else given
+        return [CompletionItem(value, kind, text) for kind, value, text in self.rule(options, arguments, incomplete)]
 
 
-def mounted(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the places where an apfs is mounted, and directories for any other text."""
-    from apfs.mounts import table
-
-    places = dict.fromkeys(mount.mountpoint for mount in table.mounted() if mount.fstype == table.FSTYPE)
-    return _matching(((place, None) for place in places), incomplete) or directories(ctx, param, incomplete)
-
-
-def mounted_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the places where an apfs is mounted, and files for any other text."""
-    found = mounted(ctx, param, incomplete)
-    return [item for item in found if item.type != "dir"] or [CompletionItem(incomplete, type="file")]
-
-
-def guests(parameter: str) -> Completer:
-    """Return a completer that offers the running guests of the mount that another parameter names."""
-
-    def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return _listed(f"{ctx.params.get(parameter) or '.'}/guests", incomplete)
-
-    return complete
-
-
-def mdevs(mount: str, incomplete: str) -> list[CompletionItem]:
-    """Offer the mediated devices of a mount."""
-    return _listed(f"{mount}/dev/vfio-ap", incomplete)
-
-
-def _listed(directory: str, incomplete: str) -> list[CompletionItem]:
-    names: list[str] = []
-    with contextlib.suppress(OSError):
-        names = os.listdir(directory)  # noqa: PTH208 -- names are wanted
-    return _matching(((name, None) for name in names), incomplete.lower())
+directories = Values(values.directories)
+scenarios = Values(values.scenarios)
+scenarios_and_files = Values(values.scenarios_and_files)
+mounted = Values(values.mounted)
+mounted_and_files = Values(values.mounted_and_files)
+guests = Values(values.guests)
+programs = Values(values.programs)
+commands = Values(values.commands)
+operands = Values(values.operands)
 
 
 def record_types(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the types of records that a journal can have."""
     from apfs.journal.records import KINDS
 
-    return _matching(((kind, None) for kind in KINDS), incomplete)
-
-
-def commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the commands in PATH for the first word, and files for all others."""
-    return command_line(ctx.params.get(param.name or "") or (), incomplete)
-
-
-def command_line(words: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
-    """Offer what can follow these words of a command."""
-    if words or "/" in incomplete:
-        return [CompletionItem(incomplete, type="file")]
-    found: set[str] = set()
-    for directory in os.get_exec_path():
-        with contextlib.suppress(OSError), os.scandir(directory) as entries:
-            found |= {entry.name for entry in entries if entry.name.startswith(incomplete) and entry.is_file()}
-    return [CompletionItem(name) for name in sorted(found)]
+    return [CompletionItem(kind) for kind in KINDS if kind.startswith(incomplete)]
 
 
 @click.command()

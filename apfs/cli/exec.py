@@ -57,7 +57,7 @@ class _Exec(click.Command):
     multiple=True,
     metavar="UUID",
     help="Run COMMAND on the guest of this mediated device, not on the host. Repeat it for nested guests.",
-    shell_complete=completion.guests("mounted"),
+    shell_complete=completion.guests,
 )
 @click.option(
     "--net",

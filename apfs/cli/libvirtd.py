@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     metavar="PROGRAM",
     help="The libvirtd to run.",
     show_default=True,
-    shell_complete=completion.commands,
+    shell_complete=completion.programs,
 )
 @click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="Also listen on this port of 127.0.0.1.")
 @hosts.binds("to it")

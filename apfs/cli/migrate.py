@@ -14,11 +14,10 @@ import click
 
 from apfs.cli import completion
 from apfs.cli.streams import fail
+from apfs.cli.values import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from click.shell_completion import CompletionItem
 
     from apfs.mounts.guard import Guard
     from apfs.mounts.migration import Check, Outcome, Source, Target
@@ -26,25 +25,10 @@ if TYPE_CHECKING:
 
 
 _SIGNALS = signal.SIGTERM, signal.SIGHUP
-_LOCAL = 3
-"""How many arguments there are without --send and --receive."""
-
-
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer what comes next: two mounts and a device of the first; at an end a device, and a command."""
-    given: tuple[str, ...] = ctx.params.get("operands") or ()
-    end = ctx.params.get("sent") or ctx.params.get("received")
-    if end and given:
-        return completion.command_line(given[1:], incomplete)
-    if end:
-        return completion.mdevs(end, incomplete)
-    if len(given) < _LOCAL - 1:
-        return completion.mounted(ctx, param, incomplete)
-    return completion.mdevs(given[0], incomplete) if len(given) < _LOCAL else []
 
 
 @click.command()
-@click.argument("operands", nargs=-1, metavar="SOURCE TARGET UUID", shell_complete=_complete)
+@click.argument("operands", nargs=-1, metavar="SOURCE TARGET UUID", shell_complete=completion.operands)
 @click.option("--check", is_flag=True, help="Change nothing; say whether a migration would succeed, and if not, why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option(
@@ -103,7 +87,7 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
             raise click.UsageError("--send and --receive exclude each other")
         if sent or received:
             _end_of_two(operands, sent, received, only_check=check, as_json=as_json)
-        if len(operands) != _LOCAL:
+        if len(operands) != LOCAL:
             raise click.UsageError("expected SOURCE, TARGET and UUID")
         uuid = operands[2].lower()
         source, target = migration.Source(Path(operands[0]), uuid), migration.Target(Path(operands[1]), uuid)

@@ -15,7 +15,7 @@ from apfs.cli.streams import fail
     envvar="APFS_QEMU",
     show_envvar=True,
     help="The QEMU to run.  [default: the first qemu-system-s390x in PATH]",
-    shell_complete=completion.commands,
+    shell_complete=completion.programs,
 )
 @click.option(
     "--build",

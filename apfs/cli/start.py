@@ -19,6 +19,8 @@ def main() -> None:
         signal.signal(signal.SIGINT, at_once)
     if sys.argv[1:] == ["--version"] and _print(f"apfs, version {__version__}\n"):
         return
+    if "_APFS_GRAMMAR" in os.environ and _values():
+        return
     told = os.environ.get("APFS_AGENT")
     if told and len(sys.argv) > 1:
         from apfs.cli import relay
@@ -29,9 +31,18 @@ def main() -> None:
     run(prog_name="apfs")
 
 
-def _print(line: str) -> bool:
-    """Print a line without click, whose import takes most of the time; False if that fails, which click reports."""
+def _values() -> bool:
+    """Answer the Tab key; False if only click can."""
+    from apfs.cli import values
+
+    lines = values.answer(os.environ)
+    return lines is not None and _print(lines)
+
+
+def _print(text: str) -> bool:
+    """Print without click, whose import takes most of the time; False if that fails, which click reports."""
+    data = os.fsencode(text)
     try:
-        return os.write(1, line.encode()) == len(line)
+        return os.write(1, data) == len(data)
     except OSError:
         return False

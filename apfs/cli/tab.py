@@ -1,7 +1,8 @@
 """The scripts of `apfs completion`: those of click, which ask `apfs` at every Tab, with a table of what never changes.
 
-A script knows the commands and the options, so that Tab takes no time for them. It asks for everything else: values,
-and options behind other words, as some can be used only once.
+A script knows the commands and the options, so that Tab takes no time for them. For everything else it asks `apfs`. It
+hands over the grammar of the command line, with which `apfs.cli.values` finds values without click; click is asked for
+options behind other words, as some can be used only once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _apfs_ask() {
     [[ $word != -* ]] || place+=" -"
     case $place in
 CASES
-    (*) env "$@"; return ;;
+    (*)
+        env _APFS_GRAMMAR=SYNOPSES "$@"
+        return ;;
     esac
     for item in "${items[@]}"; do
         [[ $item != START"$word"* ]] || printf '%s\\n' "$item"
@@ -45,7 +48,7 @@ function _apfs_ask
     switch "$place"
 CASES
     case '*'
-        env $argv
+        env _APFS_GRAMMAR=SYNOPSES $argv
         return
     end
     string match --regex -- "^plain,$literal.*" $items
@@ -76,6 +79,36 @@ def known(completer: ShellComplete, command: click.Command, words: tuple[str, ..
             yield from known(completer, found, (*words, name))
 
 
+def grammar(command: click.Command, words: tuple[str, ...] = (), parent: click.Context | None = None) -> Iterator[str]:
+    """Yield the lines that `apfs.cli.values` reads, one for each command that takes no other one."""
+    context = click.Context(command, parent, **command.context_settings)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None, name  # noqa: S101 -- the group lists it
+            yield from grammar(found, (*words, name), context)
+        return
+    options, arguments = [], []
+    for param in command.get_params(context):
+        if isinstance(param, click.Argument):
+            arguments.append(_offered(context, param) + ("..." if param.nargs < 0 else ""))
+        elif isinstance(param, click.Option) and not param.hidden:
+            value = "" if param.is_flag else f"={_offered(context, param)}"
+            options.append(",".join((*param.opts, *param.secondary_opts)) + value)
+    ending = [] if context.allow_interspersed_args else ["[--]"]
+    yield " ".join((f"{' '.join(words)}:", *options, *ending, *arguments))
+
+
+def _offered(context: click.Context, param: click.Parameter) -> str:
+    """Return the rule for values of a parameter, or all values."""
+    rule = getattr(param._custom_shell_complete, "rule", None)  # noqa: SLF001 -- click has no public name for it
+    if rule is not None:
+        return f"<{rule.__name__}>"
+    items = param.shell_complete(context, "")
+    kinds = {"file": "<files>", "dir": "<directories>"}
+    return "|".join(kinds.get(item.type, item.value) for item in items) or "<nothing>"
+
+
 def script(command: click.Command, shell: str) -> str:
     """Return the text that makes a shell, one of those that click knows, complete `apfs`."""
     kind = get_completion_class(shell)
@@ -85,7 +118,8 @@ def script(command: click.Command, shell: str) -> str:
     table = list(known(completer, command))
     for theirs, ours in _REPLACED.items():
         source = source.replace(theirs, ours)
-    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](completer, table) + source
+    function = {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](completer, table)
+    return function.replace("SYNOPSES", quote("\n".join(("", *grammar(command), "")))) + source
 
 
 def _items(completer: ShellComplete, entry: Known) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ def _unescape(field: str) -> str:
     return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in others)
 
 
-def read(file: str = FILE) -> Iterator[tuple[int, str, str]]:
+def read(file: str) -> Iterator[tuple[int, str, str]]:
     """Yield `st_dev`, mount point and type of each mount, in the order in which they were made (proc_pid_mountinfo(5)).
 
     `OSError` without /proc.

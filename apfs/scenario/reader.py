@@ -12,6 +12,7 @@ from apfs.ap.hardware import CardHardware, MasterKeys, default_serial
 from apfs.ap.mask import ALL, NONE, Mask
 from apfs.ap.names import Apqn
 from apfs.ap.qinfo import Qci, with_fields
+from apfs.scenario.gallery import DIRECTORY
 from apfs.scenario.keys import BUS, CARD, MASKS, MDEV, QCI, QUEUE, TOP, Key
 from apfs.scenario.limits import DEEPEST, MOST, MOST_MDEVS, MOST_QUEUES, too_deep
 from apfs.scenario.model import BusSettings, MdevSpec, Scenario, ScenarioError, Source
@@ -27,7 +28,7 @@ T = TypeVar("T")
 _SYNTAX = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column \d+|end of document)\)")
 
 
-_GALLERY = Path(__file__).with_name("gallery")
+_GALLERY = Path(DIRECTORY)
 
 
 def gallery() -> dict[str, str]:

@@ -130,7 +130,7 @@ def test_options_are_offered_by_the_command_alone(command: str) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert {name for name in loaded if name.startswith("apfs.")} <= {
         *("apfs.cli", "apfs.cli.main", "apfs.cli.start", "apfs.cli.streams", "apfs.cli.completion", "apfs.cli.hosts"),
-        *("apfs.mounts", "apfs.mounts.interrupts"),
+        *("apfs.cli.ctrl_c", "apfs.cli.values", "apfs.mounts", "apfs.mounts.interrupts"),
     }
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from apfs.host import Host
 from apfs.journal.records import Uevent
+from apfs.scenario.gallery import descriptions
 from apfs.scenario.model import DEFAULT
 from apfs.scenario.reader import gallery, load
 from apfs.testing.files import Shell
@@ -19,11 +20,13 @@ UNREADABLE = {"/sys/class/zcrypt/create", "/sys/class/zcrypt/destroy"}
 def test_there_is_a_default() -> None:
     assert DEFAULT in NAMES
     assert sorted(NAMES) == NAMES
+    assert list(descriptions()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_boots_and_says_what_it_is(name: str) -> None:
     scenario = load(name)
+    assert descriptions()[name] == scenario.description
     assert scenario.name == name
     assert len(scenario.description) > 20
     host = Host(scenario)
