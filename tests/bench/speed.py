@@ -482,11 +482,12 @@ BWRAP = ["bwrap", "--dev-bind", "/", "/", "--unshare-net", "--unshare-pid", "--p
 
 IMPORT = "import trio, pyfuse3"
 MANY = "pytest, 20 tests with a host and a command each"
-SCRIPT = [sys.executable, "-c", "from apfs.cli.main import main; main(prog_name='apfs')"]
-"""What pip makes of the command `apfs`."""
-TAB = '. "$0"; COMP_WORDS=(apfs mou) COMP_CWORD=1; _apfs_completion apfs; test "${COMPREPLY[*]}" = mount'
+INSTALLED = Path(sys.executable).with_name("apfs")
+_COMPLETE = '_apfs_completion "$1"; test "${COMPREPLY[*]}" ='
+TAB = f'. "$0"; COMP_WORDS=(apfs mou) COMP_CWORD=1; {_COMPLETE} mount'
 """A new bash that reads the script for completion and completes a command. One that runs already takes less time."""
-ASKED = ["_APFS_COMPLETE=bash_complete", "COMP_WORDS=apfs mount --clock r", "COMP_CWORD=3"]
+TAB_VALUE = f'. "$0"; COMP_WORDS=(apfs umount "${{2%?}}") COMP_CWORD=2; {_COMPLETE} "$2"'
+"""The same for a mount point without its last letter, for which the script runs `apfs`."""
 
 
 def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
@@ -502,8 +503,8 @@ def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
         IMPORT: [sys.executable, "-c", IMPORT],
         "bwrap true": [*BWRAP, "true"],
         "apfs --version": [*APFS, "--version"],
-        "the Tab key": ["bash", "-c", TAB, str(completion)],
-        "the Tab key, for a value": ["env", *ASKED, *SCRIPT],
+        "the Tab key": ["bash", "-c", TAB, str(completion), str(INSTALLED)],
+        "the Tab key, for a value": ["bash", "-c", TAB_VALUE, str(completion), str(INSTALLED), str(server.root)],
         "apfs exec --mount DIR true": [*APFS, "exec", "--mount", str(server.root), "true"],
         "apfs exec true": [*APFS, "exec", "true"],
     }
