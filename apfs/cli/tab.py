@@ -23,7 +23,7 @@ _POSIX = """\
 _apfs_ask() {
     local word=${1##*SEPARATOR} place="${1%SEPARATOR*} $2" item
     local -a items=()
-    [[ $word != -* ]] || place+=" -"
+    case $word in (-*=*) place= ;; (-*) place+=" -" ;; esac
     case $place in
 CASES
     (*)
@@ -44,6 +44,7 @@ function _apfs_ask
     set -l literal (string escape --style=regex -- "$word")
     set -l place (string replace --regex -- "$literal\\$" '' "$argv[2]")
     string match --quiet -- '-*' "$word"; and set place "$place-"
+    string match --quiet -- '-*=*' "$word"; and set place ""
     set -l items
     switch "$place"
 CASES

@@ -152,11 +152,34 @@ class _Grammar:
 
     def next(self, words: list[str], incomplete: str) -> list[Item] | None:
         """Return what is offered after these words; None for options and for unusual forms of options."""
+        start = ""
+        if self._joined(incomplete):
+            name, _, incomplete = incomplete.partition("=")
+            words, start = [*words, name], f"{name}="
+        read = self._read(words)
+        if read is None:
+            return None
+        kind, options, arguments, ended = read
+        if kind:
+            incomplete = incomplete.removeprefix("=")  # bash makes three words of --name=value
+        if incomplete == "=" or (incomplete.startswith("-") and not ended):
+            return None
+        items = _offered(kind or self._argument(len(arguments)), options, arguments, incomplete)
+        return items and [(type_, f"{start}{value}", text) for type_, value, text in items]
+
+    def _joined(self, word: str) -> bool:
+        """Whether a word is --name=value."""
+        name, equals, _ = word.partition("=")
+        return bool(equals and name.startswith("--") and self.options.get(name, ("", ""))[1])
+
+    def _read(self, words: list[str]) -> tuple[str, dict[str, object], list[str], bool] | None:
+        """Return what is offered for the value that is missing, values of options, arguments, if these are the rest."""
         options: dict[str, object] = {}
         arguments: list[str] = []
-        ended = False
-        name = kind = ""
+        name, kind, ended = "", "", False
         for word in words:
+            if kind and word == "=":
+                continue
             if kind:
                 options[name], kind = word, ""
             elif ended or not word.startswith("-") or word == "-":
@@ -166,11 +189,12 @@ class _Grammar:
                 ended = True
             elif word in self.options:
                 name, kind = self.options[word]
+            elif self._joined(word):
+                long, _, value = word.partition("=")
+                options[self.options[long][0]] = value
             else:
                 return None
-        if incomplete == "=" or (incomplete.startswith("-") and not ended):
-            return None
-        return _offered(kind or self._argument(len(arguments)), options, arguments, incomplete)
+        return kind, options, arguments, ended
 
     def _argument(self, count: int) -> str:
         """Return what is offered for the argument after so many."""
@@ -197,19 +221,25 @@ def offered(grammar: str, words: list[str], incomplete: str) -> list[Item] | Non
     return None
 
 
-def _escaped(value: str) -> str:
-    r"""Return a value with what is special for bash escaped: bash inserts what it gets as it is; zsh and fish do that.
+def _escaped(value: str, quote: str) -> str:
+    """Return a value with what is special for bash escaped: bash inserts what it gets as it is; zsh and fish do that.
 
-    Two backslashes, of which the script's `read` takes one away.
+    Also what starts a new word for its Tab key only, such as a colon. `quote` is the open quotation mark, if any.
     """
-    return "".join(char if char.isalnum() or char in "_@%+=:,./-" else f"\\\\{char}" for char in value)
+    if quote == "'":
+        value = value.replace("'", "'\\''")
+    elif quote:
+        value = "".join(f"\\{char}" if char in '"\\$`' else char for char in value)
+    else:
+        value = "".join(char if char.isalnum() or char in "_%+,./-" else f"\\{char}" for char in value)
+    return value.replace("\\", "\\\\")  # of two backslashes, the script's `read` takes one away
 
 
-def formatted(shell: str, item: Item) -> str:
+def formatted(shell: str, item: Item, quote: str = "") -> str:
     """Return an item as the script of a shell expects it (`format_completion` of click.shell_completion)."""
     kind, value, text = item
     if shell == "bash":
-        return f"{kind},{_escaped(value)}"
+        return f"{kind},{_escaped(value, quote)}"
     if shell == "zsh":
         return f"{kind}\n{value.replace(':', chr(92) + ':') if text else value}\n{text or '_'}"
     return f"{kind},{value}\t{text}" if text else f"{kind},{value}"
@@ -244,4 +274,6 @@ def answer(asked: Mapping[str, str]) -> str | None:
         incomplete = words[count - 1] if count <= len(words) else ""
         words = words[: count - 1]
     items = offered(asked["_APFS_GRAMMAR"], words, incomplete)
-    return None if items is None else "".join(f"{formatted(shell, item)}\n" for item in items)
+    last = asked["COMP_WORDS"].rpartition("\n")[2]
+    quote = last[:1] if last[:1] in ("'", '"') else ""
+    return None if items is None else "".join(f"{formatted(shell, item, quote)}\n" for item in items)

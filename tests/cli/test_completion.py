@@ -231,6 +231,23 @@ def test_tab_leads_through_a_migration(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_tab_finds_a_device_of_a_mount_with_an_odd_name(
+    terminal: Callable[[str, str], Terminal], tmp_path: Path, shell: str
+) -> None:
+    place = tmp_path / "z:b = c'd\\e"
+    place.mkdir()
+    apfs("mount", "--scenario", "migration-source", str(place))
+    try:
+        with terminal(shell, "eval") as shown:
+            shown.type(f"apfs migrate --send={tmp_path}/z\t{UUID[:3]}\t")
+            shown.expect(UUID[3:])
+            shown.type("\x15\n")
+            shown.exit()
+    finally:
+        apfs("umount", "--lazy", str(place))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_installed_files_are_found_by_the_shell(terminal: Callable[[str, str], Terminal], shell: str) -> None:
     with terminal(shell, "installed") as shown:
         shown.type("apfs scen\tvalid\tlarg\t\n")

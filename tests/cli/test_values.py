@@ -168,9 +168,19 @@ def test_mount_points_with_odd_names() -> None:
     assert offered("umount", "") == [f"plain,{place}" for place in ODD]
     assert offered("umount", "/m/a ") == ["plain,/m/a b"]
     assert offered("umount", "/m/back\\") == ["plain,/m/back\\slash"]
-    assert offered("umount", "/m/a ", dialect="bash") == [r"plain,/m/a\\ b"]
-    assert offered("umount", "/m/$", dialect="bash") == [r"plain,/m/\\$x\\*\\?"]
     assert offered("umount", "/m/a:", dialect="zsh") == ["plain", "/m/a:b", "_"]
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+@pytest.mark.usefixtures("mounts")
+def test_bash_inserts_words_that_are_mount_points(quote: str) -> None:
+    asked = environment("bash", ("umount",), "")
+    lines = values.answer({**asked, "COMP_WORDS": f"apfs\numount\n{quote}/m/"})
+    assert lines
+    script = """while IFS=, read type value; do eval "printf '%s\\n' $0$value$0"; done"""
+    command = ["/bin/bash", "-c", script, quote]
+    shown = subprocess.run(command, input=lines, check=True, capture_output=True, text=True)
+    assert shown.stdout.splitlines() == ODD
 
 
 def test_mount_points_that_no_line_can_hold(mounts: Path) -> None:
@@ -216,6 +226,16 @@ def test_command_lines_of_other_programs_are_theirs() -> None:
     assert offered("agent", "apfs", "mou") == ["file,mou"]
 
 
+def test_options_with_their_values_in_one_word() -> None:
+    assert offered("mount", "--clock=r") == ["plain,--clock=real"]
+    assert offered("mount", "--clock", "=", "r", dialect="bash") == ["plain,real"]
+    assert offered("mount", "--clock", "=", dialect="bash") == ["plain,real", "plain,manual"]
+    assert offered("record", "--root=/x") == ["dir,--root=/x"]
+    assert offered("libvirtd", "-s", "x", "--libvirtd=setp") == ["plain,--libvirtd=setpriv"]
+    assert offered("mount", "--clock=real", "/m") == ["dir,/m"]
+    assert offered("exec", "cp", "--bind=/x") == ["file,--bind=/x"]
+
+
 def test_programs_are_offered_for_options() -> None:
     for words in (("libvirtd", "--libvirtd"), ("qemu", "--qemu"), ("libvirtd", "--tcp", "1", "--libvirtd")):
         assert "plain,setpriv" in (offered(*words, "setp") or [])
@@ -225,8 +245,14 @@ def test_programs_are_offered_for_options() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        *[("exec", "-s", "x", "--ne"), ("exec", "--net", "-"), ("exec", "--net=p", ""), ("exec", "-sx", "")],
-        *[("mount", "--clock", "="), ("mount", "--ready-fd", ""), ("mou", ""), ("", ""), ("--version", "")],
+        *[
+            ("exec", "-s", "x", "--ne"),
+            ("exec", "--net", "-"),
+            ("exec", "--keep-id=p", ""),
+            ("exec", "--keep-id=", ""),
+            ("exec", "-sx", ""),
+        ],
+        *[("mount", "="), ("mount", "--ready-fd", ""), ("mou", ""), ("", ""), ("--version", "")],
         *[("scenario", "x", ""), ("scenario", "")],
     ],
 )
