@@ -1,6 +1,8 @@
 #!/bin/sh
 # The first process of the virtual machine: makes it a usable one, runs /command in the checkout, and switches off.
 export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
+# Timeouts of tests are for a real processor. And apfs is not installed, so pytest does not find its plugin.
+export APFS_SLOWER=30 PYTEST_PLUGINS=apfs.testing.plugin
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t cgroup2 none /sys/fs/cgroup

@@ -1,7 +1,6 @@
 #!/bin/sh
 # What is shown in a virtual machine: as root, from the top of a checkout, with `apfs` in PATH.
 set -u
-export APFS_SLOWER=30
 failed=0
 # Runs a step and says how it ended, and in how many seconds of the machine's clock.
 step() {
@@ -14,7 +13,7 @@ step() {
 }
 # Each test in a line of its own, and where it is if it takes long: so it is known what had not ended when a machine did.
 suite() {
-    step python3 -m pytest -v --color=no -p no:cacheprovider -p apfs.testing.plugin -o faulthandler_timeout=900 "$@"
+    step python3 -m pytest -v --color=no -p no:cacheprovider -o faulthandler_timeout=900 "$@"
 }
 
 step uname -srm
