@@ -39,7 +39,8 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
 
     JOURNAL has the output of `apfs journal --json`; - is standard input. The host is booted in this process, without
     a mount, from the scenario in the journal. Each request is repeated in the same order; its answer and its effects
-    are compared with the records.
+    are compared with the records. If the journal was truncated, for example by a full disk, so that its last line is
+    incomplete, the requests before it are repeated, and the output says so.
 
     \b
     EXAMPLE
@@ -82,6 +83,7 @@ def _document(history: History, result: Replay) -> dict[str, object]:
 
     return {
         "same": not result.differences,
+        "truncated": history.truncated,
         "apfs": {"recorded": history.header.apfs if history.header else None, "now": __version__},
         "requests": result.requests,
         "records": result.records,
@@ -101,16 +103,18 @@ def _document(history: History, result: Replay) -> dict[str, object]:
 def _text(journal: str, history: History, result: Replay, most: int) -> str:
     """Return the answer for people: a table of the first differences, and a line."""
     from apfs import __version__
+    from apfs.replay.replay import TRUNCATED
 
     before = history.header.apfs if history.header else __version__
     by = f", recorded by apfs {before}, replayed by {__version__}" if before != __version__ else ""
-    counts = f"requests: {result.requests:,}, records: {result.records:,}"
+    end = f"; {TRUNCATED}" if history.truncated else ""
+    counts = f"requests: {result.requests:,}, records: {result.records:,}{by}{end}"
     if not result.differences:
-        return f"{journal}: the same; {counts}{by}\n"
+        return f"{journal}: the same; {counts}\n"
     shown = result.differences[:most]
     left = len(result.differences) - len(shown)
     more = f"; {left:,} not shown, see --most" if left else ""
-    return f"{_table(shown)}{journal}: different: {len(result.differences):,}; {counts}{by}{more}\n"
+    return f"{_table(shown)}{journal}: different: {len(result.differences):,}; {counts}{more}\n"
 
 
 def _table(differences: tuple[Difference, ...]) -> str:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from apfs.journal.records import LogLine, Record, Refusal, Store, Uevent
-from apfs.journal.text import from_line, in_words, to_header
+from apfs.journal.text import from_line, in_words, is_incomplete, to_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,9 @@ class History:
     header: Header | None = field(default=None, compare=False)
     """What a `ctl/journal` begins with: the host, and its scenario."""
 
+    truncated: bool = field(default=False, compare=False)
+    """Whether the text ended within a line, as after a crash or on a full disk. That line is not among the records."""
+
     @classmethod
     def of(cls, journal: Journal) -> History:
         """Return the current content of a journal."""
@@ -42,16 +45,22 @@ class History:
 
     @classmethod
     def parse(cls, text: str) -> History:
-        """Return the history in the text of a `ctl/journal`. `ValueError` names the first line that is not a record."""
-        entries, header = [], None
-        for number, line in enumerate(text.splitlines(), 1):
+        """Return the history in the text of a `ctl/journal`. `ValueError` names the first line that is not a record.
+
+        A last line of which only the beginning is there is left out, see `truncated`.
+        """
+        entries, header, lines = [], None, text.splitlines()
+        truncated = len(lines) > 1 and not text.endswith("\n") and is_incomplete(lines[-1])
+        if truncated:
+            lines.pop()
+        for number, line in enumerate(lines, 1):
             try:
                 header = to_header(line) if number == 1 else header
                 if number > 1 or header is None:
                     entries.append(from_line(line))
             except ValueError as error:
                 raise ValueError(f"line {number} is {error}") from None
-        return cls(tuple(entries), header)
+        return cls(tuple(entries), header, truncated)
 
     def __iter__(self) -> Iterator[Record]:
         return (record for _, record in self.entries)

@@ -111,6 +111,22 @@ def to_header(line: str) -> Header | None:
     return header
 
 
+_BEGINNING = '{"seq": '
+
+
+def is_incomplete(line: str) -> bool:
+    """Whether a text is the beginning of a line of `ctl/journal`, but not all of it."""
+    if not line.startswith(_BEGINNING[: len(line)]):
+        return False
+    try:
+        json.loads(line)
+    except RecursionError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
 def head_of_line(line: str | bytes) -> tuple[int, str]:
     """Return the sequence number and the type of a line of `ctl/journal`, which may be of another version of apfs."""
     fields = json.loads(line)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from apfs.host import Host
+from apfs.journal.history import History
 from apfs.journal.records import Crash, Inside
 from apfs.replay.requests import Requester
 from apfs.scenario.reader import loads
@@ -16,9 +17,12 @@ from apfs.scenario.reader import loads
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from apfs.journal.history import History
     from apfs.journal.records import Record
     from apfs.scenario.model import Scenario
+
+
+TRUNCATED = "its last line is incomplete: the journal was truncated"
+"""What is to be said of a truncated journal."""
 
 
 class ReplayError(Exception):
@@ -54,7 +58,12 @@ class Replay:
 
 
 def replay(history: History, scenario: Scenario | None = None) -> Replay:
-    """Replay a journal, on the host of its header or another one. `ReplayError`, `ScenarioError`."""
+    """Replay a journal, on the host of its header or another one. `ReplayError`, `ScenarioError`.
+
+    Of a truncated journal, requests are repeated as long as their outcome is there.
+    """
+    if history.truncated:
+        history = _answered(history)
     host, steps = begin(history, scenario)
     found = list(steps)
     return Replay(host, len(found), len(history), tuple(filter(None, found)))
@@ -69,6 +78,12 @@ def begin(history: History, scenario: Scenario | None = None) -> tuple[Host, Ite
     host = boot(history, scenario)
     _check(history)
     return host, _steps(history, host)
+
+
+def _answered(history: History) -> History:
+    """Return a journal up to its last outcome."""
+    requests = [request for request in history.requests() if request[-1][1].outcome]
+    return History(tuple(chain.from_iterable(requests)), history.header)
 
 
 def _steps(history: History, host: Host) -> Iterator[Difference | None]:
@@ -96,9 +111,9 @@ def gap(history: History) -> str:
 
 
 def open_end(history: History) -> str:
-    """Return what is wrong with the end of a journal; empty if it is the outcome of a request."""
+    """Return what is wrong with the end of a journal; empty if it is the whole outcome of a request."""
     if not history.entries or history.entries[-1][1].outcome:
-        return ""
+        return TRUNCATED if history.truncated else ""
     why = "the journal was truncated, or the host was changed without a request, for example by a method of `Host`"
     return f"its last record, {history.last}, is not the outcome of a request: {why}"
 

@@ -24,29 +24,15 @@ def recorded(title: str, journal: str) -> Story:
 
     `ValueError` for another text, `ReplayError` if it lacks its beginning, `ScenarioError`.
     """
-    history, cut = _parse(journal)
+    history = History.parse(journal)
     found = moments(history)
     assert history.header is not None  # noqa: S101 -- else there are no moments
     missing, end = gap(history), open_end(history)
     note = f"{_sentence(missing)} From there on the matrix is not certain." if missing else ""
     result = story(title, history, found, _facts(history.header.as_dict()), note)
-    if end or cut:
-        result["note"] = f"{result['note']} {_sentence(end or _CUT)}".lstrip()
+    if end:
+        result["note"] = f"{result['note']} {_sentence(end)}".lstrip()
     return result
-
-
-_CUT = "its last line is incomplete: the journal was truncated"
-
-
-def _parse(journal: str) -> tuple[History, bool]:
-    """Return what is in a journal, and whether its last line is only a part of one, which is left out."""
-    try:
-        return History.parse(journal), False
-    except ValueError:
-        whole, newline, rest = journal.rpartition("\n")
-        if not newline or not rest:
-            raise
-    return History.parse(whole), True
 
 
 def _sentence(reason: str) -> str:

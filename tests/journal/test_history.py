@@ -38,7 +38,7 @@ from apfs.journal.records import (
     Uevent,
     Verb,
 )
-from apfs.journal.text import from_line, in_words, printable, summary
+from apfs.journal.text import from_line, in_words, printable, summary, to_line
 from apfs.testing.files import Shell
 
 MASK = "/sys/bus/ap/apmask"
@@ -120,6 +120,24 @@ def test_what_is_no_journal_is_named(line: str) -> None:
     with pytest.raises(ValueError, match=r"^line 2 is not a record of a journal of this apfs: ") as caught:
         History.parse(f"{good}{line}\n{good}")
     assert repr(line) in str(caught.value)
+
+
+def test_the_last_line_may_be_cut_off() -> None:
+    """As by a full disk: what is whole counts, wherever the rest ends."""
+    lines = [to_line(number, Verb("scan")) for number in (1, 2)]
+    whole = History.parse("\n".join(lines))
+    assert (whole.last, whole.truncated) == (2, False)
+    for end in range(1, len(lines[1])):
+        history = History.parse(f"{lines[0]}\n{lines[1][:end]}")
+        assert (history.last, history.truncated) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "rest", ["words", " ", '{"\n', '{"seq": 2, "type": "verb"}', '{"seq": 2, "type": "new"}', '{"sequence": ']
+)
+def test_a_last_line_that_no_journal_has_is_not_cut_off(rest: str) -> None:
+    with pytest.raises(ValueError, match=r"^line 2 is not a record of a journal of this apfs: "):
+        History.parse(f"{to_line(1, Verb('scan'))}\n{rest}")
 
 
 def test_snapshot_does_not_change() -> None:

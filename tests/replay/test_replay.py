@@ -24,7 +24,7 @@ from apfs.scenario.reader import gallery, load, loads
 from apfs.testing.files import Shell
 from apfs.vfio_ap.migration import REVISIONS
 from tests.examples import times
-from tests.hosts import CREATE, M1, MATRIX, RESERVED, WORKED, Bench, built
+from tests.hosts import CREATE, M1, M2, MATRIX, RESERVED, WORKED, Bench, built
 from tests.journal.test_history import RECORDS
 
 from .actors import CARDS, Actor, history, recording, state
@@ -195,6 +195,30 @@ def test_the_journal_of_a_guest_is_not_enough() -> None:
         replay(story)
 
 
+def cut_off() -> list[str]:
+    """Return journals whose last line is a part of one: of a request without effects, of an effect, of an outcome."""
+    bench = Bench()
+    bench.create(M1)
+    bench.console("checkstop 5 on")
+    verb = bench.host.journal.last
+    bench.create(M2)
+    lines = recording(bench.host).splitlines()  # the header is the first, so that a record's number is its index
+    ends = (verb, verb + 1, len(lines) - 1)
+    return ["\n".join([*lines[:last], lines[last][:end]]) for last in ends for end in (1, len(lines[last]) - 1)]
+
+
+@pytest.mark.parametrize("text", cut_off())
+def test_a_journal_whose_last_line_is_cut_off_is_replayed_up_to_there(text: str) -> None:
+    """The effects of a request whose outcome is cut off cannot be compared."""
+    history = History.parse(text)
+    (*whole, last) = history.requests()
+    if last[-1][1].outcome:
+        whole.append(last)
+    found = replay(history)
+    assert (found.requests, found.differences) == (len(whole), ())
+    assert found.records == found.host.journal.last == whole[-1][-1][0]
+
+
 def test_a_host_without_a_header_is_replayed_on_a_scenario_that_is_named() -> None:
     assert replay(History(refused().entries), loads(WORKED)).differences == ()
 
@@ -221,6 +245,25 @@ def test_the_same(tmp_path: Path) -> None:
     assert run("-", stdin=file.read_text()) == (0, "-: the same; requests: 7, records: 12\n")
 
 
+@pytest.mark.parametrize("text", cut_off())
+def test_a_truncated_journal(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "journal"
+    file.write_text(text)
+    status, said = run(str(file))
+    assert status == 0
+    assert re.fullmatch(
+        f"{file}: the same; requests: [12], records: [0-9]+; its last line is incomplete: the journal was truncated\n",
+        said,
+    )
+    document = json.loads(run(str(file), "--json")[1])
+    assert (document["same"], document["truncated"]) == (True, True)
+    other = tmp_path / "other.toml"
+    other.write_text("vfio_ap = false\n")
+    status, said = run(str(file), "--scenario", str(other))
+    assert status == 1
+    assert said.endswith("; its last line is incomplete: the journal was truncated\n")
+
+
 def test_what_differs_is_a_table(tmp_path: Path) -> None:
     file = tmp_path / "journal"
     file.write_text(recording(built().host))
@@ -245,6 +288,7 @@ def test_json(tmp_path: Path) -> None:
     document = json.loads(said)
     assert document == {
         "same": True,
+        "truncated": False,
         "apfs": {"recorded": __version__, "now": __version__},
         "requests": 7,
         "records": 12,
