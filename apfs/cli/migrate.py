@@ -27,7 +27,24 @@ if TYPE_CHECKING:
 _SIGNALS = signal.SIGTERM, signal.SIGHUP
 
 
-@click.command()
+class _Migrate(click.Command):
+    """The command, whose context knows how many words there were behind a `--`: None without one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take note of the `--` before the parser removes it."""
+        one_end = any(word.startswith(("--send", "--receive")) for word in args)
+        words = None if "--" not in args else len(args) - args.index("--") - 1
+        ctx.obj = words
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if words is not None or not one_end:
+                raise
+            advice = "put -- before the COMMAND if this is one of its options"
+            raise click.UsageError(f"no such option {error.option_name}: {advice}", ctx) from None
+
+
+@click.command(cls=_Migrate)
 @click.argument("operands", nargs=-1, metavar="SOURCE TARGET UUID", shell_complete=completion.operands)
 @click.option("--check", is_flag=True, help="Change nothing; say whether a migration would succeed, and if not, why.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -47,7 +64,16 @@ _SIGNALS = signal.SIGTERM, signal.SIGHUP
     help="Migrate to this mount from that of an `apfs migrate --send`.",
     shell_complete=completion.mounted,
 )
-def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str | None, received: str | None) -> None:
+@click.pass_obj
+def command(
+    words: int | None,
+    operands: tuple[str, ...],
+    *,
+    check: bool,
+    as_json: bool,
+    sent: str | None,
+    received: str | None,
+) -> None:
     """Live-migrate the guest of the mediated device UUID from the mount SOURCE to the mount TARGET.
 
     Does on both hosts what a VMM does: opens the device on the target, stops the guest on the source, sends its
@@ -59,11 +85,11 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
     apply the source's configuration to the target, the target's resulting configuration is printed, too.
 
     To migrate between two machines, run one end on each: `apfs migrate --send SOURCE UUID` and `apfs migrate --receive
-    TARGET UUID`. They communicate over standard input and output. To connect them, append a COMMAND after the UUID,
-    such as ssh(1), that runs the other end, or use socat(1). A target without UUID accepts the guest of any device.
-    The result is printed on standard error or, with a COMMAND, on standard output. If the connection breaks, the
-    migration has failed. There is one exception: a source that has told the target to run the guest, and gets no
-    answer, keeps the guest stopped and says so.
+    TARGET UUID`. They communicate over standard input and output. To connect them, append -- and a COMMAND, such as
+    ssh(1), that runs the other end, or use socat(1). A target without UUID accepts the guest of any device. The result
+    is printed on standard error or, with a COMMAND, on standard output. If the connection breaks, the migration has
+    failed. There is one exception: a source that has told the target to run the guest, and gets no answer, keeps the
+    guest stopped and says so.
 
     \b
     EXAMPLE
@@ -83,12 +109,10 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
     for number in _SIGNALS:
         signal.signal(number, _end)  # a migration that has begun is undone
     try:
-        if sent and received:
-            raise click.UsageError("--send and --receive exclude each other")
-        if sent or received:
-            _end_of_two(operands, sent, received, only_check=check, as_json=as_json)
-        if len(operands) != LOCAL:
-            raise click.UsageError("expected SOURCE, TARGET and UUID")
+        if sent is not None or received is not None:
+            uuid, command = _uuid_and_command(operands, words, sent, received)
+            _end_of_two(uuid, command, sent, received, only_check=check, as_json=as_json)
+        _check_operands(operands, words)
         uuid = operands[2].lower()
         source, target = migration.Source(Path(operands[0]), uuid), migration.Target(Path(operands[1]), uuid)
         with (
@@ -100,6 +124,48 @@ def command(operands: tuple[str, ...], *, check: bool, as_json: bool, sent: str 
         fail(str(error), 2)
     _print(report, as_json=as_json)
     raise SystemExit(0 if report.ok else 1)
+
+
+def _check_operands(operands: tuple[str, ...], words: int | None) -> None:
+    """Make sure that there are two mounts and a UUID. `UsageError`."""
+    from apfs.kernel.uuid import is_uuid
+
+    if len(operands) != LOCAL:
+        raise click.UsageError("a COMMAND needs --send or --receive" if words else "expected SOURCE, TARGET and UUID")
+    for name, operand in zip(("SOURCE", "TARGET", "UUID"), operands, strict=True):
+        _need(name, operand)
+    if not is_uuid(operands[-1]) and any(map(is_uuid, operands)):
+        raise click.UsageError("expected SOURCE, TARGET and UUID, in this order")
+
+
+def _uuid_and_command(
+    operands: tuple[str, ...], words: int | None, sent: str | None, received: str | None
+) -> tuple[str, list[str]]:
+    """Return what an end of two was given: the UUID, empty if it may be, and the words of the COMMAND. `UsageError`."""
+    from apfs.kernel.uuid import is_uuid
+
+    if sent is not None and received is not None:
+        mixed = words is None and not all(map(is_uuid, operands))
+        advice = ": put -- before the COMMAND" if mixed else ""
+        raise click.UsageError(f"--send and --receive exclude each other{advice}")
+    _need("SOURCE" if received is None else "TARGET", sent or received)
+    form = "--send SOURCE UUID" if received is None else "--receive TARGET [UUID]"
+    before = operands[: len(operands) - words] if words else operands[:1]
+    if not before and received is None:
+        advice = f" before --: expected {form} -- COMMAND" if words else ""
+        raise click.UsageError(f"UUID is missing{advice}")
+    if len(before) > 1:
+        raise click.UsageError(f"expected only UUID before --, as in {form} -- COMMAND")
+    for uuid in before:
+        _need("UUID", uuid)
+        if len(operands) > 1 and not words and not is_uuid(uuid):
+            raise click.UsageError(f"{uuid!r} is not a UUID: expected {form} [-- COMMAND]")
+    return "".join(before), list(operands[len(before) :])
+
+
+def _need(name: str, operand: str | None) -> None:
+    if not operand:  # such as the value of a variable that is not set
+        raise click.UsageError(f"{name} is empty")
 
 
 def _guard(source: Source, target: Target) -> Guard:
@@ -116,21 +182,18 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _end_of_two(
-    operands: tuple[str, ...], sent: str | None, received: str | None, *, only_check: bool, as_json: bool
+    uuid: str, command: list[str], sent: str | None, received: str | None, *, only_check: bool, as_json: bool
 ) -> NoReturn:
     """Be one end of a migration between machines."""
     from apfs.mounts import frames, guard, remote
 
-    if sent and not operands:
-        raise click.UsageError("UUID is missing")
-    uuid, words = operands[0].lower() if operands else "", list(operands[1:])
-    with _connected(words) as (source, sink):
+    with _connected(command) as (source, sink):
         channel = frames.Channel(source, sink)
         end, mount = (remote.send, sent) if sent else (remote.receive, received or "")
-        report = end(Path(mount), uuid, channel, only_check=only_check, guard=guard.Guard)
+        report = end(Path(mount), uuid.lower(), channel, only_check=only_check, guard=guard.Guard)
     if report is None:
         raise SystemExit(0)
-    _print(report, as_json=as_json, err=not words)
+    _print(report, as_json=as_json, err=not command)
     raise SystemExit(0 if report.ok else 1)
 
 
@@ -145,7 +208,9 @@ def _connected(command: list[str]) -> Iterator[tuple[int, int]]:
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
-        fail(f"{command[0]}: {error.strerror}", 2)
+        # Such as of a directory: a second mount where none belongs.
+        advice = ": a COMMAND that runs the other end comes after UUID" if isinstance(error, PermissionError) else ""
+        fail(f"{command[0]}: {error.strerror}{advice}", 2)
     with process:
         assert process.stdin is not None  # noqa: S101 -- they are pipes
         assert process.stdout is not None  # noqa: S101

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,6 @@ from tests.tools.conftest import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import FrameType
 
     Mounter = Callable[..., Path]
@@ -335,6 +335,48 @@ def test_ends_that_do_not_fit(mount: Mounter) -> None:
     (client(target) / "guest").write_text("0")
     said = refused(*receive, "--", *other, "--send", there, UUID)
     assert f"the source says: {there} has no guest running" in said
+
+
+def test_forgotten_and_misplaced_arguments(mount: Mounter) -> None:
+    """Nothing is started, and each message says what to write instead."""
+    here, there = str(mount("migration-source")), str(mount("migration-target"))
+    send, receive = ("--send", here), ("--receive", there)
+    ran = Path(here).parent / "ran"
+    command = ("sh", "-c", f"echo >> {shlex.quote(str(ran))}")
+    for arguments, why in (
+        ((*send, "--", *command), "UUID is missing before --: expected --send SOURCE UUID -- COMMAND\n"),
+        ((*send, *command[:1], here), "'sh' is not a UUID: expected --send SOURCE UUID [-- COMMAND]\n"),
+        ((*send, there, UUID), f"{there!r} is not a UUID: expected --send SOURCE UUID [-- COMMAND]\n"),
+        ((*receive, *command[:1], here), "'sh' is not a UUID: expected --receive TARGET [UUID] [-- COMMAND]\n"),
+        ((*send, there, UUID, "--", *command), "expected only UUID before --, as in --send SOURCE UUID -- COMMAND\n"),
+        (
+            (*send, UUID, there),
+            f"apfs: {there}: Permission denied: a COMMAND that runs the other end comes after UUID\n",
+        ),
+        ((*receive, "ssh", "a", "apfs", "migrate", *send, UUID), "each other: put -- before the COMMAND\n"),
+        ((*send, UUID, "ssh", "-p", "22", "b"), "put -- before the COMMAND if this is one of its options\n"),
+        (("--send", "", UUID), "SOURCE is empty\n"),
+        (("--receive", ""), "TARGET is empty\n"),
+        ((*send, "", "--", *command), "UUID is empty\n"),
+        ((*receive, "", "--", *command), "UUID is empty\n"),
+        (("", there, UUID), "SOURCE is empty\n"),
+        ((here, "", UUID), "TARGET is empty\n"),
+        ((here, there, ""), "UUID is empty\n"),
+        ((UUID, here, there), "expected SOURCE, TARGET and UUID, in this order\n"),
+        ((here, UUID, there), "expected SOURCE, TARGET and UUID, in this order\n"),
+        ((here, UUID, "--", *command), "a COMMAND needs --send or --receive\n"),
+        (("--check", here, there, UUID, there), "expected SOURCE, TARGET and UUID\n"),
+    ):
+        said = apfs("migrate", *arguments, status=2)
+        assert said.stderr.endswith(why), arguments
+        assert said.stdout == ""
+    assert not ran.exists()
+
+
+def test_a_target_that_starts_its_source_needs_no_uuid(mount: Mounter) -> None:
+    source, target = mount("migration-source"), mount("migration-target")
+    sender = (*APFS, "migrate", "--send", str(source), UUID)
+    assert apfs("migrate", "--receive", str(target), "--", *sender).stdout == f"{UUID}: received, 72 bytes\n"
 
 
 def test_it_does_not_talk_to_a_terminal(mount: Mounter) -> None:
