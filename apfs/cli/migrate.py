@@ -89,7 +89,8 @@ def command(
     ssh(1), that runs the other end, or use socat(1). A target without UUID accepts the guest of any device. The result
     is printed on standard error or, with a COMMAND, on standard output. If the connection breaks, the migration has
     failed. There is one exception: a source that has told the target to run the guest, and gets no answer, keeps the
-    guest stopped and says so.
+    guest stopped and says so. The two ends show no progress: the terminal is for the COMMAND, which may ask for a
+    password, and for what the other end prints.
 
     \b
     EXAMPLE

@@ -24,6 +24,7 @@ from apfs.mounts.migration import Check, NotPossibleError, Outcome
 from apfs.mounts.remote import Received
 from tests.conftest import TIMEOUT, UUID, apfs, sh
 from tests.mounted.test_migration import client, of_revision
+from tests.mounted.test_monitor import on_terminal
 from tests.tools.conftest import need
 
 if TYPE_CHECKING:
@@ -384,6 +385,13 @@ def test_it_does_not_talk_to_a_terminal(mount: Mounter) -> None:
     command = shlex.join([*APFS, "migrate", "--receive", str(mount("migration-target")), UUID])
     said = sh(f"script --quiet --return --command {shlex.quote(command)} /dev/null", status=2).stdout
     assert "connect standard input and output to the other end" in said
+
+
+def test_two_ends_on_one_terminal_print_their_results_and_no_progress(mount: Mounter) -> None:
+    """An end that drew there would destroy what the other one, or ssh, writes."""
+    source, target = str(mount("migration-source")), str(mount("migration-target"))
+    shown = on_terminal("migrate", "--send", source, UUID, "--", *APFS, "migrate", "--receive", target)
+    assert shown == f"{UUID}: received, 72 bytes\n{UUID}: migrated, 72 bytes\n"
 
 
 @contextlib.contextmanager
