@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apfs import __version__
 from apfs.ap.mask import NONE, Mask
@@ -16,10 +16,15 @@ from apfs.vfio_ap.attributes import matrix_mdev
 from apfs.vfio_ap.client import Vm
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from apfs.ap.card import ApCard
+    from apfs.sysfs.members import Registry
     from apfs.system import System
     from apfs.vfio_ap.matrix import Matrix
     from apfs.vfio_ap.ops import MatrixMdev
+
+_T = TypeVar("_T")
 
 
 def _matrix(matrix: Matrix) -> dict[str, Mask]:
@@ -83,19 +88,25 @@ def _guest(guest: System) -> dict[str, object]:
     }
 
 
+def _of(registry: Registry[_T], only: Collection[str] | None) -> Iterable[_T]:
+    """Return what is in a registry, or of that only what has one of some names."""
+    return registry if only is None else filter(None, map(registry.get, only))
+
+
 def status(system: System) -> str:
     """Return the state of the host as one JSON object."""
     return json.dumps(document(system), indent=1, default=list) + "\n"
 
 
-def document(system: System) -> dict[str, Any]:
+def document(system: System, only: Collection[str] | None = None) -> dict[str, Any]:
     """Return the state of the host: masks, cards, queues, mediated devices, guests and so on.
 
-    Sets of adapters and of domains are `Mask`s, of which JSON makes lists: whoever asks often pays for none.
+    Sets of adapters and of domains are `Mask`s, of which JSON makes lists: whoever asks often pays for none. With
+    `only`, it is as if only the mediated devices with these UUIDs were there, however many there are.
     """
     bus = system.ap_bus
     bound, queues, complete = bus.bindings()
-    devices = {mdev.uuid: matrix_mdev(mdev) for mdev in system.mdev_bus.mdevs}
+    devices = {mdev.uuid: matrix_mdev(mdev) for mdev in _of(system.mdev_bus.mdevs, only)}
     mdevs = {uuid: mdev for uuid, mdev in devices.items() if mdev}
     bad_resets = system.vfio_ap.driver.bad_resets if system.vfio_ap else {}
     return {
@@ -128,7 +139,7 @@ def document(system: System) -> dict[str, Any]:
             for path, (number, accesses) in system.tree.faults.items()
         },
         "mdevs": {uuid: _mdev(mdev) for uuid, mdev in mdevs.items()},
-        "guests": {guest.name: _guest(guest) for guest in system.guests},
+        "guests": {guest.name: _guest(guest) for guest in _of(system.guests, only)},
         "unbound_mdevs": [uuid for uuid in devices if uuid not in mdevs],
         "modules": {module.name: {"refcnt": module.refcount} for module in system.modules.values() if module.loaded},
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from apfs.ctl.status import document
-from apfs.journal.records import Refusal, Transfer
+from apfs.journal.records import Refusal, Store, Transfer
+from apfs.kernel.uuid import UUID
 from apfs.replay.replay import boot
 from apfs.replay.requests import Requester
 from apfs.report.picture import Picture, picture
@@ -47,15 +49,66 @@ def moments(history: History) -> Iterator[Moment]:
 
 
 def _moments(host: Host, history: History) -> Iterator[Moment]:
-    requester, streams = Requester(host), _Streams(host)
+    requester, streams, pictures = Requester(host), _Streams(host), _Pictures(host)
     same = True
-    yield Moment(0, picture(document(host)))
+    yield Moment(0, pictures.whole())
     for number, record in history.entries:
         if record.outcome:
             verdicts = streams.judge(record)
             requester.make(record)
             same = same and host.journal.last == number and host.journal.since(number - 1)[0][1] == record
-            yield Moment(number, picture(document(host)), same, verdicts)
+            yield Moment(number, pictures.after(record), same, verdicts)
+
+
+_FILE = re.compile(rf"/(?:sys/devices/vfio_ap/matrix|dev/vfio-ap)/({UUID})/\w+")
+_CREATE = "/sys/devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create"
+_BY_UUID = ("mdevs", "guests")
+
+
+def _device(record: Record) -> str | None:
+    """Return the UUID of the mediated device to which a request is confined, None if there is no such."""
+    path = getattr(record, "path", "")
+    if path == _CREATE and isinstance(record, Store | Refusal):
+        return record.data.strip().lower()
+    found = _FILE.fullmatch(path)
+    return found[1] if found else None
+
+
+class _Pictures:
+    """Pictures of a host after each request.
+
+    Most requests concern one mediated device. Of all others, which can be thousands, the picture is then the same as
+    before.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._last: Picture = {}
+        self._unbound = False
+        """Whether there are devices without a driver: they have no pictures, and are told of by the host's."""
+
+    def whole(self) -> Picture:
+        """Return the picture of all that there is."""
+        found = document(self._host)
+        self._unbound = bool(found["unbound_mdevs"])
+        self._last = picture(found)
+        return self._last
+
+    def after(self, record: Record) -> Picture:
+        """Return the picture after a request with this outcome, the next one after the last picture."""
+        uuid = _device(record)
+        if uuid is None or self._unbound:
+            return self.whole()
+        found = document(self._host, [uuid])
+        self._unbound = bool(found["unbound_mdevs"])
+        new = picture(found)
+        for name in _BY_UUID:
+            others = self._last[name].copy()
+            others.pop(uuid, None)
+            others.update(new[name])
+            new[name] = others
+        self._last = new
+        return new
 
 
 class _Streams:

@@ -44,6 +44,8 @@ def patch(before: Picture, after: Picture) -> Picture:
     changes: Picture = {key: None for key in before if key not in after}
     for key, value in after.items():
         was = before.get(key)
+        if value is was:  # as what a request does not concern is
+            continue
         if isinstance(value, dict) and isinstance(was, dict):
             if value != was and (inner := patch(was, value)):
                 changes[key] = inner

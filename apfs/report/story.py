@@ -50,7 +50,7 @@ def story(title: str, history: History, moments: Iterator[Moment], facts: dict[s
             coming = next(moments, None)
         if changes := patch(before, picture):
             step["patch"] = changes
-            axes.add(picture)
+            axes.add(changes)
         host["steps"].append(step)
     return {**host, "cards": table.cards, "axes": axes.numbers(table.cards)}
 
@@ -142,11 +142,12 @@ class _Axes:
         self._domains: set[str] = set()
 
     def add(self, picture: Picture) -> None:
-        """Take note of those of one moment."""
-        self._adapters.update(picture["cards"])
-        for mdev in picture["mdevs"].values():
-            self._adapters.add(mdev["matrix"]["adapters"])
-            self._domains.add(mdev["matrix"]["domains"])
+        """Take note of those of a picture, or of what changes in one."""
+        self._adapters.update(picture.get("cards", ()))
+        for mdev in picture.get("mdevs", {}).values():
+            matrix = (mdev or {}).get("matrix", {})  # nothing is left of a device that is gone
+            self._adapters.add(matrix.get("adapters", ""))
+            self._domains.add(matrix.get("domains", ""))
 
     def numbers(self, cards: Iterable[Picture]) -> dict[str, list[int]]:
         """Return the numbers of both, ascending."""

@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
 
 from apfs import History, Host, KernelError, Shell, load
 from apfs.ctl.status import document
 from apfs.journal.records import Migration, Refusal, Store, Uevent
-from apfs.report.moments import Moment
+from apfs.replay.replay import begin
+from apfs.report.moments import Moment, moments
 from apfs.report.page import page
 from apfs.report.picture import picture
 from apfs.report.sources import asked, recorded
 from apfs.report.story import SHOWN, story, together
+from apfs.scenario.reader import loads
+from tests.examples import times
+from tests.hosts import CREATE, M1, M2, MDEV_DRIVER, Bench
+from tests.replay.actors import CARDS, Actor, history
+from tests.replay.test_replay import STEPS
 from tests.report.stories import FIRST, MARKUP, MDEVS, SECOND, a_day, told
 from tests.report.test_picture import patched
 
@@ -69,6 +78,71 @@ def test_patches_lead_from_the_first_state_to_the_last() -> None:
     cards = {apid: told_of["cards"][number] for apid, number in state["cards"].items()}
     assert {**state, "cards": cards} == picture(document(shell.host))
     assert told_of["axes"] == {"adapters": [5, 6, 7], "domains": [0x04, 0x47, 0xAB, 0xFF]}
+
+
+def pictures_are_whole(journal: History) -> None:
+    """Compare the picture of each moment with one of all that there is then."""
+    again, requests = begin(journal)
+    first, *later = moments(journal)
+    assert first.picture == picture(document(again))
+    for moment, difference in zip(later, requests, strict=True):
+        assert difference is None
+        assert moment.picture == picture(document(again))
+
+
+@times(3)
+@given(steps=STEPS)
+def test_a_picture_of_parts_is_the_whole_one(steps: list[tuple[int, int, int]]) -> None:
+    """What a moment has from the one before is right, whatever has happened."""
+    actor = Actor(Host(loads(CARDS)))
+    for uuid, adapter in ((M1, 5), (M2, 6)):
+        actor.shell.write(CREATE, uuid)
+        for domain in (4, 0x47):
+            actor.shell.echo(domain, f"{MDEVS}/{uuid}/assign_domain")
+        actor.shell.echo(adapter, f"{MDEVS}/{uuid}/assign_adapter")
+    for step in steps:
+        actor.take(*step)
+    pictures_are_whole(history(actor.host))
+
+
+def test_requests_that_concern_several_devices_or_what_is_left_of_them() -> None:
+    bench = Bench(CARDS)
+    bench.create(M1, M2)
+    bench.assign(M1, [5], [4, 0x47])
+    bench.assign(M2, [6], [4, 0x47])
+    bench.run_guest(M2)
+    bench.console("remove-domain 0x47", "scan")
+    bench.put(M1, "assign_domain", 0xAB)
+    bench.console("unplug 6", "scan")
+    bench.guest(M2).echo("0x0", "/sys/bus/ap/apmask")
+    bench.run_guest(M2, 0)
+    bench.echo(M2, f"{MDEV_DRIVER}/unbind")
+    bench.put(M1, "unassign_domain", 4)
+    bench.put(M2, "remove", 1)
+    bench.create(M2)
+    bench.put(M2, "remove", 1)
+    bench.put(M1, "remove", 1)
+    pictures_are_whole(history(bench.host))
+
+
+def test_a_step_costs_as_much_as_it_changes() -> None:
+    """A request that concerns one device of many leaves the others as they are: nobody looks at them."""
+    shell = Shell(Host(load("default")))
+    shell.echo("-5", "/sys/bus/ap/apmask")
+    many = [f"{number:08x}{FIRST[8:]}" for number in range(50)]
+    for uuid in many:
+        shell.echo(uuid, f"{MDEVS}/mdev_supported_types/vfio_ap-passthrough/create")
+    before = shell.journal.last
+    last = many[-1]
+    shell.echo(5, f"{MDEVS}/{last}/assign_adapter")
+    shell.echo(4, f"{MDEVS}/{last}/assign_domain")
+    shell.echo(1, f"/dev/vfio-ap/{last}/guest")
+    shell.echo(0, f"/dev/vfio-ap/{last}/guest")
+    shell.echo(1, f"{MDEVS}/{many[0]}/remove")
+    found = [moment for moment in moments(History.parse(shell.recording())) if moment.after >= before]
+    for one, other in pairwise(found):
+        made = [uuid for uuid, mdev in other.picture["mdevs"].items() if mdev is not one.picture["mdevs"][uuid]]
+        assert set(made) <= {last}
 
 
 def test_65536_queues_that_move_are_a_small_page() -> None:
