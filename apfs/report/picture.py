@@ -42,10 +42,9 @@ def picture(document: Mapping[str, Any]) -> Picture:
 def patch(before: Picture, after: Picture) -> Picture:
     """Return what makes one picture of another (RFC 7396): what is new or different, and null for what is gone."""
     changes: Picture = {key: None for key in before if key not in after}
-    for key, value in after.items():
-        was = before.get(key)
-        if value is was:  # as what a request does not concern is
-            continue
+    # Mostly few of thousands: what a request does not concern is the same object.
+    for key in [key for key, value in after.items() if before.get(key) is not value]:
+        was, value = before.get(key), after[key]
         if isinstance(value, dict) and isinstance(was, dict):
             if value != was and (inner := patch(was, value)):
                 changes[key] = inner

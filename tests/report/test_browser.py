@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from selenium.webdriver.common.keys import Keys
 
 from tests.report.stories import FIRST, MARKUP, MDEVS, SECOND, THIRD, a_day, told
+from tests.report.test_picture import patched
 from tests.report.test_story import migrated, stories_of
 
 if TYPE_CHECKING:
@@ -177,6 +179,33 @@ def test_many_devices(show: Show) -> None:
     assert browser.run(cells)[:3] == ["05", "none", "none"]
     browser.find("[title^='the beginning']").click()
     assert browser.texts(".device") == []
+
+
+def coming_and_going(shell: Shell) -> None:
+    """Let devices, guests, exceptions and faults come and go."""
+    a_day(shell)
+    for number in range(20):
+        shell.echo(f"{number:08x}{FIRST[8:]}", f"{MDEVS}/mdev_supported_types/vfio_ap-passthrough/create")
+    shell.echo(1, f"{MDEVS}/{SECOND}/remove")
+    shell.console("fault /sys/bus/ap/apmask EIO 2", "fail-reset 06.0047 7", "clear-faults")
+    shell.echo(SECOND, f"{MDEVS}/mdev_supported_types/vfio_ap-passthrough/create")
+
+
+def test_states_cost_what_their_steps_change(show: Show) -> None:
+    """Whichever way one comes to a moment, and in as many objects as are looked at, not in one for each moment."""
+    story = told("kernel-doc", coming_and_going)
+    states = [story["first"]]
+    for step in story["steps"]:
+        states.append(patched(states[-1], step.get("patch", {})))
+    browser = show(story)
+    last = len(states) - 1
+    order = [*range(last + 1), *range(last, -1, -1), last, 0, last // 2, last, last // 3]
+    found = browser.run(f"const host = hosts[0]; return {order}.map((index) => JSON.stringify(host.state(index)))")
+    assert [json.loads(text) for text in found] == [states[index] for index in order]
+    assert browser.run(f"return new Set({order}.map((index) => hosts[0].state(index).mdevs)).size") == 2
+    device = f"00000000{FIRST[8:]}"  # which does not change in between
+    pair = f"const [one, other] = {[last - 3, last]}.map((index) => hosts[0].state(index).mdevs['{device}'])"
+    assert browser.run(f"{pair}; return one !== undefined && one === other")
 
 
 def share_out(shell: Shell) -> None:

@@ -48,23 +48,70 @@ const bitsOf = (() => {
 const hex = (number, digits) => number.toString(16).padStart(digits, "0");
 const apqn = (apid, apqi) => `${hex(apid, 2)}.${hex(apqi, 4)}`;
 
+// The parts of a state that can have thousands of entries.
+const LARGE = ["mdevs", "guests", "exceptions", "faults"];
+
+// A state that goes along the steps of a host, in both directions. A step costs what it changes, not what there is.
+class Walker {
+  constructor(first, changes) {
+    this.changes = changes;
+    this.index = 0;
+    this.state = { ...first };
+    for (const part of LARGE) this.state[part] = { ...first[part] };
+  }
+
+  go(index) {
+    while (this.index < index) this.take(this.changes[this.index++], "after");
+    while (this.index > index) this.take(this.changes[--this.index], "before");
+    return this.state;
+  }
+
+  take(changes, which) {
+    for (const { part, name, [which]: value } of changes) {
+      const place = part ? this.state[part] : this.state;
+      if (value === undefined) delete place[name];
+      else place[name] = value;
+    }
+  }
+}
+
+// What each step replaces, and by what. What is equal at two moments is the same object.
+function changesOf({ first, steps }) {
+  const all = [], walker = new Walker(first, all);
+  for (const { patch } of steps) {
+    const changes = [];
+    for (const [part, values] of Object.entries(patch ?? {})) {
+      const before = walker.state[part];
+      if (!LARGE.includes(part)) changes.push({ name: part, before, after: patched(before, values) });
+      else for (const name of Object.keys(values)) {
+        changes.push({ part, name, before: before[name], after: patched({ [name]: before[name] }, { [name]: values[name] })[name] });
+      }
+    }
+    all.push(changes);
+    walker.go(all.length);
+  }
+  return all;
+}
+
 // A host: its states, one more than it has steps, and the cells of each of them.
 class Host {
   constructor(data) {
     Object.assign(this, data);
-    this.states = [data.first];
+    const changes = changesOf(data);
+    this.walkers = [new Walker(data.first, changes), new Walker(data.first, changes)];
+    this.versions = [0]; // the first moment with the same state
+    for (const { patch } of data.steps) this.versions.push(patch ? this.versions.length : this.versions.at(-1));
     const patches = data.steps.map((step) => step.patch?.mdevs ?? {});
     this.devices = [...new Set([data.first.mdevs, ...patches].flatMap(Object.keys))]; // numbered as they appear
     this.numbers = new Map(this.devices.map((uuid, number) => [uuid, number]));
     this.known = new Map();
   }
 
+  // The state at a moment. It is valid until those of two others have been asked for.
   state(index) {
-    while (this.states.length <= index) {
-      const last = this.states.at(-1), { patch } = this.steps[this.states.length - 1];
-      this.states.push(patch ? patched(last, patch) : last);
-    }
-    return this.states[index];
+    const version = this.versions[index];
+    if (this.walkers[1].index !== version) this.walkers.reverse();
+    return this.walkers[1].go(version);
   }
 
   card(state, apid) {
@@ -73,12 +120,12 @@ class Host {
 
   // Kind, device and flags of each cell of the matrix, row by row.
   cells(index) {
-    const state = this.state(index);
-    let cells = this.known.get(state);
+    const version = this.versions[index];
+    let cells = this.known.get(version);
     if (!cells) {
-      cells = this.make(state);
+      cells = this.make(this.state(index));
       if (this.known.size > 16) this.known.clear();
-      this.known.set(state, cells);
+      this.known.set(version, cells);
     }
     return cells;
   }

@@ -22,6 +22,17 @@ function fill(element, ...children) {
   element.replaceChildren(...h("p", {}, ...children).childNodes);
 }
 
+// Give an element these children, and leave those alone that it has already: there may be thousands.
+function renew(element, children) {
+  const wanted = new Set(children);
+  for (const child of [...element.childNodes]) if (!wanted.has(child)) child.remove();
+  let next = element.firstChild;
+  for (const child of children) {
+    if (child === next) next = next.nextSibling;
+    else element.insertBefore(child, next);
+  }
+}
+
 const counts = (found) => Object.entries(found).map(([kind, count]) => `${count.toLocaleString("en")} × ${kind}`).join(", ");
 
 // -- moments: how many steps of which host have been taken at each position of the time line ----------
@@ -77,7 +88,7 @@ class Panel {
     Object.assign(this, { index, before });
     this.matrix.show(index, before, named);
     this.drawLegend();
-    this.tables.replaceChildren(...this.sections());
+    renew(this.tables, [...this.sections()]);
     this.read();
   }
 
@@ -118,7 +129,8 @@ class Panel {
 
   *sections() {
     const state = this.host.state(this.index), was = this.host.state(this.before);
-    const devices = Object.entries(state.mdevs);
+    const inOrder = (found, key) => Object.entries(found).sort(([a], [b]) => (key(a) < key(b) ? -1 : 1));
+    const devices = inOrder(state.mdevs, (uuid) => this.host.numbers.get(uuid));
     if (devices.length) yield h("h3", {}, "Mediated devices");
     for (const [uuid, mdev] of devices) yield this.device(uuid, mdev, was.mdevs[uuid], state.guests[uuid]);
     yield h("h3", {}, "Host");
@@ -126,7 +138,7 @@ class Panel {
     yield h("table", {}, h("tbody", {}, Object.entries(rows).map(([name, value]) =>
       h("tr", { class: before[name] === value ? null : "moved" }, h("th", { scope: "row" }, name), h("td", { class: "mono" }, value || "none")))));
     for (const [title, heads, found] of [["Exceptions", ["queue", "what"], state.exceptions], ["Injected faults", ["attribute", "error"], state.faults]]) {
-      if (Object.keys(found).length) yield* [h("h3", {}, title), this.table(heads, Object.entries(found))];
+      if (Object.keys(found).length) yield* [h("h3", {}, title), this.table(heads, inOrder(found, (name) => name))];
     }
     yield h("h3", {}, "Cards");
     yield this.table(["card", "type", "driver", "state", "queues"], this.alike(state));
