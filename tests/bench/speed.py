@@ -515,6 +515,7 @@ def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
         "apfs mount": 1.1,
         "apfs mount, with an agent": 1.1,
         "apfs exec --mount DIR true": 0.5,
+        "apfs exec --mount DIR true, with an agent": 0.5,
         "apfs exec true": 1.2,
         "apfs exec true, with an agent": 1.2,
         "apfs_mount": 0.2,
@@ -523,7 +524,8 @@ def startup(c: Path, directory: Path, rounds: int) -> Iterator[Result]:
     }
     with on([server]), MountedHost() as host, _agent() as agent:
         runs = {name: partial(seconds, partial(_quietly, command)) for name, command in commands.items()}
-        runs["apfs exec true, with an agent"] = partial(seconds, partial(_quietly, [*APFS, "exec", "true"], agent))
+        for name in ("apfs exec --mount DIR true", "apfs exec true"):
+            runs[f"{name}, with an agent"] = partial(seconds, partial(_quietly, commands[name], agent))
         runs["apfs mount"] = partial(_mount, file, directory / "mnt")
         runs["apfs mount, with an agent"] = partial(_mount, file, directory / "mnt", agent)
         runs["apfs_mount"] = partial(seconds, _host)
