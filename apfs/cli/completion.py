@@ -63,6 +63,7 @@ class Values:
         return [CompletionItem(value, kind, text) for kind, value, text in self.rule(options, arguments, incomplete)]
 
 
+files = Values(values.files)
 directories = Values(values.directories)
 scenarios = Values(values.scenarios)
 scenarios_and_files = Values(values.scenarios_and_files)

@@ -23,7 +23,9 @@ from apfs.cli.streams import fail
     is_flag=True,
     help="Only compile the plugin, unless that was done already, and print its path.",
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
+@click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]", shell_complete=completion.files
+)
 def command(qemu: str | None, arguments: tuple[str, ...], *, only_build: bool) -> None:
     """Run QEMU for s390x with vfio-ap, without KVM and on any machine.
 

@@ -16,8 +16,15 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_REPLACED = {"(env ": "(_apfs_ask ", 'string split ","': 'string split --max 1 ","'}
-"""What is different in the scripts of click: whom they ask, with the same arguments, and commas in texts for fish."""
+_REPLACED = {
+    "(env ": "(_apfs_ask ",
+    'string split ","': 'string split --max 1 ","',
+    "_path_files -": "compset -P '--*='; _path_files -",
+}
+"""What is different in the scripts of click.
+
+Whom they ask, with the same arguments; commas in texts for fish; and for zsh, files in --name=file.
+"""
 
 _POSIX = """\
 _apfs_ask() {

@@ -248,6 +248,18 @@ def test_tab_finds_a_device_of_a_mount_with_an_odd_name(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_tab_finds_files_behind_an_equals_sign(
+    terminal: Callable[[str, str], Terminal], tmp_path: Path, shell: str
+) -> None:
+    (tmp_path / "root of 07").mkdir()
+    with terminal(shell, "eval") as shown:
+        shown.type(f"apfs record --root={tmp_path}/ro\t")
+        shown.expect("07/")
+        shown.type("\x15\n")
+        shown.exit()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_installed_files_are_found_by_the_shell(terminal: Callable[[str, str], Terminal], shell: str) -> None:
     with terminal(shell, "installed") as shown:
         shown.type("apfs scen\tvalid\tlarg\t\n")

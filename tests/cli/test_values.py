@@ -223,6 +223,7 @@ def test_command_lines_of_other_programs_are_theirs() -> None:
     ):
         assert offered(*words, "") == ["file,"]
     assert offered("exec", "ls", "-") == ["file,-"]
+    assert offered("qemu", "--", "-kernel", "/x") == ["file,/x"]
     assert offered("agent", "apfs", "mou") == ["file,mou"]
 
 
