@@ -5,6 +5,7 @@ Nothing slow is imported here, not even pathlib: this runs at every Tab for whic
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -18,25 +19,29 @@ if TYPE_CHECKING:
 SHELLS = ("bash", "zsh", "fish")
 
 
-class _Formatting:
-    """The lines that a script gets are those of `apfs.cli.values`."""
+class _Lines:
+    """What a script asks and what it gets are lines as in `apfs.cli.values`: versions of click differ."""
 
     name: str
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words of the command line, and the one to complete."""
+        return values.read(os.environ)
 
     def format_completion(self, item: CompletionItem) -> str:
         """Return one line for the script."""
         return values.formatted(self.name, (item.type, item.value, item.help))
 
 
-class _Bash(_Formatting, BashComplete):
+class _Bash(_Lines, BashComplete):
     pass
 
 
-class _Zsh(_Formatting, ZshComplete):
+class _Zsh(_Lines, ZshComplete):
     pass
 
 
-class _Fish(_Formatting, FishComplete):
+class _Fish(_Lines, FishComplete):
     pass
 
 

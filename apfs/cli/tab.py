@@ -27,6 +27,7 @@ Whom they ask, with the same arguments; commas in texts for fish; and for zsh, f
 """
 
 _POSIX = """\
+# Answers what never changes, and asks apfs for all else, with the grammar of its command line (apfs/cli/values.py).
 _apfs_ask() {
     local word=${1##*SEPARATOR} place="${1%SEPARATOR*} $2" item
     local -a items=()
@@ -46,6 +47,7 @@ CASES
 """For bash and zsh, where the first arguments are COMP_WORDS=WORD... and COMP_CWORD=NUMBER."""
 
 _FISH = """\
+# Answers what never changes, and asks apfs for all else, with the grammar of its command line (apfs/cli/values.py).
 function _apfs_ask
     set -l word (string replace -- COMP_CWORD= '' $argv[3])
     set -l literal (string escape --style=regex -- "$word")

@@ -261,19 +261,22 @@ def split(text: str) -> list[str]:
     return found
 
 
+def read(asked: Mapping[str, str]) -> tuple[list[str], str]:
+    """Return what a script says in its environment: the words before the one to complete, without the program; it."""
+    words = split(asked["COMP_WORDS"])[1:]
+    if asked["_APFS_COMPLETE"] == "fish_complete":
+        incomplete = asked["COMP_CWORD"] and split(asked["COMP_CWORD"])[0]
+        return (words[:-1] if incomplete and words[-1:] == [incomplete] else words), incomplete
+    count = int(asked["COMP_CWORD"])
+    return words[: count - 1], words[count - 1] if count <= len(words) else ""
+
+
 def answer(asked: Mapping[str, str]) -> str | None:
     """Return the lines that a script asks for in its environment; None if only click knows them."""
+    items = offered(asked["_APFS_GRAMMAR"], *read(asked))
+    if items is None:
+        return None
     shell = asked["_APFS_COMPLETE"].removesuffix("_complete")
-    words = split(asked["COMP_WORDS"])[1:]
-    if shell == "fish":
-        incomplete = asked["COMP_CWORD"] and split(asked["COMP_CWORD"])[0]
-        if incomplete and words[-1:] == [incomplete]:
-            words.pop()
-    else:
-        count = int(asked["COMP_CWORD"])
-        incomplete = words[count - 1] if count <= len(words) else ""
-        words = words[: count - 1]
-    items = offered(asked["_APFS_GRAMMAR"], words, incomplete)
     last = asked["COMP_WORDS"].rpartition("\n")[2]
     quote = last[:1] if last[:1] in ("'", '"') else ""
-    return None if items is None else "".join(f"{formatted(shell, item, quote)}\n" for item in items)
+    return "".join(f"{formatted(shell, item, quote)}\n" for item in items)

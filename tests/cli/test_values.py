@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import pytest
-from click.shell_completion import get_completion_class
+from click.shell_completion import get_completion_class, split_arg_string
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apfs.cli import values
 from apfs.cli.completion import SHELLS
@@ -150,6 +152,11 @@ def test_shells_get_values_without_click(shell: str, tmp_path: Path, monkeypatch
     assert result.stderr == ""
     expected = [by_click(shell, place, incomplete, monkeypatch) for place, incomplete in asked]
     assert result.stdout.split("==\n")[:-1] == expected
+
+
+@given(st.text("ab '\"\\\\\t\n\r\x0b\u00a0#=-"))
+def test_words_are_those_of_click(text: str) -> None:
+    assert values.split(text) == split_arg_string(text)
 
 
 @pytest.mark.parametrize("words", [("umount",), ("exec",), ("mount", "-s"), ("migrate", "a", "b")])
