@@ -20,10 +20,13 @@ _REPLACED = {
     "(env ": "(_apfs_ask ",
     'string split ","': 'string split --max 1 ","',
     "_path_files -": "compset -P '--*='; _path_files -",
+    "#compdef apfs\n": "",
+    "== loadautofunc": "== (loadautofunc|shfunc)",
 }
 """What is different in the scripts of click.
 
-Whom they ask, with the same arguments; commas in texts for fish; and for zsh, files in --name=file.
+Whom they ask, with the same arguments; commas in texts for fish; and for zsh, files in --name=file, its first line, and
+when a script in fpath is asked: not only when it is loaded.
 """
 
 _POSIX = """\
@@ -155,7 +158,7 @@ def _bash(completer: ShellComplete, table: list[Known]) -> str:
 
 
 def _zsh(completer: ShellComplete, table: list[Known]) -> str:
-    return _posix(completer, table, " ", "plain\n")
+    return "#compdef apfs\n" + _posix(completer, table, " ", "plain\n")  # in fpath, it has to be the first line
 
 
 def _fish(completer: ShellComplete, table: list[Known]) -> str:

@@ -193,6 +193,7 @@ SETUP: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
     ("bash", "eval"): ('eval "$(apfs completion bash)"', {}),
     ("bash", "installed"): (". /usr/share/bash-completion/bash_completion", {"XDG_DATA_HOME": str(SHARE)}),
     ("zsh", "eval"): (f'{COMPINIT}; eval "$(apfs completion zsh)"', {}),
+    ("zsh", "saved"): (f"mkdir f; apfs completion zsh > f/_apfs; fpath=($PWD/f $fpath); {COMPINIT}", {}),
     ("zsh", "installed"): (f"fpath=({SHARE}/zsh/site-functions $fpath); {COMPINIT}", {}),
     ("fish", "eval"): ("apfs completion fish | source", {}),
     ("fish", "installed"): ("", {"XDG_DATA_DIRS": f"{SHARE}:/usr/share"}),
@@ -259,9 +260,9 @@ def test_tab_finds_files_behind_an_equals_sign(
         shown.exit()
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_installed_files_are_found_by_the_shell(terminal: Callable[[str, str], Terminal], shell: str) -> None:
-    with terminal(shell, "installed") as shown:
+@pytest.mark.parametrize(("shell", "how"), [*((shell, "installed") for shell in SHELLS), ("zsh", "saved")])
+def test_installed_files_are_found_by_the_shell(terminal: Callable[[str, str], Terminal], shell: str, how: str) -> None:
+    with terminal(shell, how) as shown:
         shown.type("apfs scen\tvalid\tlarg\t\n")
         shown.expect("largest: valid; cards:")
         shown.exit()
