@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,10 @@ def write_whole(file: Path, text: str) -> None:
     The text is written beside it first, so that the directory has to be writable. An existing file keeps its mode. What
     is not a regular file, such as a pipe, is written to directly.
     """
-    place = file.resolve()
+    try:
+        place = file.resolve()
+    except RuntimeError:  # from Python 3.13 on, writing fails instead
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
     if place.exists() and not place.is_file():
         place.write_text(text, "utf-8")
         return

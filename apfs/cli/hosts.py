@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,20 @@ if TYPE_CHECKING:
 
     Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
+
+class Place(click.Path):
+    """A path that is not empty, as the value of a variable that is not set would be."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 -- as click has it
+        """Return the path."""
+        if not value:
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 # Of a command that is used inside `apfs exec` too, where there is only one host.
 argument = click.argument(
-    "mountpoint", metavar="[MOUNT]", type=click.Path(readable=False), required=False, shell_complete=completion.mounted
+    "mountpoint", metavar="[MOUNT]", type=Place(readable=False), required=False, shell_complete=completion.mounted
 )
 
 
@@ -40,7 +51,7 @@ mount = click.option(
     "--mount",
     "-m",
     "mounted",
-    type=click.Path(path_type=Path),
+    type=Place(path_type=Path),
     help="Use the host mounted there.",
     shell_complete=completion.mounted,
 )

@@ -72,6 +72,8 @@ def command(mountpoint: str | None, *, follow: bool, as_json: bool, lines: int |
         lines = 10
     try:
         monitor.print_journal(place, render, types=types, lines=lines, follow=follow, header=as_json)
+    except table.FileError as error:
+        fail(f"{error}: `apfs report` and `apfs replay` read journals in files", error.exit_status)
     except table.MountsError as error:
         fail(str(error), error.exit_status)
     except ValueError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import click
 
+from apfs.cli import hosts
 from apfs.cli.streams import fail
 
 
@@ -14,7 +16,7 @@ from apfs.cli.streams import fail
 @click.option(
     "--root",
     "-r",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=hosts.Place(path_type=Path, file_okay=False),
     default="/",
     show_default=True,
     metavar="DIR",
@@ -23,7 +25,7 @@ from apfs.cli.streams import fail
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=hosts.Place(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Write to FILE, which must not exist.",
 )
@@ -56,6 +58,7 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
         raise click.UsageError("--force needs --output")
     if not name.isprintable():
         raise click.UsageError("--name takes printable characters, in the locale's encoding")
+    _check(root)
     exists = f"{output} exists: --force overwrites it"
     if output and os.path.lexists(output) and not force:
         fail(exists)
@@ -77,3 +80,21 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
         fail(exists)
     except OSError as error:
         fail(f"{output}: {error.strerror}")
+
+
+def _check(root: Path) -> None:
+    """Make sure that there is a directory at a place, and that it answers if it is a mount."""
+    from apfs.mounts import table
+
+    mounted = False
+    with contextlib.suppress(table.MountsError):  # without /proc, as in some chroots, nothing can be known of mounts
+        mounted = table.is_apfs(str(root))
+    try:
+        if mounted:
+            table.check_answers(str(root))
+        if not root.exists():
+            raise click.UsageError(f"--root: {root} does not exist")
+    except table.MountsError as error:
+        fail(str(error), error.exit_status)
+    except OSError as error:
+        fail(f"{root}: {error.strerror}", 2)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apfs.cli import completion
+from apfs.cli import completion, hosts
 from apfs.cli.streams import end_as_filters_do, fail
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("journal", type=click.Path(allow_dash=True))
+@click.argument("journal", type=hosts.Place(allow_dash=True))
 @click.option(
     "--scenario",
     "-s",
@@ -63,7 +63,7 @@ def command(journal: str, *, scenario: str | None, as_json: bool, most: int) -> 
         history = History.parse(text)
     try:
         with progress.shown(f"replaying {journal}"):
-            result = replay(history, load(scenario) if scenario else None)
+            result = replay(history, None if scenario is None else load(scenario))
     except ReplayError as error:
         hint = "" if scenario or history.header else ": select a scenario with --scenario"
         fail(f"{journal} cannot be replayed: {error}{hint}", 2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from apfs.cli import completion
+from apfs.cli import completion, hosts
 from apfs.cli.streams import fail
 
 
@@ -19,10 +19,10 @@ from apfs.cli.streams import fail
     metavar="MOUNT|JOURNAL...",
     nargs=-1,
     required=True,
-    type=click.Path(allow_dash=True),
+    type=hosts.Place(allow_dash=True),
     shell_complete=completion.mounted_and_files,
 )
-@click.option("--output", "-o", type=click.Path(dir_okay=False), help="File to write. Default: standard output.")
+@click.option("--output", "-o", type=hosts.Place(dir_okay=False), help="File to write. Default: standard output.")
 def command(places: tuple[str, ...], output: str | None) -> None:
     """Show what happened on a host, as one HTML page.
 
@@ -64,7 +64,7 @@ def command(places: tuple[str, ...], output: str | None) -> None:
 def _story(place: str) -> dict[str, Any]:
     """Return the story of a mount or of a journal."""
     from apfs.cli import recordings
-    from apfs.mounts import monitor, table
+    from apfs.mounts import guests, monitor, table
     from apfs.replay.replay import ReplayError
     from apfs.report import sources
     from apfs.scenario.model import ScenarioError
@@ -73,7 +73,9 @@ def _story(place: str) -> dict[str, Any]:
         if place == "-" or _is_file(place):
             with recordings.opened(place) as journal:
                 return sources.recorded(Path(place).stem if Path(place).is_file() else "journal", journal)
-        title = Path(place).resolve().name
+        title = Path(table.absolute(place)).name
+        if guests.split(place) == (place, ()) and not table.exists(place):
+            fail(f"{place} does not exist: give a mount, or a file with the output of `apfs journal --json`", 2)
         return sources.asked(title, monitor.head(place) + monitor.journal(place), monitor.status(place))
     except table.MountsError as error:
         fail(str(error), error.exit_status)

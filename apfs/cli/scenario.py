@@ -67,7 +67,7 @@ def kernels(*, as_json: bool) -> None:
 
 
 @command.command("validate")
-@click.argument("file", type=click.Path(), shell_complete=completion.scenarios_and_files)
+@click.argument("file", type=hosts.Place(), shell_complete=completion.scenarios_and_files)
 @hosts.changes
 def validate(file: str, *, changes: dict[str, str]) -> None:
     """Check the scenario in FILE, a TOML file or a name of the gallery, by booting its host.

@@ -64,6 +64,8 @@ def prepare() -> None:
             # It is always at its end, as /dev/null is, which may be missing.
             _, writer = os.pipe()
             os.close(writer)
+    if sys.stdin is None:  # as it was closed when Python started
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- a descriptor, for as long as the process
     # A program that uses this module takes care of its own streams.
     if sys.stderr is sys.__stderr__:
         said = sys.stderr

@@ -180,7 +180,7 @@ def print_journal(
     def new() -> Iterator[Entry]:
         return itertools.chain.from_iterable(map(records.of, reader.new()))
 
-    _print(new() if lines is None else deque(new(), lines), render)
+    _print(new() if lines is None else deque(new(), min(lines, sys.maxsize)), render)
     if records.dropped and lines != 0:
         _tell_dropped(records.dropped)
     records.dropped = 0

@@ -29,6 +29,10 @@ class MountsError(Exception):
         self.exit_status = exit_status
 
 
+class FileError(MountsError):
+    """There is a file where a mount should be."""
+
+
 class Mount(NamedTuple):
     """The fields of a line of /proc/self/mountinfo that matter (proc_pid_mountinfo(5))."""
 
@@ -124,10 +128,7 @@ def check_answers(mountpoint: str) -> None:
     """Make sure that an apfs answers at a path. `MountsError` with exit status 2 if not."""
     place = absolute(mountpoint)
     if not is_apfs(place):
-        there = exists(mountpoint)
-        make = "" if there else f"mkdir -p {quote(mountpoint)} && "
-        what = "is not an apfs mount" if there else "does not exist"
-        raise MountsError(f"{mountpoint} {what}: `{make}apfs mount {quote(mountpoint)}` first", 2)
+        raise _not_mounted(mountpoint, Path(place))
     if is_dead(place):
         raise MountsError(f"the server of {mountpoint} is gone: `apfs umount {quote(mountpoint)}` and mount again", 2)
     try:
@@ -139,8 +140,26 @@ def check_answers(mountpoint: str) -> None:
         raise gone(mountpoint, error) from None
 
 
+def _not_mounted(mountpoint: str, place: Path) -> MountsError:
+    """Return the error to raise where no apfs is mounted, which says what to do instead."""
+    there = exists(mountpoint)
+    outer = next((str(parent) for parent in place.parents if is_apfs(str(parent))), None) if there else None
+    if outer:
+        return MountsError(f"{mountpoint} is not an apfs mount, but in one: use {quote(outer)}", 2)
+    if os.path.isfile(place):  # noqa: PTH113 -- it may not be for this user to know
+        return FileError(f"{mountpoint} is not an apfs mount, but a file", 2)
+    make = "" if there else f"mkdir -p {quote(mountpoint)} && "
+    what = "is not an apfs mount" if there else "does not exist"
+    return MountsError(f"{mountpoint} {what}: `{make}apfs mount {quote(mountpoint)}` first", 2)
+
+
 def gone(mountpoint: str, error: OSError) -> MountsError:
-    """Return the error to raise when a mount stops answering while it is in use."""
+    """Return the error to raise when a mount stops answering while it is in use, or refuses to."""
+    if error.errno == errno.EACCES:
+        files = f"{quote(mountpoint)}/ctl/*"
+        return MountsError(
+            f"{mountpoint}: no permission to read a file of its ctl: `chmod a+r {files}` gives it back", 2
+        )
     return MountsError(f"{mountpoint} was unmounted, or its server has ended ({error.strerror})")
 
 

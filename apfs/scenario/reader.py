@@ -43,7 +43,7 @@ def load(name_or_file: str, changes: Mapping[str, str] | None = None) -> Scenari
     """
     if "/" in name_or_file or "." in name_or_file:
         try:
-            with Path(name_or_file).open(encoding="utf-8", newline="") as file:  # what ends a line is up to TOML
+            with Path(name_or_file).open(encoding="utf-8-sig", newline="") as file:  # what ends a line is up to TOML
                 text = file.read(MOST + 1)
         except OSError as error:
             raise ScenarioError(error.strerror or str(error), name_or_file) from None

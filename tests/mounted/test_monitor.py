@@ -276,10 +276,36 @@ def test_what_is_no_mount(command: str, tmp_path: Path, host: Path) -> None:
     nowhere = tmp_path / "nowhere"
     said = f"apfs: {nowhere} does not exist: `mkdir -p {nowhere} && apfs mount {nowhere}` first\n"
     assert apfs(command, str(nowhere), status=2).stderr == said
-    for place in (tmp_path, host / "sys", host / "ctl/status"):
-        said = f"apfs: {place} is not an apfs mount: `apfs mount {place}` first\n"
+    said = f"apfs: {tmp_path} is not an apfs mount: `apfs mount {tmp_path}` first\n"
+    assert apfs(command, str(tmp_path), status=2).stderr == said
+    for place in (host / "sys", host / "ctl/status"):
+        said = f"apfs: {place} is not an apfs mount, but in one: use {host}\n"
         assert apfs(command, str(place), status=2).stderr == said
+    file = tmp_path / "bug.json"
+    file.write_text("{}")
+    advice = ": `apfs report` and `apfs replay` read journals in files" if command == "journal" else ""
+    assert apfs(command, str(file), status=2).stderr == f"apfs: {file} is not an apfs mount, but a file{advice}\n"
+    assert "Invalid value for '[MOUNT]': it is empty\n" in apfs(command, "", status=2).stderr
     assert "only inside `apfs exec`" in apfs(command, status=2).stderr
+
+
+def test_as_many_lines_as_one_likes(host: Path) -> None:
+    (host / "ctl/console").write_text("scan")
+    assert apfs("journal", "-n", "9" * 30, str(host)).stdout == apfs("journal", str(host)).stdout
+
+
+@pytest.mark.parametrize("command", ["status", "journal", "report"])
+def test_files_of_ctl_that_may_not_be_read(host: Path, tmp_path: Path, command: str) -> None:
+    user: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        let_in(tmp_path)
+        user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    for name in ("status", "journal", "header"):
+        (host / "ctl" / name).chmod(0)
+    result = subprocess.run([*user, *APFS, command, host], check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    advice = f"`chmod a+r {host}/ctl/*` gives it back"
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"apfs: {host}: no permission to read a file of its ctl: {advice}\n"
 
 
 def test_advice_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
@@ -303,7 +329,7 @@ def test_there_is_nothing_to_watch(tmp_path: Path) -> None:
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize("command", ["status", "journal"])
+@pytest.mark.parametrize("command", ["status", "journal", "record --root"])
 def test_dead_mount(command: str, tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("an ordinary user mounts by a helper, which clears dead mounts away")
@@ -313,7 +339,7 @@ def test_dead_mount(command: str, tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_for_end(pid)
     said = f"apfs: the server of {tmp_path} is gone: `apfs umount {tmp_path}` and mount again\n"
-    result = apfs(command, str(tmp_path), status=None)
+    result = apfs(*command.split(), str(tmp_path), status=None)
     apfs("umount", str(tmp_path))
     assert (result.returncode, result.stderr) == (2, said)
 

@@ -159,6 +159,9 @@ def test_there_is_no_ap_bus(tmp_path: Path) -> None:
     assert result.stderr.startswith(f"apfs: {tmp_path}: there is no AP bus: looked for /sys/bus/ap, ")
     assert "does not exist" in apfs("record", "--root", str(tmp_path / "none"), status=2).stderr
     (tmp_path / "sys/bus/ap").mkdir(parents=True)
+    assert "is a file" in apfs("record", "--root", __file__, status=2).stderr
+    assert "it is empty" in apfs("record", "--root", "", status=2).stderr
+    assert "it is empty" in apfs("record", "--output", "", status=2).stderr
     hint = f"did you mean --root {tmp_path}?"
     assert hint in apfs("record", "--root", str(tmp_path / "sys"), status=2).stderr
 

@@ -354,4 +354,8 @@ def test_bad_scenarios_and_files(tmp_path: Path) -> None:
     file = tmp_path / "journal"
     file.write_text(recording(Host()))
     status, said = run(str(file), "--scenario", "nosuch")
+    status, unset = run(str(file), "--scenario", "")
+    assert (status, unset[:32]) == (2, "apfs: : no scenario of that name")
+    assert "it is empty" in run("")[1]
+    status, said = run(str(file), "--scenario", "nosuch")
     assert (status, said[:38]) == (2, "apfs: nosuch: no scenario of that name")

@@ -103,6 +103,22 @@ def test_wrong_usage(mount: Mounter, tmp_path: Path) -> None:
     said = apfs("report", str(host), "-o", str(tmp_path / "no/report.html"), status=1).stderr
     assert said == f"apfs: {tmp_path}/no/report.html: No such file or directory\n"
     assert "use --output FILE" in on_terminal("report", str(host))
+    advice = "give a mount, or a file with the output of `apfs journal --json`"
+    assert apfs("report", "x.json", status=2).stderr == f"apfs: x.json does not exist: {advice}\n"
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert apfs("report", str(loop), status=2).stderr == f"apfs: {loop}: too many levels of symbolic links\n"
+    said = apfs("report", str(host), "-o", str(loop), status=1).stderr
+    assert said == f"apfs: {loop}: Too many levels of symbolic links\n"
+    assert "it is empty" in apfs("report", "", status=2).stderr
+    assert "it is empty" in apfs("report", str(host), "-o", "", status=2).stderr
+
+
+@pytest.mark.parametrize("command", ["report", "replay"])
+def test_standard_input_that_is_closed_is_empty(command: str) -> None:
+    said = sh('"$1" -m apfs "$2" - <&-', sys.executable, command, status=2).stderr
+    assert "it has no header, which `apfs journal --json` prints" in said
+    assert "Traceback" not in said
 
 
 def test_progress_on_a_terminal_only(mount: Mounter, tmp_path: Path) -> None:

@@ -634,6 +634,8 @@ def test_files(tmp_path: Path) -> None:
     path.write_bytes(b'name = "\xff"\n')
     with pytest.raises(ScenarioError, match="UTF-8"):
         load(str(path))
+    path.write_text('name = "mark"\n', encoding="utf-8-sig")  # as editors of Windows do
+    assert load(str(path)).name == "mark"
     path.write_text("name = 5\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match=r"mine:1: name: "):
         load(str(path))
