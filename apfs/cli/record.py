@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apfs.cli import hosts
 from apfs.cli.streams import fail
+
+if TYPE_CHECKING:
+    from apfs.recording.recorder import Recording
 
 
 @click.command()
@@ -49,26 +53,16 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
     EXIT STATUS
         0  recorded        1  not possible, or FILE exists        2  wrong usage, or no AP bus
     """
-    from apfs.recording import recorder
-    from apfs.recording.tree import Directory
-    from apfs.scenario.model import ScenarioError
     from apfs.writing import write_new, write_whole
 
     if force and output is None:
         raise click.UsageError("--force needs --output")
     if not name.isprintable():
         raise click.UsageError("--name takes printable characters, in the locale's encoding")
-    _check(root)
     exists = f"{output} exists: --force overwrites it"
     if output and os.path.lexists(output) and not force:
         fail(exists)
-    try:
-        recording = recorder.record(Directory(root), name)
-    except recorder.RecordingError as error:
-        hint = f"; did you mean --root {root.parent}?" if (root / "bus/ap").is_dir() else ""
-        fail(f"{root}: {error}{hint}", 2)
-    except ScenarioError as error:
-        fail(f"{root}: no scenario can describe this machine: {error.reason}")
+    recording = _record(root, name)
     for line in recording.unread:
         click.echo(f"apfs: warning: {line}", err=True)
     if output is None:
@@ -82,8 +76,27 @@ def command(root: Path, output: Path | None, name: str, *, force: bool) -> None:
         fail(f"{output}: {error.strerror}")
 
 
-def _check(root: Path) -> None:
-    """Make sure that there is a directory at a place, and that it answers if it is a mount."""
+def _record(root: Path, name: str) -> Recording:
+    """Read a machine, as a whole."""
+    from apfs.recording import recorder
+    from apfs.recording.tree import Directory
+    from apfs.scenario.model import ScenarioError
+
+    is_mount = _check(root)
+    try:
+        recording = recorder.record(Directory(root), name)
+    except recorder.RecordingError as error:
+        hint = f"; did you mean --root {root.parent}?" if (root / "bus/ap").is_dir() else ""
+        fail(f"{root}: {error}{hint}", 2)
+    except ScenarioError as error:
+        fail(f"{root}: no scenario can describe this machine: {error.reason}")
+    if is_mount and not _check(root):
+        fail(f"{root} was unmounted, or its server has ended, before all of the machine was read", 2)
+    return recording
+
+
+def _check(root: Path) -> bool:
+    """Make sure that there is a directory at a place, and that it answers if it is a mount. Return whether it is."""
     from apfs.mounts import table
 
     mounted = False
@@ -98,3 +111,4 @@ def _check(root: Path) -> None:
         fail(str(error), error.exit_status)
     except OSError as error:
         fail(f"{root}: {error.strerror}", 2)
+    return mounted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -152,6 +153,30 @@ def test_nothing_of_the_machine_is_changed(mount: Callable[..., Path]) -> None:
     after = (host / "ctl/journal").read_text()
     assert after.startswith(before)
     assert {json.loads(line)["type"] for line in after.removeprefix(before).splitlines()} <= {"read"}
+
+
+GONE = """
+import sys
+from apfs.cli.main import main
+from apfs.mounts import table
+from apfs.recording import recorder
+record = recorder.record
+def gone(*arguments):
+    recorded = record(*arguments)
+    table.unmount(sys.argv[3], lazy=True)
+    return recorded
+recorder.record = gone
+main()
+"""
+
+
+def test_a_mount_that_is_gone_before_all_was_read(mount: Callable[..., Path], tmp_path: Path) -> None:
+    host, output = mount(), tmp_path / "recorded.toml"
+    command = [sys.executable, "-c", GONE, "record", "--root", str(host), "--output", str(output)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    said = f"apfs: {host} was unmounted, or its server has ended, before all of the machine was read\n"
+    assert (result.stdout, result.stderr, result.returncode) == ("", said, 2)
+    assert not output.exists()
 
 
 def test_there_is_no_ap_bus(tmp_path: Path) -> None:
