@@ -9,11 +9,11 @@ when it forks. DESCRIPTOR is a socket over which it gets a connection for each c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import importlib
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -34,6 +34,8 @@ from apfs.vfio import uapi
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+_RESERVE = 8
+"""How many descriptors a server keeps free, so that it can always accept a connection, if only to close it."""
 _USED = ("apfs.mounts.private", "apfs.sandbox.run")
 
 
@@ -46,6 +48,11 @@ class Server:
         self._watched: dict[int, Callable[[], None]] = {}
         self._stand_ins: set[int] = set()
         self._over = False
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
+
+    def has_room(self, descriptor: int) -> bool:
+        """Whether there is room for more than this descriptor, which has got the lowest number that was free."""
+        return descriptor < self._most
 
     def watch(self, descriptor: int, happens: Callable[[], None], events: int = select.POLLIN) -> None:
         """Call a function whenever a descriptor can be read; without events, when its other end is closed."""
@@ -63,24 +70,35 @@ class Server:
         Other commands that still run end with this process, or are told by other means.
         """
         while not self._over or self._stand_ins:
-            for descriptor, _ in self._poll.poll():
-                if descriptor in self._watched:
-                    self._watched[descriptor]()
+            ready = [(descriptor, self._watched[descriptor]) for descriptor, _ in self._poll.poll()]
+            for descriptor, happens in ready:
+                # Unless one before has closed it, and perhaps opened another.
+                if self._watched.get(descriptor) is happens:
+                    happens()
 
     def end(self) -> None:
         """Have `serve` return."""
         self._over = True
 
     def fork(self, control: socket.socket, ended: Callable[[], None]) -> None:
-        """Fork a command for the connection that arrives at a socket; if the other end is closed, say so."""
+        """Fork a command for the connection that arrives at a socket; if the other end is closed, say so.
+
+        Who asks gets its pid before it says what to run, and no more than the end of the connection if it cannot be.
+        """
         kind, connections, _, _ = socket.recv_fds(control, 1, 1)
         if not kind:
             self.forget(control.fileno())
             control.close()
             ended()
             return
+        if not connections:  # the kernel has closed it, for want of a descriptor
+            return
         connection = socket.socket(fileno=connections[0])
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes, or not enough memory
+            connection.close()
+            return
         if pid == 0:
             end_with(partial(_run, connection, self._pid, kind))
         pidfd = os.pidfd_open(pid)
@@ -88,6 +106,9 @@ class Server:
         if kind == STAND_IN:
             self._stand_ins.add(pidfd)
             self.watch(connection.fileno(), partial(self._kill, pidfd, connection), 0)
+        if not self.has_room(pidfd):
+            connection.shutdown(socket.SHUT_RDWR)  # the fork ends as well: it waits for what it is to run
+            return
         with contextlib.suppress(OSError):  # the caller has ended
             socket.send_fds(connection, (NUMBER.pack(pid),), (pidfd,))
 
@@ -133,7 +154,11 @@ def _run(connection: socket.socket, server: int, kind: bytes) -> None:
         signal.signal(signal.SIGINT, at_once)
     # From here on, so that it does not run if the server is killed before it has told anybody of this process.
     linux.die_with_parent(parent=server)
-    size, (directory, *descriptors), _, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
+    close_others(connection.fileno())
+    size, received, _, _ = socket.recv_fds(connection, NUMBER.size, MOST_DESCRIPTORS)
+    if not size:  # who has asked has ended, or does without
+        return
+    directory, *descriptors = received
     with connection.makefile("rb") as file:
         request = marshal.loads(file.read(*NUMBER.unpack(size)))  # noqa: S302 -- it is what the same user wants to run
     connection.close()
@@ -144,10 +169,9 @@ def _run(connection: socket.socket, server: int, kind: bytes) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     numbers = request["numbers"]
-    # First to where none is in the way of another.
-    highest = max(*numbers, *descriptors) + 1
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, highest) for descriptor in descriptors]
-    for descriptor, number in zip(high, numbers, strict=True):
+    # First to where none is in the way of another, for which there may be no higher number.
+    moved = [_moved_out_of(numbers, descriptor) for descriptor in descriptors]
+    for descriptor, number in zip(moved, numbers, strict=True):
         os.dup2(descriptor, number)
     close_others(*numbers)
     if kind == STAND_IN:
@@ -157,6 +181,13 @@ def _run(connection: socket.socket, server: int, kind: bytes) -> None:
             return
         _take_signals(request["ignored"], request["blocked"])
     forking.run(request["words"])
+
+
+def _moved_out_of(numbers: Collection[int], descriptor: int) -> int:
+    """Return a duplicate that has none of some numbers. Those that it had to step over are in use then."""
+    while descriptor in numbers:
+        descriptor = os.dup(descriptor)
+    return descriptor
 
 
 def _take_signals(ignored: Collection[int], blocked: Collection[int]) -> None:
@@ -172,10 +203,13 @@ def serve_session(listener: socket.socket, owner: int) -> None:
     server = Server()
 
     def accept() -> None:
-        control, _ = listener.accept()
         try:
-            if agent.user(control) != os.geteuid():
-                raise PermissionError
+            control, _ = listener.accept()
+        except OSError:
+            return
+        try:
+            if agent.user(control) != os.geteuid() or not server.has_room(control.fileno()):
+                raise ConnectionRefusedError
             agent.introduce(control)
         except OSError:
             control.close()

@@ -25,6 +25,9 @@ _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 STATUS = {"exec": 125, "mount": 1, "umount": 1}
 """The commands for which this is worth while, with the exit status when nobody knows how one ended."""
 
+_OWN = 4
+"""How many descriptors a fork has before it gets those of the client: standard streams, and a connection."""
+
 
 def run(words: Sequence[str], told: str) -> None:
     """Run a command and end; returns only if it cannot be run that way, so that this process has to run it.
@@ -56,7 +59,8 @@ def _ask(words: Sequence[str], told: str, blocked: Iterable[int]) -> Fork | None
     """
     numbers = _descriptors()
     # With that option, a command ends with the parent of this process, of which the agent knows nothing.
-    if words[0] not in STATUS or numbers is None or "--die-with-parent" in words:
+    # Nobody can set a variable without a name, but inherit it.
+    if words[0] not in STATUS or numbers is None or "--die-with-parent" in words or "" in os.environ:
         return None
     found = agent.find(told)
     if found is None:
@@ -81,9 +85,15 @@ def _ask(words: Sequence[str], told: str, blocked: Iterable[int]) -> Fork | None
 
 
 def _descriptors() -> list[int] | None:
-    """Return the descriptors that this process was started with; None if too many, or without standard streams."""
+    """Return the descriptors that this process was started with; None if too many, or without standard streams.
+
+    Before they have their numbers in the command, they need as many others; and a shell may have opened some before it
+    has set a limit that forbids their numbers.
+    """
+    limit = os.sysconf("SC_OPEN_MAX")
+    most = min(forker.MOST_DESCRIPTORS, limit // 2 - _OWN)
     found = sorted(filter(_was_inherited, map(int, os.listdir("/proc/self/fd"))))  # noqa: PTH208 -- pathlib is slow
-    return found if found[:3] == [0, 1, 2] and len(found) < forker.MOST_DESCRIPTORS else None
+    return found if found[:3] == [0, 1, 2] and len(found) < most and found[-1] < limit else None
 
 
 def _was_inherited(descriptor: int) -> bool:

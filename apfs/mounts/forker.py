@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 NUMBER = struct.Struct("=i")
-"""What is sent before the text of a request: its size. Comes back twice: the pid, with a pidfd, and the exit status."""
+"""What comes back: the pid, with a pidfd, and in the end the exit status. In between, the size of a request is sent."""
 NEW_SESSION, STAND_IN = b"n", b"s"
 """What is forked: a process in a session of its own, or one that takes the place of who asks, and ends with that."""
 MOST_DESCRIPTORS = 253
@@ -59,16 +59,19 @@ class Forker:
         """
         text = marshal.dumps(dict(request))
         connection, other = socket.socketpair()
+        pidfds: list[int] = []
         try:
             with other:
                 socket.send_fds(self._control, (kind,), (other.fileno(),))
-            socket.send_fds(connection, (NUMBER.pack(len(text)),), descriptors)
-            connection.sendall(text)
             said, pidfds, _, _ = socket.recv_fds(connection, NUMBER.size, 1)
             if not pidfds:
                 raise ConnectionResetError
+            socket.send_fds(connection, (NUMBER.pack(len(text)),), descriptors)
+            connection.sendall(text)
         except OSError:
             connection.close()
+            for pidfd in pidfds:
+                os.close(pidfd)
             raise
         os.set_inheritable(pidfds[0], False)  # noqa: FBT003 -- takes no keywords
         return Fork(connection, NUMBER.unpack(said)[0], pidfds[0])

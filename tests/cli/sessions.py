@@ -16,12 +16,16 @@ _NUMBERS = itertools.count()
 
 
 class Session:
-    """A command that runs with an agent, as a shell would: it waits for its standard input to end."""
+    """A command that runs with an agent, as a shell would: it waits for its standard input to end.
 
-    def __init__(self) -> None:
+    A `prelude` of commands of a shell comes before the agent.
+    """
+
+    def __init__(self, prelude: str = "") -> None:
         script = 'echo "$APFS_AGENT"; exec cat'
         words = [*APFS, "agent", "--", "sh", "-c", script, f"sh-{next(_NUMBERS)}"]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started = ["sh", "-c", f'{prelude} exec "$@"', "sh", *words]
+        self.process = subprocess.Popen(started, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.told = self.process.stdout.readline().strip()
         # The agent has kept the command line, which the command has not; its forks are younger.

@@ -332,6 +332,65 @@ os.execvp(sys.argv[1], sys.argv[1:])
     assert int(relayed.stdout) > 260
 
 
+def test_it_may_have_all_numbers_that_there_are(session: Session, host: str) -> None:
+    program = """
+import os, resource, sys
+most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+os.dup2(0, most - 1)
+os.dup2(0, 5)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+    words = [sys.executable, "-c", program, *APFS, "exec", "--mount", host, "--", "ls", "/proc/self/fd"]
+    relayed, plain = (run(*words, env={**os.environ, "APFS_AGENT": told}) for told in (session.told, ""))
+    assert (relayed.stdout, relayed.stderr, relayed.returncode) == (plain.stdout, plain.stderr, plain.returncode)
+    assert len(plain.stdout.split()) == 6
+
+
+def test_with_a_number_that_is_over_the_limit_it_does_without(host: str) -> None:
+    """It was opened before the limit was set."""
+    program = """
+import os, resource, sys
+os.dup2(0, 100)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+    session = Session("ulimit -n 64;")
+    words = [sys.executable, "-c", program, *APFS, "exec", "--mount", host, "--", "echo", "done"]
+    relayed, plain = (run(*words, env={**os.environ, "APFS_AGENT": told}) for told in (session.told, ""))
+    assert (relayed.stdout, relayed.stderr, relayed.returncode) == (plain.stdout, plain.stderr, plain.returncode)
+    assert plain.stdout == "done\n"
+    session.end()
+
+
+def test_with_a_variable_without_a_name_it_does_without(session: Session, host: str) -> None:
+    program = """
+import ctypes, os, sys
+def array(items):
+    return (ctypes.c_char_p * (len(items) + 1))(*items, None)
+words = list(map(os.fsencode, sys.argv[1:]))
+environment = [b"=value", *(name + b"=" + value for name, value in os.environb.items())]
+ctypes.CDLL(None).execve(words[0], array(words), array(environment))
+"""
+    words = [sys.executable, "-c", program, *APFS, "exec", "--mount", host, "--", "echo", "done"]
+    relayed, plain = (run(*words, env={**os.environ, "APFS_AGENT": told}) for told in (session.told, ""))
+    assert (relayed.stdout, relayed.stderr, relayed.returncode) == (plain.stdout, plain.stderr, plain.returncode)
+    assert plain.stdout == "done\n"
+
+
+def test_more_commands_than_the_agent_can_run(host: str) -> None:
+    """It has no descriptor left. Further ones do without, and nothing happens to the others."""
+    limit = "ulimit -n 28;"
+    session = Session(limit)
+    held = [Held(session, host, limit) for _ in range(8)]
+    assert {one.is_relayed for one in held} == {True, False}
+    for one in held:
+        assert one.end() == ("got line\n", "", 7)
+    last = Held(session, host, limit)
+    assert last.is_relayed
+    assert last.end() == ("got line\n", "", 7)
+    session.end()
+
+
 def test_the_agent_is_killed_while_a_command_runs(host: str) -> None:
     session = Session()
     held = Held(session, host)
