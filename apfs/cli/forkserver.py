@@ -46,7 +46,7 @@ class Server:
         self._pid = os.getpid()
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {}
-        self._stand_ins: set[int] = set()
+        self._stand_ins: dict[int, int] = {}
         self._over = False
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
 
@@ -80,6 +80,18 @@ class Server:
         """Have `serve` return."""
         self._over = True
 
+    def hang_up(self) -> None:
+        """Do what the kernel does when a shell ends that has stopped jobs: SIGHUP and SIGCONT for those.
+
+        It does so for the process groups of which no process has a parent elsewhere in the session, which this one is.
+        """
+        for pid in self._stand_ins.values():
+            # Each is a child that has not been waited for, so it has a number and a group.
+            if _is_stopped(pid):
+                group = os.getpgid(pid)
+                os.killpg(group, signal.SIGHUP)
+                os.killpg(group, signal.SIGCONT)
+
     def fork(self, control: socket.socket, ended: Callable[[], None]) -> None:
         """Fork a command for the connection that arrives at a socket; if the other end is closed, say so.
 
@@ -104,7 +116,7 @@ class Server:
         pidfd = os.pidfd_open(pid)
         self.watch(pidfd, partial(self._tell_end, pidfd, pid, connection))
         if kind == STAND_IN:
-            self._stand_ins.add(pidfd)
+            self._stand_ins[pidfd] = pid
             self.watch(connection.fileno(), partial(self._kill, pidfd, connection), 0)
         if not self.has_room(pidfd):
             connection.shutdown(socket.SHUT_RDWR)  # the fork ends as well: it waits for what it is to run
@@ -121,11 +133,18 @@ class Server:
         self.forget(pidfd)
         if connection.fileno() in self._watched:
             self.forget(connection.fileno())
-        self._stand_ins.discard(pidfd)
+        self._stand_ins.pop(pidfd, None)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         os.close(pidfd)
         with connection, contextlib.suppress(OSError):
             connection.send(NUMBER.pack(status))
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a child of this process has been stopped by a signal, and not continued."""
+    options = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    found = os.waitid(os.P_PID, pid, options)
+    return found is not None and found.si_code == os.CLD_STOPPED
 
 
 def prepare() -> None:
@@ -220,6 +239,7 @@ def serve_session(listener: socket.socket, owner: int) -> None:
         for descriptor in (owner, listener.fileno()):
             server.forget(descriptor)
         listener.close()
+        server.hang_up()
         server.end()
 
     server.watch(owner, end)

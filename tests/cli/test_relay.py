@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from apfs.sandbox.signals import children
 from tests.cli.sessions import APFS, Session, run
 from tests.conftest import TIMEOUT, apfs
+from tests.testing.conftest import wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,6 +250,11 @@ class Terminal:
             seen += os.read(self._master, 1000).decode()
         return seen
 
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self._master)
+
     def end(self) -> None:
         self.type("exit 0\n")
         _, status = os.waitpid(self.pid, 0)
@@ -283,6 +290,23 @@ def test_job_control(host: str, tmp_path: Path) -> None:
     terminal.type("echo status $?\n")
     assert "status 130" in terminal.read_until(PROMPT).splitlines()
     terminal.end()
+
+
+def test_the_shell_is_killed_while_a_command_is_stopped(host: str) -> None:
+    """Linux ends stopped jobs that nobody could continue any more."""
+    terminal = Terminal()
+    terminal.read_until(PROMPT)
+    terminal.type(f"{' '.join(APFS)} exec --mount {host} -- sh -c 'echo $((6 * 7)) started; exec cat'\n")
+    terminal.read_until("42 started\r\n")
+    terminal.type("\x1a")
+    terminal.read_until(PROMPT)
+    terminal.type("echo pid $(jobs -p) .\n")
+    (pid,) = re.findall(r"pid (\d+) \.", terminal.read_until(PROMPT))
+    assert not children(int(pid))
+    command = os.pidfd_open(int(pid))
+    terminal.kill()
+    wait_readable(command)
+    os.close(command)
 
 
 @pytest.mark.parametrize(
