@@ -26,8 +26,8 @@ _STATUS = ("Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "Cpus_allowed
 """What lines of /proc/PID/status begin with that tell what forks inherit (proc_pid_status(5))."""
 _FILES = ("limits", "cgroup", "oom_score_adj", "attr/current", "personality", "coredump_filter", "timerslack_ns")
 """Files below /proc/PID of which the same is true, as far as Linux has them."""
-_EARLY = ("PYTHON", "LANG", "LC_")
-"""What variables begin with that an interpreter reads when it starts."""
+_EARLY = ("PYTHON", "LANG", "LC_", "LD_", "GLIBC_TUNABLES", "MALLOC_")
+"""What variables begin with that an interpreter reads when it starts, or the dynamic linker or the C library does."""
 _MOST = 1 << 18
 """How many bytes of that are read; what is longer is never the same."""
 

@@ -315,6 +315,7 @@ def test_the_shell_is_killed_while_a_command_is_stopped(host: str) -> None:
         "RUN='setsid -w';",
         "export LC_ALL=C.UTF-8 LANGUAGE=de;",
         "export PYTHONDONTWRITEBYTECODE=1$$;",
+        "export LD_LIBRARY_PATH=/no/such/place;",
         "exec 2>&-;",
         "ulimit -n 200;",
         "RUN='chrt --batch 0';",
