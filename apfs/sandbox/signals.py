@@ -28,7 +28,8 @@ def take() -> set[signal.Signals]:
     terminal = {number for number in _TERMINAL if signal.getsignal(number) is not signal.SIG_IGN}
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     for number in _ENDING:
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
+            signal.signal(number, _end)
     return terminal
 
 

@@ -210,6 +210,15 @@ def test_signals_of_terminals_are_for_the_command(session: Session, host: str, n
 PROMPT = "what now? "
 
 
+@pytest.mark.parametrize("name", ["HUP", "TERM"])
+def test_signals_that_are_ignored_end_nothing(session: Session, host: str, name: str) -> None:
+    """As nohup(1) has it."""
+    for told in (session.told, ""):
+        held = Held(session, host, f"trap '' {name};", told=told)
+        held.process.send_signal(signal.Signals[f"SIG{name}"])
+        assert held.end() == ("got line\n", "", 7)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_for_the_group_reaches_it_twice(session: Session, tmp_path: Path, number: signal.Signals) -> None:
     """From its sender and from its client; nothing stays all the same."""
