@@ -108,7 +108,8 @@ def command(
     from apfs.mounts import migration
 
     for number in _SIGNALS:
-        signal.signal(number, _end)  # a migration that has begun is undone
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
+            signal.signal(number, _end)  # a migration that has begun is undone
     try:
         if sent is not None or received is not None:
             uuid, command = _uuid_and_command(operands, words, sent, received)

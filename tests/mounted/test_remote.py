@@ -380,6 +380,15 @@ def test_a_target_that_starts_its_source_needs_no_uuid(mount: Mounter) -> None:
     assert apfs("migrate", "--receive", str(target), "--", *sender).stdout == f"{UUID}: received, 72 bytes\n"
 
 
+@pytest.mark.parametrize("name", ["HUP", "TERM"])
+def test_signals_that_are_ignored_end_nothing(mount: Mounter, name: str) -> None:
+    """As nohup(1) has it; here the command at the other end sends one, and ends."""
+    script = "trap '' $1; shift; exec \"$@\""
+    end = ["migrate", "--send", str(mount("migration-source")), UUID, "--", "sh", "-c", f"kill -{name} $PPID"]
+    result = sh(script, name, sys.executable, "-m", "apfs", *end, status=2)
+    assert result.stderr == "apfs: the connection ended\n"
+
+
 def test_it_does_not_talk_to_a_terminal(mount: Mounter) -> None:
     need("script")
     command = shlex.join([*APFS, "migrate", "--receive", str(mount("migration-target")), UUID])
