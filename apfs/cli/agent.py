@@ -40,6 +40,7 @@ def command(words: tuple[str, ...]) -> None:
         that of COMMAND, or
         2  wrong usage or environment    126  COMMAND cannot be run    127  COMMAND was not found
     """
+    from apfs.cli.start import AGENT
     from apfs.mounts import agent, table
 
     try:
@@ -49,7 +50,7 @@ def command(words: tuple[str, ...]) -> None:
             _start(listener)
     except (OSError, table.MountsError) as error:
         fail(f"the agent could not be started: {error}", 2)
-    os.environ[agent.VARIABLE] = told
+    os.environ[AGENT] = told
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and COMMAND would
         signal.signal(number, signal.SIG_DFL)
     try:

@@ -181,7 +181,7 @@ def _run(connection: socket.socket, server: int, kind: bytes) -> None:
     with connection.makefile("rb") as file:
         request = marshal.loads(file.read(*NUMBER.unpack(size)))  # noqa: S302 -- it is what the same user wants to run
     connection.close()
-    if request["outlives"]:
+    if request.get("outlives"):
         linux.outlive_parent()
     os.fchdir(directory)
     os.umask(request["umask"])

@@ -106,10 +106,9 @@ def command(
     """
     from apfs.cli import progress
     from apfs.mounts import migration
+    from apfs.mounts.interrupts import handle
 
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
-            signal.signal(number, _end)  # a migration that has begun is undone
+    handle(_SIGNALS, _end)  # a migration that has begun is undone
     try:
         if sent is not None or received is not None:
             uuid, command = _uuid_and_command(operands, words, sent, received)

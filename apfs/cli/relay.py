@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 """Those that do more than end a command of apfs. Another one that ends this process ends the command, too."""
-STATUS = {"exec": 125, "mount": 1, "umount": 1}
-"""The commands for which this is worth while, with the exit status when nobody knows how one ended."""
-
 _OWN = 4
 """How many descriptors a fork has before it gets those of the client: standard streams, and a connection."""
 
@@ -48,7 +45,7 @@ def run(words: Sequence[str], told: str) -> None:
     status = fork.wait()
     if status is None:
         os.write(2, b"apfs: the agent was killed, and with it this command\n")
-        os._exit(STATUS[words[0]])
+        os._exit(125 if words[0] == "exec" else 1)
     _end_as(status)
 
 
@@ -60,16 +57,14 @@ def _ask(words: Sequence[str], told: str, blocked: Iterable[int]) -> Fork | None
     numbers = _descriptors()
     # With that option, a command ends with the parent of this process, of which the agent knows nothing.
     # Nobody can set a variable without a name, but inherit it.
-    if words[0] not in STATUS or numbers is None or "--die-with-parent" in words or "" in os.environ:
+    if numbers is None or "--die-with-parent" in words or "" in os.environ:
         return None
     found = agent.find(told)
     if found is None:
         return None
     request = {
         "words": list(words),
-        "outlives": False,
         "environment": dict(os.environ),
-        "umask": forker.current_umask(),
         "numbers": numbers,
         "group": os.getpgrp(),
         "ignored": [int(number) for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN],

@@ -12,6 +12,11 @@ import sys
 from apfs import __version__
 from apfs.cli.ctrl_c import at_once
 
+AGENT = "APFS_AGENT"
+"""The environment variable that tells of an agent."""
+_RELAYED = {"exec", "mount", "umount"}
+"""The commands that an agent runs: scripts run them often, and they bear getting SIGINT twice."""
+
 
 def main() -> None:
     """Run the command."""
@@ -21,11 +26,10 @@ def main() -> None:
         return
     if "_APFS_GRAMMAR" in os.environ and _values():
         return
-    told = os.environ.get("APFS_AGENT")
-    if told and len(sys.argv) > 1:
+    if AGENT in os.environ and sys.argv[1:2] and sys.argv[1] in _RELAYED:
         from apfs.cli import relay
 
-        relay.run(sys.argv[1:], told)
+        relay.run(sys.argv[1:], os.environ[AGENT])
     from apfs.cli.main import main as run
 
     run(prog_name="apfs")

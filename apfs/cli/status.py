@@ -68,6 +68,7 @@ def _watch(place: str) -> NoReturn:
 
     from apfs.cli import tables, terminal
     from apfs.mounts import monitor
+    from apfs.mounts.interrupts import handle
 
     out = terminal.console(sys.stdout)
     if not out.is_terminal or out.is_dumb_terminal:
@@ -76,9 +77,7 @@ def _watch(place: str) -> NoReturn:
     def end(number: int, _frame: FrameType | None) -> None:
         raise _EndedError(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+    handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), end)
     try:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             for text in monitor.statuses(place, _SECONDS):

@@ -17,8 +17,6 @@ import sys
 import apfs
 from apfs.mounts.forker import Forker
 
-VARIABLE = "APFS_AGENT"
-"""The environment variable that tells of an agent."""
 _INSTALLATION = f"{sys.hexversion:x}:{sys.executable}:{apfs.__path__[0]}"
 _PEER = struct.Struct("=3i")
 """struct ucred: process, user and group."""

@@ -55,9 +55,10 @@ class Forker:
     def fork(self, kind: bytes, request: Mapping[str, object], descriptors: Sequence[int]) -> Fork:
         """Have a process forked, and return when it was. `OSError` if nobody is there; then it does not run.
 
-        The first descriptor is its directory; the others get the `numbers` of the request.
+        It has the umask of this process. The first descriptor is its directory; the others get the `numbers` of the
+        request.
         """
-        text = marshal.dumps(dict(request))
+        text = marshal.dumps({**request, "umask": _umask()})
         connection, other = socket.socketpair()
         pidfds: list[int] = []
         try:
@@ -83,7 +84,7 @@ class Forker:
         self._control.close()
 
 
-def current_umask() -> int:
+def _umask() -> int:
     """Return the umask of this process, which umask(2) only tells when it changes it."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123 -- read line by line
         return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))

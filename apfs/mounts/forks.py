@@ -23,7 +23,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from apfs.mounts.forker import NEW_SESSION, Forker, current_umask
+from apfs.mounts.forker import NEW_SESSION, Forker
 from apfs.mounts.server import PYTHON
 from apfs.mounts.table import MountsError
 
@@ -128,7 +128,6 @@ class Command:
                 "words": self.args,
                 "outlives": outlives,
                 "environment": dict(os.environ if env is None else env),
-                "umask": current_umask(),
                 "numbers": [*range(3), *pass_fds],
             }
             self._send_request(request, descriptors)

@@ -11,10 +11,18 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
 
 STATUS = 128 + signal.SIGINT
 """The exit status of a command that Ctrl-C has ended."""
+
+
+def handle(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handle signals, unless the program that started this one wants them to be ignored, as nohup(1) does."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class _Interrupts:
@@ -25,9 +33,8 @@ class _Interrupts:
         self._heeding = False
 
     def note(self) -> None:
-        """From now on note SIGINT, unless the program that started this one wants it to be ignored."""
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._interrupted)
+        """From now on note SIGINT, unless it is to be ignored."""
+        handle([signal.SIGINT], self._interrupted)
 
     def _interrupted(self, *_signal: object) -> None:
         self._noted = True

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from apfs.mounts.interrupts import STATUS, interrupts
+from apfs.mounts.interrupts import STATUS, handle, interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +27,7 @@ def take() -> set[signal.Signals]:
     """
     terminal = {number for number in _TERMINAL if signal.getsignal(number) is not signal.SIG_IGN}
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
-            signal.signal(number, _end)
+    handle(_ENDING, _end)
     return terminal
 
 
@@ -45,8 +43,7 @@ def let_go(start: Callable[[], None], pid: int | None) -> None:
     try:
         interrupts.check()
         start()
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, partial(_interrupted, pid))
+        handle([signal.SIGINT], partial(_interrupted, pid))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
